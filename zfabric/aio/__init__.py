@@ -1,0 +1,1 @@
+"""The asynchronous SDK: a fabric, its producers and its consumers."""

@@ -1,0 +1,1 @@
+"""The `zfabric` command: a file for each group of commands."""

@@ -1,0 +1,1 @@
+"""For users' own tests: a real fabric in a temporary directory, faults on demand, virtual time."""
