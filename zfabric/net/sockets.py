@@ -1,0 +1,233 @@
+"""Every option of every ZeroMQ socket, each with its reason: no other module sets one.
+
+=================  ==================  ===========================================================================
+option             value               why
+=================  ==================  ===========================================================================
+MAXMSGSIZE         ``frame_max`` B     A frame is allocated before anybody looks at it: without a bound, one stranger
+                                       fills the memory. The connection that sends a larger one is closed, no other.
+                                       XPUB takes nothing but subscriptions, so its bound is 1 KiB; below about 512 B
+                                       libzmq's own handshake fails.
+RCVHWM, SNDHWM     messages            The queue of each connection. A full one stops the sender (DEALER, ROUTER) or
+                                       loses messages for that one subscriber (XPUB).
+IMMEDIATE          1                   Nothing is queued for a connection that does not exist, and what waits dies
+                                       with its connection: a message can not arrive late on the next one. Without it
+                                       a queue outlives its connection, and libzmq 4.3.5 aborts the process
+                                       (``Assertion failed: _input_stopped``) when a connection is lost while its
+                                       receive queue is full, then made again.
+HEARTBEAT_IVL      1,000 ms            Idle connections are probed; a peer that answers nothing for 3 s after that is
+HEARTBEAT_TIMEOUT  3,000 ms            gone: frozen, unplugged, or behind a dead link. libzmq's own thread answers, so
+HEARTBEAT_TTL      3,000 ms            neither a long commit nor a busy interpreter looks like death. The TTL makes
+                                       the other side apply the same bound to us. Shorter: false alarms on a machine
+                                       without a free core; longer: work moves later.
+HANDSHAKE_IVL      3,000 ms            A peer that connects and stays silent holds a descriptor this long (30 s by
+                                       default).
+CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up and tried again, instead of after the
+                                       kernel's two minutes.
+RECONNECT_IVL      10 ms               A leader on this machine is back within tens of milliseconds.
+                   50 to 200 ms        Further away, doubled up to the maximum, to spare a network that has a problem.
+LINGER             0, or 1,000 ms      What a client has queued is repeated by its core elsewhere, so it closes at
+                                       once. A leader gives its last answers a second.
+BACKLOG            1,024 connections   Many clients come back at once when a leader restarts.
+ROUTER_MANDATORY   1                   A reply to a peer that has left is an error that the server counts, not silence.
+ROUTER_HANDOVER    0                   The default, set all the same: with 1 a second client that claims the same
+                                       routing id takes over the first one's replies.
+XPUB_MANUAL        1                   A subscription takes effect only when the server approves it. It implies what
+                                       XPUB_VERBOSE does: each pipe's every subscription reaches the server.
+IPV6               for ``tcp://[``     Set where the address is one, as it changes how names are looked up.
+BLOCKY             off                 Ending a context never waits for a peer.
+MAX_SOCKETS        8,192               A session takes three (itself and both ends of its monitor); 24 bytes a slot.
+=================  ==================  ===========================================================================
+
+A monitor's receive queue has no message bound: libzmq's I/O thread writes to it and would block, with all sockets of
+the context, at a full one. RECONNECT_IVL and HEARTBEAT_IVL bound what can come in: a few events for each attempt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Final
+
+import zmq
+
+from zfabric import errors
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+LIBZMQ_MIN: Final = (4, 3, 5)
+SUBSCRIPTION_BYTES_MAX: Final = 1024
+REQUESTS_QUEUED_MAX: Final = 1_000
+"""Messages in each direction of a DEALER or of one ROUTER connection."""
+HEARTBEAT_INTERVAL_MS: Final = 1_000
+HEARTBEAT_TIMEOUT_MS: Final = 3_000
+HANDSHAKE_MS: Final = 3_000
+SERVER_LINGER_MS: Final = 1_000
+BACKLOG: Final = 1_024
+SOCKETS_MAX: Final = 8_192
+RECONNECT_LOCAL_MS: Final = 10
+RECONNECT_REMOTE_MS: Final = 50
+RECONNECT_MAX_MS: Final = 200
+
+_LOCAL: Final = ("ipc://", "inproc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]")
+_monitor_numbers = itertools.count()
+
+
+def check_libzmq(version: tuple[int, int, int]) -> None:
+    """Raise :class:`NotSupported` for a libzmq with known remote crashes (before 4.3.5)."""
+    if version < LIBZMQ_MIN:
+        found, least = (".".join(map(str, numbers)) for numbers in (version, LIBZMQ_MIN))
+        raise errors.NotSupported(
+            what=f"libzmq {found}",
+            where=f"here, {least} is",
+            instead="install a pyzmq wheel of version 26.2 or newer",
+        )
+
+
+check_libzmq(zmq.zmq_version_info())
+
+
+def context() -> Context:
+    """Return a new context with one I/O thread. The caller ends it with ``destroy(linger=0)`` or ``term()``."""
+    ctx: Context = zmq.Context(io_threads=1)
+    ctx.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
+    ctx.set(zmq.BLOCKY, 0)
+    return ctx
+
+
+def dealer(ctx: Context, frame_max: int) -> Socket:
+    """Return an unconnected DEALER, for requests; frames received are at most ``frame_max`` bytes."""
+    socket = _socket(ctx, zmq.DEALER, frame_max, receive=REQUESTS_QUEUED_MAX, send=REQUESTS_QUEUED_MAX)
+    socket.set(zmq.IMMEDIATE, 1)
+    return socket
+
+
+def sub(ctx: Context, frame_max: int, queue: int) -> Socket:
+    """Return an unconnected SUB that keeps ``queue`` messages of at most ``frame_max`` bytes a frame."""
+    socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=REQUESTS_QUEUED_MAX)
+    socket.set(zmq.IMMEDIATE, 1)
+    return socket
+
+
+def router(ctx: Context, frame_max: int) -> Socket:
+    """Return an unbound ROUTER; frames received are at most ``frame_max`` bytes.
+
+    Sending to a peer that has left raises ``zmq.ZMQError`` with EHOSTUNREACH; to one whose queue is full, with
+    NOBLOCK, ``zmq.Again``.
+    """
+    socket = _socket(ctx, zmq.ROUTER, frame_max, receive=REQUESTS_QUEUED_MAX, send=REQUESTS_QUEUED_MAX)
+    socket.set(zmq.ROUTER_MANDATORY, 1)
+    socket.set(zmq.ROUTER_HANDOVER, 0)
+    _serve(socket)
+    return socket
+
+
+def xpub(ctx: Context, frame_max: int, queue: int) -> Socket:
+    r"""Return an unbound XPUB that keeps ``queue`` messages for each slow subscriber, then loses some for that one.
+
+    Receiving gives ``b"\x01" + topic`` or ``b"\x00" + topic`` for each pipe; directly after it, before the next
+    receive, :func:`approve` and :func:`withdraw` apply to the pipe that it came from. When a subscriber leaves, libzmq
+    drops its approved subscriptions and reports each, approved or not, as a ``b"\x00"``.
+    """
+    socket = _socket(ctx, zmq.XPUB, min(frame_max, SUBSCRIPTION_BYTES_MAX), receive=REQUESTS_QUEUED_MAX, send=queue)
+    socket.set(zmq.XPUB_MANUAL, 1)
+    _serve(socket)
+    return socket
+
+
+def approve(socket: Socket, topic: bytes) -> None:
+    """Let the subscription just received from an XPUB take effect; nothing happens if its pipe has gone since."""
+    socket.set(zmq.SUBSCRIBE, topic)
+
+
+def withdraw(socket: Socket, topic: bytes) -> None:
+    r"""End an approved subscription after its pipe's ``b"\x00"`` was received from an XPUB."""
+    socket.set(zmq.UNSUBSCRIBE, topic)
+
+
+def monitor(ctx: Context, socket: Socket) -> Socket:
+    """Return a PAIR that receives when ``socket``'s connections are ready and when they are lost.
+
+    Each event is two frames, the first of them a ``u16`` event number (HANDSHAKE_SUCCEEDED or DISCONNECTED) and a
+    ``u32`` value, in native byte order. Attach it before the socket connects; close it after the socket.
+    """
+    address = f"inproc://zfabric-monitor-{next(_monitor_numbers)}"
+    socket.monitor(address, zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
+    pair: Socket = ctx.socket(zmq.PAIR)
+    pair.set(zmq.LINGER, 0)
+    pair.set(zmq.RCVHWM, 0)
+    pair.connect(address)
+    return pair
+
+
+def connect(socket: Socket, endpoint: str) -> None:
+    """Connect to ``endpoint`` (``tcp://host:port`` or ``ipc://path``), and again until it succeeds.
+
+    Raises:
+        zmq.ZMQError: the endpoint cannot be one, or descriptors have run out.
+    """
+    local = endpoint.startswith(_LOCAL)
+    socket.set(zmq.RECONNECT_IVL, RECONNECT_LOCAL_MS if local else RECONNECT_REMOTE_MS)
+    socket.set(zmq.RECONNECT_IVL_MAX, 0 if local else RECONNECT_MAX_MS)
+    _address_family(socket, endpoint)
+    socket.connect(endpoint)
+
+
+def bind(socket: Socket, endpoint: str) -> str:
+    """Listen on ``endpoint`` and return it as clients may use it, with the port that ``:0`` or ``:*`` became.
+
+    Raises:
+        PortInUse: the address is taken, not of this machine, or not permitted.
+    """
+    _address_family(socket, endpoint)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as problem:
+        raise errors.PortInUse(endpoint=endpoint, problem=str(problem)) from problem
+    bound = socket.get(zmq.LAST_ENDPOINT)
+    assert isinstance(bound, bytes), "pyzmq returns addresses as bytes"
+    return bound.decode()
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise this process's soft limit of open descriptors towards ``wanted``; return what it is now.
+
+    One connection takes one descriptor. libzmq spins on ``accept`` when they run out, so servers call this first and
+    refuse clients well below the result.
+    """
+    if sys.platform == "win32":
+        return wanted
+    import resource  # absent on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    aim = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (aim, hard))
+    return aim
+
+
+def _socket(ctx: Context, kind: int, frame_max: int, *, receive: int, send: int) -> Socket:
+    socket: Socket = ctx.socket(kind)
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.MAXMSGSIZE, frame_max),
+        (zmq.RCVHWM, receive),
+        (zmq.SNDHWM, send),
+        (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+        (zmq.CONNECT_TIMEOUT, HANDSHAKE_MS),
+        (zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS),
+        (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
+        (zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS),
+    ):
+        socket.set(option, value)
+    return socket
+
+
+def _serve(socket: Socket) -> None:
+    socket.set(zmq.LINGER, SERVER_LINGER_MS)
+    socket.set(zmq.BACKLOG, BACKLOG)
+
+
+def _address_family(socket: Socket, endpoint: str) -> None:
+    socket.set(zmq.IPV6, 1 if endpoint.startswith("tcp://[") else 0)
