@@ -247,7 +247,10 @@ class Volume:
     # Durability "os".
 
     def journal(self, record: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
-        """Append one entry to the journal; it outlives this process when this returns. Call it before the ack.
+        """Append one entry to the journal; it outlives this process when this returns.
+
+        Call it after the turn's last put and before its acks: a turn that is repeated for :data:`MapFull` would
+        otherwise find its own entries among the replayed ones. A turn that commits needs no entries.
 
         Args:
             record: what :meth:`journaled` gives back as bytes, whole or in pieces; not empty.
