@@ -360,8 +360,10 @@ class _Transaction:
         assert self._writable
         key = bytes(key)
         before = self._disk.change(key, value)
-        self._before.setdefault(key, before)
         self._release()
+        if before is None and value is None:
+            return False
+        self._before.setdefault(key, before)
         return before is not None
 
     def _release(self) -> None:

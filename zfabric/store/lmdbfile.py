@@ -90,9 +90,9 @@ def check_length(fd: int) -> Meta:
     size = os.fstat(fd).st_size
     meta = read_meta(fd)
     if size < meta.need_bytes:
-        missing = range(size // meta.page_bytes, meta.last_page + 1)
-        # A free page takes eight bytes of the list: more missing pages than fit the file are not all free.
-        if len(missing) * _U64.size > size or set(missing).difference(*free_pages(fd, meta)):
+        first = size // meta.page_bytes
+        missing = meta.last_page + 1 - first
+        if sum(page >= first for part in free_pages(fd, meta) for page in part) < missing:
             raise Damaged(f"data.mdb has {size:,} bytes of {meta.need_bytes:,}: the file was cut")
     return meta
 
@@ -178,9 +178,9 @@ def _data(fd: int, meta: Meta, page: bytes, at: int, *, whole: bool) -> bytes:
 
 
 def _page(fd: int, meta: Meta, number: int, pages: int) -> bytes:
-    if number + pages > meta.last_page + 1:
-        raise Damaged(f"data.mdb: the free list names page {number}, the last is {meta.last_page}")
+    end = (number + pages) * meta.page_bytes
+    if number + pages > meta.last_page + 1 or end > os.fstat(fd).st_size:
+        raise Damaged(f"data.mdb: page {number} of the free list is not in the file")
     raw = os.pread(fd, pages * meta.page_bytes, number * meta.page_bytes)
-    if len(raw) != pages * meta.page_bytes:
-        raise Damaged(f"data.mdb was cut: page {number} of the free list is missing")
+    assert len(raw) == pages * meta.page_bytes
     return raw

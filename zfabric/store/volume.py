@@ -115,6 +115,7 @@ class Volume:
         self._generation = 0
         self._free_bytes = 0
         self._reserve_bytes = 0
+        self._floor_bytes = 0
         self._note_state()
         self._journal = Journal(path, self._generation)
         self._replay_due = self._journal.bytes > 0
@@ -313,22 +314,29 @@ class Volume:
         return True
 
     def refresh_room(self) -> None:
-        """Ask the file system what is free (2 us). Call it on a timer: others fill the disk too."""
+        """Ask the file system what is free (2 us). Call it on a timer: others fill the disk too.
+
+        LMDB's file never shrinks; what retention frees is free inside of it. So once the reserve is reached, appends
+        may go on if the file has as much as the reserve to reuse. Half of the reserve stays for deletes even then,
+        because a large batch needs neighbouring pages and may lengthen the file in spite of free ones.
+        """
         found = os.statvfs(self.path)
         self._free_bytes = found.f_bavail * found.f_frsize
         wanted = self._settings.disk_reserve_bytes
         share = found.f_blocks * found.f_frsize // _RESERVE_SHARE
-        self._reserve_bytes = min(share, _RESERVE_MOST) if wanted < 0 else wanted
+        self._reserve_bytes = self._floor_bytes = min(share, _RESERVE_MOST) if wanted < 0 else wanted
+        if self._free_bytes < self._reserve_bytes and self.reusable_bytes() >= self._reserve_bytes:
+            self._floor_bytes //= 2
 
     def check_room(self) -> None:
-        """Refuse an append that would eat into the reserve; deletes go on without asking.
+        """Refuse an append when the reserve is reached and the file has too little to reuse; deletes never ask.
 
         Costs a comparison: what is free was asked by :meth:`refresh_room`, less what commits have added since.
 
         Raises:
-            StorageFull: the reserve is reached.
+            StorageFull: it is refused.
         """
-        if self._free_bytes < self._reserve_bytes:
+        if self._free_bytes < self._floor_bytes:
             raise self._full()
 
     # Upkeep.
@@ -346,7 +354,7 @@ class Volume:
         )
 
     def reusable_bytes(self) -> int:
-        """Return how many of the used bytes are free pages, by reading the list of them: for ``describe``, not turns.
+        """Return how many of the used bytes are free pages, by reading the list of them: not for every turn.
 
         Raises:
             DirectoryDamaged: the list cannot be followed.

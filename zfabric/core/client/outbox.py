@@ -1,0 +1,254 @@
+"""What a producer holds for one partition: the batch being filled, those waiting, those under way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.model import Durability, RecordMetadata
+from zfabric.wire import batch, codecs
+from zfabric.wire.batch import SPARSE
+from zfabric.wire.messages import DURABILITIES, UNKNOWN_OFFSET, Produced
+
+
+class OutBatch:
+    """A batch from its first record to its acknowledgement.
+
+    Attributes:
+        topic, partition: name, and number within it. count: its records. size: their bytes, as the buffer counts them.
+        done: acknowledged or given up; then ``error`` is None or why.
+        expired: its deliveries were told that time is up, but it is still repeated, for the sake of those behind it.
+    """
+
+    __slots__ = (
+        "base_offset",
+        "base_timestamp",
+        "callbacks",
+        "count",
+        "created_ns",
+        "deltas",
+        "done",
+        "durability",
+        "eager",
+        "error",
+        "expired",
+        "first",
+        "header",
+        "headers",
+        "keys",
+        "last",
+        "partition",
+        "payload",
+        "pending",
+        "rejected",
+        "request_id",
+        "sequences",
+        "size",
+        "topic",
+        "values",
+    )
+
+    def __init__(self, topic: str, partition: int, created_ns: int, timestamp: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.created_ns = created_ns
+        self.base_timestamp = timestamp
+        self.values: list[Any] = []
+        self.keys: list[bytes | None] | None = None
+        self.deltas: list[int] = []
+        self.headers: list[dict[str, bytes] | None] | None = None
+        self.sequences: list[int] | None = None
+        self.count = 0
+        self.size = 0
+        self.eager = False
+        self.header = b""
+        self.payload = b""
+        self.first = self.last = -1
+        self.request_id = 0
+        self.rejected = False
+        self.expired = False
+        self.done = False
+        self.error: Exception | None = None
+        self.base_offset = -1
+        self.durability: Durability = "fsync"
+        self.callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]] | None = None
+        self.pending: Pending[None] | None = None
+
+    def seal(self, codec: int, producer_id: int) -> None:
+        """Encode the columns; nothing can be added after this."""
+        deltas = self.deltas
+        uniform = not any(deltas)
+        payload = batch.encode_columns(0 if uniform else deltas, self.keys, self.values, self.headers)
+        low, high = (0, 0) if uniform else (min(deltas), max(deltas))
+        base = self.base_timestamp
+        if low < 0:
+            payload = batch.encode_columns([delta - low for delta in deltas], self.keys, self.values, self.headers)
+        self.header, self.payload = batch.seal(
+            payload,
+            codec=codec,
+            flags=SPARSE if self.sequences is not None else 0,
+            count=self.count,
+            base_timestamp=base + low,
+            max_timestamp=base + high,
+            producer_id=producer_id,
+            producer_epoch=0,
+            base_sequence=0,
+            last_sequence=0,
+            partition=0,
+        )
+        if self.sequences is not None:
+            self.first, self.last = self.sequences[0], self.sequences[-1]
+        self.values = []
+        self.keys = self.headers = self.sequences = None
+
+    def encoded(self, epoch: int, partition_id: int) -> bytes:
+        """Return the header to send."""
+        return batch.renumber(self.header, epoch, self.first, self.last, partition_id)
+
+    def wait(self) -> Pending[None]:
+        """Return what comes when the batch is done."""
+        if self.pending is None:
+            self.pending = Pending()
+            if self.done or self.expired:
+                self.pending.resolve(None)
+        return self.pending
+
+    def acknowledge(self, answer: Produced) -> None:
+        """Note the leader's answer."""
+        self.base_offset = -1 if answer.base_offset == UNKNOWN_OFFSET else answer.base_offset
+        self.durability = DURABILITIES[answer.durability] if answer.durability < len(DURABILITIES) else "fsync"  # type: ignore[assignment]
+
+    def metadata(self, index: int) -> RecordMetadata:
+        """Return where the record at ``index`` went, or raise what kept it from going."""
+        if self.error is not None:
+            raise self.error
+        offset = self.base_offset + index if self.base_offset >= 0 else -1
+        timestamp = self.base_timestamp + self.deltas[index]
+        return RecordMetadata(self.topic, self.partition, offset, timestamp, self.durability)
+
+
+class Delivery:
+    """The fate of one record. The facades add ``result``, which waits.
+
+    Attributes:
+        batch: the batch that carries it. index: its place there.
+    """
+
+    __slots__ = ("batch", "index")
+
+    def __init__(self, batch: OutBatch, index: int) -> None:
+        self.batch = batch
+        self.index = index
+
+    @property
+    def done(self) -> bool:
+        """Whether the record was acknowledged, or given up."""
+        return self.batch.done or self.batch.expired
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the record was given up; None while it is under way, or once it is acknowledged."""
+        return self.batch.error
+
+    def metadata(self) -> RecordMetadata:
+        """Return where the record went; only once :attr:`done`.
+
+        Raises:
+            DeliveryTimeout, ProducerFenced, …: what kept the record from being acknowledged.
+        """
+        assert self.done, "asked for the metadata of a record under way"
+        return self.batch.metadata(self.index)
+
+
+class Outbox:
+    """One partition of one producer. Its invariant: ``under_way`` are the oldest batches, in the order of sequences.
+
+    Attributes:
+        partition_id: id in the fabric. leader: id of its leader.
+        open: being filled. sealed: full, not sent yet. under_way: sent, not acknowledged.
+        next_sequence, epoch: for the next batch sent.
+        begun: a named producer has its epoch here. application: last application sequence known to be stored or sent.
+        retry_at_ns: nothing is sent before; set after a rejection.
+    """
+
+    __slots__ = (
+        "application",
+        "begun",
+        "beginning",
+        "epoch",
+        "leader",
+        "next_sequence",
+        "number",
+        "open",
+        "partition_id",
+        "retry_at_ns",
+        "retry_pause_ns",
+        "sealed",
+        "under_way",
+    )
+
+    def __init__(self, partition_id: int, number: int, leader: int) -> None:
+        self.partition_id = partition_id
+        self.number = number
+        self.leader = leader
+        self.open: OutBatch | None = None
+        self.sealed: deque[OutBatch] = deque()
+        self.under_way: list[OutBatch] = []
+        self.next_sequence = 0
+        self.epoch = 0
+        self.begun = False
+        self.beginning: Pending[None] | None = None
+        self.application = -1
+        self.retry_at_ns: int | None = None
+        self.retry_pause_ns = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing."""
+        return self.open is None and not self.sealed and not self.under_way
+
+
+def codec_number(name: str) -> int:
+    """Return the number of a codec by its name."""
+    return codecs.BY_NAME[name]
+
+
+def check_payload(name: str, value: object) -> bytes | None:
+    """Return ``value`` as bytes; what is no bytes needs a serializer.
+
+    Raises:
+        InvalidArgument: it is neither None nor bytes-like.
+    """
+    if value is None or type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise errors.InvalidArgument(
+        name=name, value=type(value).__name__, allowed="bytes, bytearray, memoryview or None; or set a serializer"
+    )
+
+
+def check_headers(headers: object) -> dict[str, bytes] | None:
+    """Return headers as a dict of bytes, None if there are none.
+
+    Raises:
+        InvalidArgument: a name is no text, a value is not bytes-like, or there are more than 128.
+    """
+    if not headers:
+        return None
+    if not isinstance(headers, dict) or len(headers) > 128:
+        raise errors.InvalidArgument(
+            name="headers", value=type(headers).__name__, allowed="a dict of at most 128 names to bytes"
+        )
+    checked = {}
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            raise errors.InvalidArgument(name="header name", value=repr(name)[:100], allowed="text")
+        content = check_payload(f"headers[{name!r}]", value)
+        if content is None:
+            raise errors.InvalidArgument(name=f"headers[{name!r}]", value="None", allowed="bytes")
+        checked[name] = content
+    return checked

@@ -1,0 +1,667 @@
+"""The producer: batches records by themselves, sends each batch once, however often it takes.
+
+Natural batching. A partition with nothing under way sends its first record at once; while a batch is under way, the
+next one fills. So a lone record has no delay, and a flood makes large batches, with no setting. ``linger`` makes an
+open batch wait for company, ``batch_bytes`` closes it, ``buffer_bytes`` bounds all that is not acknowledged.
+
+Exactly once, per partition (see ``core/leader/producers.py`` for the leader's half). Up to five batches are under
+way, each with its sequences. A new session repeats them in order. A batch that is rejected for a passing reason makes
+the later ones arrive out of order; all of them are rejected, and sent again in order once every answer is there. A
+batch that is rejected for good takes its sequences with it: once nothing is in doubt, the rest begins a new epoch.
+When time is up the outcome of a batch is unknown, and its deliveries say so; it is repeated nevertheless while later
+ones wait behind it, since without it they could not be placed. Only when all of them are over does the partition
+begin a new epoch, which fences what may still be in the network.
+
+A named producer asks each partition's leader for its epoch first, which fences its earlier instances, and learns the
+last of the application's own sequences that was stored; what the application sends again is dropped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zfabric import errors
+from zfabric.core.client.outbox import Delivery, OutBatch, Outbox, check_headers, check_payload, codec_number
+from zfabric.core.client.partitioner import key_hash
+from zfabric.core.client.pending import Pending
+from zfabric.core.client.requests import PATIENCE_NS, Request
+from zfabric.model import TopicConfig
+from zfabric.settings import BATCH_RECORDS_MAX, KEY_BYTES_MAX, ProducerSettings, check_range
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+
+RECORD_OVERHEAD = 16
+RETRY_NS = 20_000_000
+RETRY_MAX_NS = 1_000_000_000
+_FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
+
+OnDelivery = Callable[[Any, Exception | None], None]
+
+
+class Route:
+    """A topic as the producer sees it: its outboxes by partition number, and the one that keyless records fill."""
+
+    __slots__ = ("config", "compacted", "count", "outboxes", "record_max", "sticky", "topic_id", "under_way")
+
+    def __init__(self, meta: messages.TopicMeta) -> None:
+        self.outboxes: list[Outbox] = []
+        self.sticky = 0
+        self.under_way = 0
+        self.update(meta)
+
+    def update(self, meta: messages.TopicMeta) -> None:
+        """Take over what changed; a partition that is there already keeps what it holds."""
+        self.topic_id = meta.id
+        self.config: TopicConfig = meta.config
+        self.compacted = "compact" in meta.config.cleanup
+        self.record_max = meta.config.record_bytes_max
+        self.count = len(meta.partitions)
+        for place in meta.partitions[: len(self.outboxes)]:
+            outbox = self.outboxes[place.number]
+            outbox.leader = place.leader
+            if outbox.partition_id != place.id:
+                # The topic was deleted and made again: a new partition knows nothing of our sequences.
+                outbox.partition_id = place.id
+                outbox.epoch, outbox.next_sequence, outbox.begun = outbox.epoch + 1, 0, False
+                for index, batch in enumerate(outbox.under_way):
+                    _number(outbox, batch, restart=index == 0)
+        for place in meta.partitions[len(self.outboxes) :]:
+            self.outboxes.append(Outbox(place.id, place.number, place.leader))
+
+
+def _number(outbox: Outbox, batch: OutBatch, *, restart: bool = False) -> None:
+    """Give a batch the next sequences; application sequences stay."""
+    if restart:
+        outbox.next_sequence = 0
+    if batch.first >= 0 and batch.header[3] & 2:
+        return
+    batch.first = outbox.next_sequence
+    batch.last = batch.first + batch.count - 1
+    outbox.next_sequence = batch.last + 1
+
+
+class Producer:
+    """The producer's state machine. One object, one identity, any number of topics.
+
+    Args:
+        identity: 64-bit producer id, random, or derived from the name of a named producer.
+        named: ask leaders for the epoch, and allow application sequences.
+        delivery: class of the deliveries made; the facade's own.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        settings: ProducerSettings,
+        identity: int,
+        *,
+        named: bool = False,
+        delivery: Callable[[OutBatch, int], Any] = Delivery,
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.closed = False
+        self.fatal: errors.ZFabricError | None = None
+        self.used = 0
+        self.acknowledged = 0
+        self._client = client
+        self._named = named
+        self._delivery = delivery
+        self._codec = codec_number(settings.codec)
+        self._flags = _FLAGS[settings.acks]
+        self._routes: dict[str, Route] = {}
+        self._live: dict[OutBatch, None] = {}
+        self._failed: list[tuple[str, int, int, Exception]] = []
+        self._failed_count = 0
+        self._flushes: list[tuple[set[OutBatch], Pending[None]]] = []
+        self._room: list[Pending[None]] = []
+        self._expiry_ns: int | None = None
+
+    # For the facade.
+
+    def blocked(self, topic: str, now: int, deadline_ns: int) -> Pending[Any] | None:
+        """Return what to wait for before a record to ``topic`` can be taken; None if it can be now."""
+        if self.closed:
+            raise errors.Closed(what="producer")
+        if self.fatal is not None:
+            raise self.fatal
+        route = self._routes.get(topic)
+        if route is None:
+            return self._client.want(topic, now, deadline_ns)
+        for outbox in route.outboxes:
+            if self._named and not outbox.begun:
+                return self._begin(outbox, now)
+        if self.used >= self.settings.buffer_bytes:
+            room: Pending[None] = Pending()
+            self._room.append(room)
+            return room
+        return None
+
+    def learn(self, meta: messages.TopicMeta) -> None:
+        """Note where a topic's partitions are (the client calls this with all metadata that comes)."""
+        route = self._routes.get(meta.name)
+        if route is None:
+            self._routes[meta.name] = Route(meta)
+        else:
+            route.update(meta)
+
+    def gone(self, topic: str) -> None:
+        """The topic does not exist any more: give up what is for it."""
+        route = self._routes.pop(topic, None)
+        if route is None:
+            return
+        error = errors.UnknownTopic(topic=topic)
+        for outbox in route.outboxes:
+            waiting = [*outbox.under_way, *outbox.sealed]
+            for batch in waiting if outbox.open is None else [*waiting, outbox.open]:
+                self._withdraw(outbox, batch)
+                self._finish(batch, error)
+
+    def knows(self, topic: str) -> bool:
+        """Tell whether the topic's partitions are known."""
+        return topic in self._routes
+
+    def send(
+        self,
+        topic: str,
+        value: object,
+        key: object,
+        headers: object,
+        partition: int | None,
+        timestamp: int | None,
+        sequence: int | None,
+        on_delivery: OnDelivery | None,
+        now: int,
+    ) -> Any:
+        """Take one record; returns its delivery, or None when :meth:`blocked` says what to wait for.
+
+        Raises:
+            InvalidArgument, RecordTooLarge, UnknownPartition: the record cannot be sent as it is.
+        """
+        route = self._routes.get(topic)
+        settings = self.settings
+        if route is None or self.used >= settings.buffer_bytes or self.closed or self._named:
+            if self.blocked(topic, now, now) is not None:
+                return None
+            route = self._routes[topic]
+        if type(value) is not bytes:
+            value = check_payload("value", value)
+        size = RECORD_OVERHEAD + (len(value) if value is not None else 0)
+        if key is None:
+            outbox = route.outboxes[route.sticky]
+        else:
+            if type(key) is not bytes:
+                key = check_payload("key", key)
+                assert key is not None
+            size += len(key)
+            outbox = route.outboxes[key_hash(key) % route.count]
+        if headers is not None:
+            headers = check_headers(headers)
+            if headers:
+                size += sum(len(name) + len(content) for name, content in headers.items())
+        if (
+            partition is not None
+            or sequence is not None
+            or size > route.record_max
+            or (key is not None and len(key) > KEY_BYTES_MAX)
+            or (route.compacted and key is None)
+        ):
+            outbox = self._check(topic, route, outbox, key, partition, sequence, size)
+            if sequence is not None and sequence <= outbox.application:
+                return self._repeated(topic, outbox, timestamp)
+        batch = outbox.open
+        if batch is None:
+            wall = self._client.wall_ms(now)
+            batch = outbox.open = OutBatch(topic, outbox.number, now, wall)
+            self._live[batch] = None
+            due_ns = now + settings.delivery_timeout_ns
+            if self._expiry_ns is None or due_ns < self._expiry_ns:
+                self._expiry_ns = due_ns
+        if key is not None or partition is not None:
+            batch.eager = True
+        index = batch.count
+        batch.values.append(value)
+        if batch.keys is not None:
+            batch.keys.append(key)
+        elif key is not None:
+            batch.keys = [None] * index
+            batch.keys.append(key)
+        if batch.headers is not None:
+            batch.headers.append(headers)  # type: ignore[arg-type]
+        elif headers:
+            batch.headers = [None] * index
+            batch.headers.append(headers)  # type: ignore[arg-type]
+        if timestamp is None:
+            timestamp = self._client.wall_ms(now)
+        elif not -(1 << 59) <= timestamp <= 1 << 59:
+            check_range("timestamp", timestamp, -(1 << 59), 1 << 59, "ms since 1970")
+        batch.deltas.append(timestamp - batch.base_timestamp)
+        if sequence is not None:
+            if batch.sequences is None:
+                batch.sequences = []
+            batch.sequences.append(sequence)
+            outbox.application = sequence
+        batch.count = index + 1
+        batch.size += size
+        self.used += size
+        delivery = self._delivery(batch, index)
+        if on_delivery is not None:
+            if batch.callbacks is None:
+                batch.callbacks = []
+            batch.callbacks.append((on_delivery, delivery))
+        if batch.size >= settings.batch_bytes or batch.count >= BATCH_RECORDS_MAX:
+            self._close(route, outbox)
+            self._advance(topic, route, outbox, now)
+        elif not outbox.under_way and not outbox.sealed:
+            self._advance(topic, route, outbox, now)
+        return delivery
+
+    def send_chunk(
+        self, topic: str, values: list[Any], keys: list[Any] | None, size: int, timestamp: int | None, now: int
+    ) -> None:
+        """Take a whole chunk of values as one batch; keys only where all go to one partition's batch (see facade).
+
+        ``size`` is the sum of their lengths; the values were checked to be bytes.
+        """
+        route = self._routes[topic]
+        if route.compacted and keys is None:
+            raise errors.InvalidArgument(name="keys", value="None", allowed=f"one key a record: {topic!r} is compacted")
+        if size > route.record_max and max(len(value or b"") for value in values) + RECORD_OVERHEAD > route.record_max:
+            biggest = max(len(value or b"") for value in values)
+            raise errors.RecordTooLarge(size=biggest, topic=topic, limit=route.record_max)
+        outbox = route.outboxes[route.sticky]
+        if outbox.open is not None:
+            self._close(route, outbox)
+            outbox = route.outboxes[route.sticky]
+        wall = self._client.wall_ms(now) if timestamp is None else timestamp
+        batch = OutBatch(topic, outbox.number, now, wall)
+        batch.values = values
+        batch.keys = keys
+        batch.count = len(values)
+        batch.size = size + RECORD_OVERHEAD * batch.count
+        self._live[batch] = None
+        if self._expiry_ns is None:
+            self._expiry_ns = now + self.settings.delivery_timeout_ns
+        self.used += batch.size
+        outbox.open = batch
+        self._close(route, outbox)
+        self._advance(topic, route, outbox, now)
+
+    def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None) -> Any:
+        """Answer a record whose application sequence is stored already."""
+        batch = OutBatch(topic, outbox.number, 0, timestamp or 0)
+        batch.deltas = [0]
+        batch.count = 1
+        batch.done = True
+        return self._delivery(batch, 0)
+
+    def _check(
+        self,
+        topic: str,
+        route: Route,
+        outbox: Outbox,
+        key: object,
+        partition: int | None,
+        sequence: int | None,
+        size: int,
+    ) -> Outbox:
+        """Look at what most records do not have; returns the outbox to use."""
+        if route.compacted and key is None:
+            raise errors.InvalidArgument(name="key", value="None", allowed=f"bytes: topic {topic!r} is compacted by key")
+        if size > route.record_max:
+            raise errors.RecordTooLarge(size=size, topic=topic, limit=route.record_max)
+        if isinstance(key, bytes) and len(key) > KEY_BYTES_MAX:
+            check_range("key length", len(key), 0, KEY_BYTES_MAX, "bytes")
+        if partition is not None:
+            check_range("partition", partition, 0, 1 << 32)
+            if partition >= route.count:
+                raise errors.UnknownPartition(topic=topic, partition=partition, last=route.count - 1)
+            outbox = route.outboxes[partition]
+        if sequence is not None:
+            if not self._named:
+                raise errors.InvalidArgument(name="sequence", value=str(sequence), allowed="only with producer(name=…)")
+            if key is None and partition is None:
+                raise errors.InvalidArgument(
+                    name="sequence", value=str(sequence), allowed="with a key or a partition, so that it repeats there"
+                )
+            check_range("sequence", sequence, 0, (1 << 63) - 1)
+        if outbox.open is not None and (outbox.open.sequences is None) != (sequence is None):
+            self._close(route, outbox)
+        return outbox
+
+    def flush(self, now: int) -> Pending[None]:
+        """Send what is open and return what comes when all that was taken so far is done."""
+        for topic, route in self._routes.items():
+            for outbox in route.outboxes:
+                if outbox.open is not None:
+                    self._close(route, outbox)
+                self._advance(topic, route, outbox, now)
+        pending: Pending[None] = Pending()
+        live = {batch for batch in self._live if not batch.expired}
+        if live:
+            self._flushes.append((live, pending))
+        else:
+            pending.resolve(None)
+        return pending
+
+    def outstanding(self) -> dict[tuple[str, int], int]:
+        """Return how many records are not acknowledged, by topic and partition number."""
+        counts: dict[tuple[str, int], int] = {}
+        for batch in self._live:
+            if not batch.expired:
+                place = (batch.topic, batch.partition)
+                counts[place] = counts.get(place, 0) + batch.count
+        return counts
+
+    def take_failures(self) -> errors.DeliveryError | None:
+        """Return what failed since the last call, as one error naming topics and partitions; None if nothing did."""
+        if not self._failed_count:
+            return None
+        listed = "; ".join(f"{topic} [{number}]: {count:,}, {error}" for topic, number, count, error in self._failed)
+        error = errors.DeliveryError(records=self._failed_count, detail=listed)
+        error.__cause__ = self._failed[0][3]
+        self._failed, self._failed_count = [], 0
+        return error
+
+    def close(self) -> None:
+        """Give up what is not acknowledged."""
+        self.closed = True
+        for batch in list(self._live):
+            self._finish(batch, errors.Closed(what="producer"))
+        for route in self._routes.values():
+            for outbox in route.outboxes:
+                for batch in outbox.under_way:
+                    self._withdraw(outbox, batch)
+                outbox.open = None
+                outbox.under_way.clear()
+                outbox.sealed.clear()
+        for room in self._room:
+            room.resolve(None)
+
+    # For the client.
+
+    def tick(self, now: int) -> None:
+        """Send what has lingered or may be tried again; expire what is over."""
+        for topic, route in self._routes.items():
+            for outbox in route.outboxes:
+                if outbox.open is not None or outbox.sealed or outbox.under_way:
+                    self._advance(topic, route, outbox, now)
+        if self._expiry_ns is not None and self._expiry_ns <= now:
+            self._expire(now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        deadlines = [] if self._expiry_ns is None else [self._expiry_ns]
+        linger = self.settings.linger_ns
+        if not self._live:
+            return None
+        for route in self._routes.values():
+            for outbox in route.outboxes:
+                if outbox.retry_at_ns is not None:
+                    deadlines.append(outbox.retry_at_ns)
+                if linger and outbox.open is not None:
+                    deadlines.append(outbox.open.created_ns + linger)
+        return min(deadlines, default=None)
+
+    # Batches.
+
+    def _close(self, route: Route, outbox: Outbox) -> None:
+        """Close the open batch; keyless records go to the next partition from here on."""
+        batch = outbox.open
+        assert batch is not None
+        outbox.open = None
+        if not batch.deltas:
+            batch.deltas = [0] * batch.count
+        batch.seal(self._codec, self.identity)
+        outbox.sealed.append(batch)
+        if outbox.number == route.sticky:
+            route.sticky = (route.sticky + 1) % route.count
+
+    def _ripe(self, route: Route, outbox: Outbox, now: int) -> bool:
+        batch = outbox.open
+        if batch is None:
+            return False
+        if self.settings.linger_ns:
+            return now >= batch.created_ns + self.settings.linger_ns
+        return not outbox.under_way and (batch.eager or not route.under_way)
+
+    def _advance(self, topic: str, route: Route, outbox: Outbox, now: int) -> None:
+        """Send what may be sent now."""
+        if outbox.retry_at_ns is not None:
+            if now < outbox.retry_at_ns or any(not batch.rejected for batch in outbox.under_way):
+                return
+            self._resend(topic, route, outbox, now)
+        if self._named and not outbox.begun:
+            self._begin(outbox, now)
+            return
+        while len(outbox.under_way) < self.settings.in_flight_max:
+            if not outbox.sealed:
+                if not self._ripe(route, outbox, now):
+                    return
+                self._close(route, outbox)
+            batch = outbox.sealed.popleft()
+            _number(outbox, batch)
+            outbox.under_way.append(batch)
+            route.under_way += 1
+            self._transmit(topic, route, outbox, batch, now)
+
+    def _transmit(self, topic: str, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
+        requests = self._client.requests
+        batch.request_id = requests.next_id()
+        batch.rejected = False
+        header = batch.encoded(outbox.epoch, outbox.partition_id)
+        frames = messages.produce(batch.request_id, self._flags, header, batch.payload)
+        if len(batch.payload) > requests.frame_bytes_max:
+            limit = requests.frame_bytes_max
+            self._rejected(topic, route, outbox, batch, errors.RecordTooLarge(size=len(batch.payload), topic=topic, limit=limit), now)
+            return
+        endpoint = self._client.endpoint(outbox.leader)
+        if endpoint is None:
+            batch.rejected = True
+            self._postpone(topic, outbox, now)
+            return
+        if self._flags & messages.FLAG_NO_ANSWER:
+            requests.send_once(endpoint, frames, now)
+            outbox.under_way.remove(batch)
+            route.under_way -= 1
+            self._finish(batch, None)
+            return
+
+        def answered(command: Command) -> None:
+            self._answered(topic, route, outbox, batch, command)
+
+        patience_ns = PATIENCE_NS + route.config.commit_interval_ms * 1_000_000
+        requests.send(endpoint, Request(batch.request_id, frames, answered, None, None, patience_ns), now)
+
+    def _answered(self, topic: str, route: Route, outbox: Outbox, batch: OutBatch, command: Command) -> None:
+        now = self._client.now
+        if command.type == Type.PRODUCED:
+            if batch in outbox.under_way:
+                outbox.under_way.remove(batch)
+                route.under_way -= 1
+            outbox.retry_pause_ns = 0
+            batch.acknowledge(command.body)
+            self._finish(batch, None)
+            self._advance(topic, route, outbox, now)
+            sticky = route.outboxes[route.sticky]
+            if sticky is not outbox and not route.under_way and sticky.open is not None:
+                self._advance(topic, route, sticky, now)
+            return
+        if command.type == Type.ERROR:
+            error = errors.from_wire(command.body.code, command.body.values)
+        else:
+            error = errors.ProtocolViolation(problem=f"answer {command.type} to PRODUCE", allowed="PRODUCED or ERROR")
+        self._rejected(topic, route, outbox, batch, error, now)
+
+    def _rejected(
+        self, topic: str, route: Route, outbox: Outbox, batch: OutBatch, error: errors.ZFabricError, now: int
+    ) -> None:
+        if isinstance(error, errors.ProducerFenced):
+            self._fence(error)
+            return
+        head = bool(outbox.under_way) and outbox.under_way[0] is batch
+        lost_state = isinstance(error, errors.UnknownProducer) or (
+            isinstance(error, errors.OutOfOrderSequence) and head
+        )
+        if error.retriable or lost_state:
+            batch.rejected = True
+            if isinstance(error, errors.NotLeader):
+                self._client.refresh(topic, now)
+            if lost_state and head:
+                # The leader lost what it had acknowledged (an "os" or "memory" topic after a crash, a producer that
+                # was idle for a week): nothing before this batch is in doubt, so a new epoch cannot repeat anything.
+                self._new_epoch(outbox)
+            self._postpone(topic, outbox, now)
+            return
+        outbox.under_way.remove(batch)
+        route.under_way -= 1
+        self._finish(batch, error)
+        self._new_epoch(outbox)
+        self._postpone(topic, outbox, now)
+
+    def _postpone(self, topic: str, outbox: Outbox, now: int) -> None:
+        if outbox.retry_at_ns is None:
+            outbox.retry_pause_ns = min(max(outbox.retry_pause_ns * 2, RETRY_NS), RETRY_MAX_NS)
+            outbox.retry_at_ns = now + outbox.retry_pause_ns
+
+    def _new_epoch(self, outbox: Outbox) -> None:
+        """The next time that nothing is in doubt, begin a new epoch with what is left (-1 marks it)."""
+        outbox.next_sequence = -1
+
+    def _resend(self, topic: str, route: Route, outbox: Outbox, now: int) -> None:
+        """Every answer is there: send the rejected ones again, in order."""
+        outbox.retry_at_ns = None
+        if outbox.next_sequence < 0:
+            outbox.next_sequence = 0
+            outbox.epoch += 1
+            for batch in outbox.under_way:
+                _number(outbox, batch)
+        for batch in list(outbox.under_way):
+            self._transmit(topic, route, outbox, batch, now)
+            if outbox.retry_at_ns is not None:
+                break
+
+    def _fence(self, error: errors.ProducerFenced) -> None:
+        self.fatal = error
+        for batch in list(self._live):
+            self._finish(batch, error)
+        for route in self._routes.values():
+            route.under_way = 0
+            for outbox in route.outboxes:
+                for batch in outbox.under_way:
+                    self._withdraw(outbox, batch)
+                outbox.open = None
+                outbox.under_way.clear()
+                outbox.sealed.clear()
+
+    def _withdraw(self, outbox: Outbox, batch: OutBatch) -> None:
+        endpoint = self._client.endpoint(outbox.leader)
+        if endpoint is not None:
+            self._client.requests.withdraw(endpoint, batch.request_id)
+
+    def _expire(self, now: int) -> None:
+        """Tell the deliveries of batches that are over; forget those that nothing waits behind."""
+        limit = now - self.settings.delivery_timeout_ns
+        for batch in [batch for batch in self._live if batch.created_ns <= limit and not batch.expired]:
+            error = errors.DeliveryTimeout(
+                records=batch.count,
+                topic=batch.topic,
+                partition=batch.partition,
+                seconds=self.settings.delivery_timeout_ns / 1e9,
+            )
+            self._report(batch, error)
+            batch.expired = True
+        for route in self._routes.values():
+            for outbox in route.outboxes:
+                self._forget_expired(route, outbox)
+        oldest = min((batch.created_ns for batch in self._live if not batch.expired), default=None)
+        self._expiry_ns = None if oldest is None else oldest + self.settings.delivery_timeout_ns
+
+    def _forget_expired(self, route: Route, outbox: Outbox) -> None:
+        if outbox.open is not None and outbox.open.expired:
+            self._live.pop(outbox.open, None)
+            outbox.open = None
+        for batch in [batch for batch in outbox.sealed if batch.expired]:
+            outbox.sealed.remove(batch)
+            self._settle(batch)
+        if outbox.under_way and all(batch.expired for batch in outbox.under_way):
+            for batch in outbox.under_way:
+                self._withdraw(outbox, batch)
+                self._settle(batch)
+            route.under_way -= len(outbox.under_way)
+            outbox.under_way.clear()
+            # Fences what may still be on its way: the leader refuses an older epoch once it has seen this one.
+            outbox.epoch += 1
+            outbox.next_sequence = 0
+            outbox.retry_at_ns = None
+
+    def _finish(self, batch: OutBatch, error: Exception | None) -> None:
+        """A batch is acknowledged or given up."""
+        if not batch.expired:
+            self._report(batch, error)
+        self._settle(batch)
+
+    def _report(self, batch: OutBatch, error: Exception | None) -> None:
+        batch.error = error
+        batch.done = error is None or batch.done
+        if error is None:
+            self.acknowledged += batch.count
+        else:
+            self._failed_count += batch.count
+            if len(self._failed) < 100:
+                self._failed.append((batch.topic, batch.partition, batch.count, error))
+        if batch.pending is not None:
+            batch.pending.resolve(None)
+        if batch.callbacks is not None:
+            self._client.later(batch.callbacks, error)
+            batch.callbacks = None
+        for live, pending in self._flushes:
+            live.discard(batch)
+            if not live:
+                pending.resolve(None)
+        if self._flushes:
+            self._flushes = [entry for entry in self._flushes if not entry[1].done]
+
+    def _settle(self, batch: OutBatch) -> None:
+        """Nothing of the batch is under way any more: give its room back."""
+        if self._live.pop(batch, self) is self:
+            return
+        batch.done = True
+        batch.payload = b""
+        self.used -= batch.size
+        if self._room and self.used < self.settings.buffer_bytes:
+            waiting, self._room = self._room, []
+            for room in waiting:
+                room.resolve(None)
+
+    def _begin(self, outbox: Outbox, now: int) -> Pending[None]:
+        """Ask a leader for the epoch of this named producer."""
+        if outbox.beginning is not None:
+            return outbox.beginning
+        pending = outbox.beginning = Pending()
+        asked = self._client.call_partition(
+            outbox.leader,
+            Type.INIT_PRODUCER,
+            messages.InitProducer(outbox.partition_id, self.identity),
+            now,
+            now + self.settings.delivery_timeout_ns,
+            "producer identity",
+        )
+
+        def answered() -> None:
+            outbox.beginning = None
+            if asked.error is not None:
+                pending.fail(asked.error)
+                return
+            body: messages.ProducerIs = asked.result().body
+            outbox.epoch = body.epoch
+            outbox.application = max(outbox.application, body.last_sequence)
+            outbox.begun = True
+            pending.resolve(None)
+
+        asked.on_done(answered)
+        return pending

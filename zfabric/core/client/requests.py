@@ -1,0 +1,329 @@
+"""Requests and their answers, over connections that come and go.
+
+A connection has one endpoint and, one after the other, any number of sessions (sockets). States::
+
+    closed --wanted--> opening --WELCOME--> ready
+    opening, ready --lost, silent, GOODBYE--> closed, and opening again after a pause
+
+A request belongs to its connection until it is answered or its deadline has come. Each new session repeats all
+requests that are not answered, in the order in which they were made: so batches of a partition arrive in order, and a
+client is never deaf after a reconnect. Every command may be repeated safely (see ``wire/messages.py``); a session's
+socket is closed with it, so nothing that waited in it arrives late and out of order.
+
+A leader that is silent for a request's patience while its connection lives has lost the request or the answer: the
+session is replaced. The pause before a new session doubles from 10 ms to 500 ms, with a random part so that clients
+do not return in step, and starts again at 10 ms with each WELCOME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from random import Random
+
+PAUSE_NS: Final = 10_000_000
+PAUSE_MAX_NS: Final = 500_000_000
+PATIENCE_NS: Final = 5_000_000_000
+SCAN_NS: Final = 1_000_000_000
+RELOCATE_NS: Final = 200_000_000
+
+Answer = Callable[[Command], None]
+
+
+class Request:
+    """One command under way.
+
+    Attributes:
+        id: repeated in the answer. frames: as they are sent, each time the same.
+        deadline_ns: when its caller stops waiting, or None. patience_ns: how long one session may be silent about it.
+        answered: called with the answer. expired: called at the deadline.
+    """
+
+    __slots__ = ("answered", "deadline_ns", "expired", "frames", "id", "patience_ns", "sent_ns")
+
+    def __init__(
+        self,
+        id: int,
+        frames: Sequence[object],
+        answered: Answer,
+        expired: Callable[[], None] | None,
+        deadline_ns: int | None,
+        patience_ns: int,
+    ) -> None:
+        self.id = id
+        self.frames = frames
+        self.answered = answered
+        self.expired = expired
+        self.deadline_ns = deadline_ns
+        self.patience_ns = patience_ns
+        self.sent_ns = 0
+
+
+class Connection:
+    """One endpoint: its present session, and what is not answered."""
+
+    __slots__ = ("endpoint", "open_at_ns", "pause_ns", "ready", "scan_ns", "session", "waiting", "welcomed")
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.session: int | None = None
+        self.ready = False
+        self.welcomed = False
+        self.waiting: dict[int, Request] = {}
+        self.pause_ns = PAUSE_NS
+        self.open_at_ns: int | None = None
+        self.scan_ns: int | None = None
+
+
+class Requests:
+    """All connections of one client.
+
+    Args:
+        software: name and version, told in HELLO.
+        locate: whether the mode has to be asked where a leader is (and may have to start it) when one is lost.
+    """
+
+    def __init__(self, software: str, random: Random, *, locate: bool) -> None:
+        self._software = software
+        self._random = random
+        self._locate = locate
+        self._locate_ns: int | None = None
+        self._connections: dict[str, Connection] = {}
+        self._by_session: dict[int, Connection] = {}
+        self._next_session = 1
+        self._next_id = 1
+        self._effects: list[ClientEffect] = []
+        self.frame_bytes_max = 17 << 20
+        self.fabric = ""
+        self.reconnects = 0
+
+    # For the other machines.
+
+    def effect(self, effect: ClientEffect) -> None:
+        """Add an effect of another machine, in order with those here."""
+        self._effects.append(effect)
+
+    def new_session(self) -> int:
+        """Return a session number that was never used."""
+        number = self._next_session
+        self._next_session += 1
+        return number
+
+    def next_id(self) -> int:
+        """Return a request id that was never used."""
+        number = self._next_id
+        self._next_id += 1
+        return number
+
+    def call(
+        self, endpoint: str, kind: int, body: messages._Body, now: int, deadline_ns: int, what: str, seconds: float
+    ) -> Pending[Command]:
+        """Send a command and return its answer to come; an ERROR answer comes as an error.
+
+        The error at the deadline is RequestTimeout, or Unreachable if the endpoint has never answered anything.
+        """
+        pending: Pending[Command] = Pending()
+
+        def answered(command: Command) -> None:
+            if command.type == Type.ERROR:
+                pending.fail(errors.from_wire(command.body.code, command.body.values))
+            else:
+                pending.resolve(command)
+
+        def expired() -> None:
+            connection = self._connections.get(endpoint)
+            if connection is not None and not connection.welcomed:
+                pending.fail(errors.Unreachable(url=endpoint, seconds=seconds))
+            else:
+                pending.fail(errors.RequestTimeout(what=what, seconds=seconds))
+
+        number = self.next_id()
+        frames = (messages.command(kind, number, body),)
+        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, PATIENCE_NS), now)
+        return pending
+
+    def send(self, endpoint: str, request: Request, now: int) -> None:
+        """Send a request, and again on each new session until it is answered or withdrawn."""
+        connection = self._connections.get(endpoint)
+        if connection is None:
+            connection = self._connections[endpoint] = Connection(endpoint)
+        connection.waiting[request.id] = request
+        if connection.ready:
+            assert connection.session is not None
+            request.sent_ns = now
+            self._effects.append(Send(connection.session, request.frames))
+        elif connection.session is None and connection.open_at_ns is None:
+            self._open(connection, now)
+        due_ns = now + SCAN_NS if request.deadline_ns is None else min(now + SCAN_NS, request.deadline_ns)
+        if connection.scan_ns is None or due_ns < connection.scan_ns:
+            connection.scan_ns = due_ns
+
+    def send_once(self, endpoint: str, frames: Sequence[object], now: int) -> None:
+        """Send a command that has no answer; it is lost with the session, and dropped while there is none."""
+        connection = self._connections.get(endpoint)
+        if connection is None:
+            connection = self._connections[endpoint] = Connection(endpoint)
+        if connection.session is None and connection.open_at_ns is None:
+            self._open(connection, now)
+        if connection.session is not None:
+            self._effects.append(Send(connection.session, frames))
+
+    def withdraw(self, endpoint: str, request_id: int) -> None:
+        """Stop repeating a request; an answer that still comes is ignored."""
+        connection = self._connections.get(endpoint)
+        if connection is not None:
+            connection.waiting.pop(request_id, None)
+
+    def connected(self, endpoint: str) -> bool:
+        """Tell whether a session to ``endpoint`` is ready."""
+        connection = self._connections.get(endpoint)
+        return connection is not None and connection.ready
+
+    def fail_all(self, error: Exception) -> None:
+        """The mode cannot find or start a leader: tell everyone who waits."""
+        for connection in self._connections.values():
+            for request in list(connection.waiting.values()):
+                code, values = getattr(error, "code", 1), getattr(error, "values", {"message": str(error)})
+                request.answered(Command(Type.ERROR, 0, request.id, messages.Failure(code, values), ()))
+            connection.waiting.clear()
+
+    # For the pump.
+
+    def owns(self, session: int) -> bool:
+        """Tell whether ``session`` is one of these connections' present ones."""
+        return session in self._by_session
+
+    def lost(self, session: int, now: int) -> None:
+        """The session's connection has ended."""
+        connection = self._by_session.get(session)
+        if connection is not None:
+            self._replace(connection, now)
+
+    def receive(self, session: int, frames: Sequence[Any], now: int) -> None:
+        """Take a message of a session; what is not understood is dropped."""
+        connection = self._by_session.get(session)
+        if connection is None:
+            return
+        try:
+            command = messages.read(frames)
+        except (errors.ProtocolViolation, errors.UnsupportedVersion):
+            self._replace(connection, now)
+            return
+        if command.type == Type.GOODBYE:
+            self._replace(connection, now)
+        elif command.type == Type.WELCOME:
+            self._welcome(connection, command.body, now)
+        else:
+            request = connection.waiting.pop(command.request, None)
+            if request is not None:
+                request.answered(command)
+            elif command.request == 0 or not connection.ready:
+                self._refused(connection, command)
+
+    def _refused(self, connection: Connection, command: Command) -> None:
+        # An ERROR to HELLO: no request will ever be answered there.
+        if command.type == Type.ERROR and not connection.ready:
+            waiting = list(connection.waiting.values())
+            connection.waiting.clear()
+            for request in waiting:
+                request.answered(command)
+
+    def tick(self, now: int) -> None:
+        """Open what is due, expire what is over, replace what is silent."""
+        if self._locate_ns is not None and self._locate_ns <= now:
+            self._locate_ns = None
+            if any(not connection.ready and connection.waiting for connection in self._connections.values()):
+                self._ask_where(now)
+        for connection in self._connections.values():
+            if connection.open_at_ns is not None and connection.open_at_ns <= now:
+                self._open(connection, now)
+            if connection.scan_ns is not None and connection.scan_ns <= now:
+                self._scan(connection, now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        deadlines = [self._locate_ns] if self._locate_ns is not None else []
+        for connection in self._connections.values():
+            if connection.open_at_ns is not None:
+                deadlines.append(connection.open_at_ns)
+            if connection.scan_ns is not None:
+                deadlines.append(connection.scan_ns)
+        return min(deadlines, default=None)
+
+    def take_effects(self) -> list[ClientEffect]:
+        """Return what the pump has to do, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def outstanding(self) -> bool:
+        """Tell whether anything is not answered."""
+        return any(connection.waiting for connection in self._connections.values())
+
+    def close(self) -> None:
+        """Close all sessions; nothing is sent any more."""
+        for session in self._by_session:
+            self._effects.append(CloseSession(session))
+        self._by_session.clear()
+        self._connections.clear()
+
+    # Sessions.
+
+    def _ask_where(self, now: int) -> None:
+        self._effects.append(Locate())
+        self._locate_ns = now + RELOCATE_NS
+
+    def _open(self, connection: Connection, now: int) -> None:
+        if self._locate and self._locate_ns is None:
+            self._ask_where(now)
+        connection.open_at_ns = None
+        connection.session = self.new_session()
+        self._by_session[connection.session] = connection
+        self._effects.append(OpenSession(connection.session, connection.endpoint))
+        hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
+        self._effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
+        if connection.scan_ns is None:
+            connection.scan_ns = now + SCAN_NS
+
+    def _replace(self, connection: Connection, now: int) -> None:
+        assert connection.session is not None
+        self.reconnects += 1
+        del self._by_session[connection.session]
+        self._effects.append(CloseSession(connection.session))
+        connection.session = None
+        connection.ready = False
+        connection.open_at_ns = now + connection.pause_ns + self._random.randrange(connection.pause_ns)
+        connection.pause_ns = min(connection.pause_ns * 2, PAUSE_MAX_NS)
+
+    def _welcome(self, connection: Connection, body: messages.Welcome, now: int) -> None:
+        if connection.ready:
+            return
+        connection.ready = connection.welcomed = True
+        connection.pause_ns = PAUSE_NS
+        self.frame_bytes_max = body.frame_bytes_max
+        self.fabric = body.fabric
+        assert connection.session is not None
+        for request in connection.waiting.values():
+            request.sent_ns = now
+            self._effects.append(Send(connection.session, request.frames))
+
+    def _scan(self, connection: Connection, now: int) -> None:
+        connection.scan_ns = now + SCAN_NS if connection.waiting else None
+        over = [r for r in connection.waiting.values() if r.deadline_ns is not None and r.deadline_ns <= now]
+        for request in over:
+            del connection.waiting[request.id]
+            if request.expired is not None:
+                request.expired()
+        nearest = min((r.deadline_ns for r in connection.waiting.values() if r.deadline_ns is not None), default=None)
+        if nearest is not None and connection.scan_ns is not None:
+            connection.scan_ns = min(connection.scan_ns, max(nearest, now))
+        silent = any(now - request.sent_ns > request.patience_ns for request in connection.waiting.values())
+        if connection.ready and silent:
+            self._replace(connection, now)

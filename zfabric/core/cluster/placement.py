@@ -1,0 +1,308 @@
+"""The controller: which topics exist, which leader leads each partition. It hosts nothing and moves no record.
+
+In embedded and node mode it runs in the process of leader 0, in the same transaction; its decisions are rows of that
+volume. Other leaders attach, and are told what changed since the version that they have; the client asks for
+metadata and then talks to the leaders directly.
+
+Invariants:
+
+- partition and topic ids are never given twice, deleted ones included;
+- the version grows with every change, and each topic carries the version of its last one, so that "what changed
+  since" is a filter; a deleted topic leaves a row with its id and version;
+- a decision is told only after its commit.
+
+========  ==================  ===========================================================
+key       rest                value (msgpack)
+========  ==================  ===========================================================
+``CF``                        fabric id, next topic id, next partition id, version
+``CT``    topic name          the topic with its partitions, and the version of its last change
+``CX``    topic id u32        version at which the topic was deleted
+========  ==================  ===========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.effects import LeaderEffect, Reply
+from zfabric.core.transaction import Transaction
+from zfabric.model import TopicConfig
+from zfabric.settings import (
+    PARTITIONS_MAX,
+    RECORD_BYTES_CEILING,
+    TOPIC_PARTITIONS_MAX,
+    check_name,
+    check_range,
+)
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+_FACTS = b"CF"
+_TOPIC = b"CT"
+_GONE = b"CX"
+
+ATTACHED_MAX = 1_000
+
+
+class _Facts(msgspec.Struct, array_like=True, frozen=True):
+    fabric: str
+    next_topic: int
+    next_partition: int
+    version: int
+
+
+class _TopicRow(msgspec.Struct, array_like=True, frozen=True):
+    meta: messages.TopicMeta
+    version: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_facts = msgspec.msgpack.Decoder(_Facts).decode
+_decode_topic = msgspec.msgpack.Decoder(_TopicRow).decode
+
+
+def check_config(config: TopicConfig) -> None:
+    """Check a topic's configuration.
+
+    Raises:
+        InvalidArgument: a value is outside its range, or two do not go together.
+    """
+    check_range("retention", config.retention_ms, -1, 1 << 50, "ms (-1: no bound)")
+    check_range("retention_bytes", config.retention_bytes, -1, 1 << 60, "bytes (-1: no bound)")
+    check_range("tombstone", config.tombstone_ms, 0, 1 << 50, "ms")
+    check_range("commit_interval", config.commit_interval_ms, 0, 3_600_000, "ms")
+    check_range("record_bytes_max", config.record_bytes_max, 1, RECORD_BYTES_CEILING, "bytes")
+    if config.durability == "memory" and config.cleanup != "delete":
+        raise errors.InvalidArgument(
+            name="cleanup",
+            value=repr(config.cleanup),
+            allowed="'delete' with durability='memory': a ring keeps the newest",
+        )
+    if config.durability != "fsync" and config.commit_interval_ms:
+        raise errors.InvalidArgument(
+            name="commit_interval", value=f"{config.commit_interval_ms / 1e3:g}", allowed="0 unless durability='fsync'"
+        )
+
+
+class Placement:
+    """The controller of one fabric. Driven like a leader: handle, commit, then the effects.
+
+    Attributes:
+        changed: a handled command changed rows; the turn needs a synced commit.
+        version: of the newest decision.
+    """
+
+    def __init__(self) -> None:
+        self.changed = False
+        self.fabric = ""
+        self.version = 0
+        self._next_topic = 1
+        self._next_partition = 1
+        self._topics: dict[str, _TopicRow] = {}
+        self._gone: dict[int, int] = {}
+        self._leaders: dict[int, messages.LeaderAddress] = {}
+        self._attached: dict[int, bytes] = {}
+        self._count = 1
+        self._record_bytes_max = RECORD_BYTES_CEILING
+        self._effects: list[LeaderEffect] = []
+        self._writers: dict[int, Callable[[bytes, Command, Transaction], None]] = {
+            Type.CREATE_TOPIC: self._create,
+            Type.DELETE_TOPIC: self._delete,
+            Type.ALTER_TOPIC: self._alter,
+        }
+        self._readers: dict[int, Callable[[bytes, Command], None]] = {
+            Type.METADATA: self._metadata,
+            Type.ATTACH: self._attach,
+        }
+
+    @property
+    def writes(self) -> frozenset[int]:
+        """Command types for :meth:`handle`."""
+        return frozenset(self._writers)
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Command types for :meth:`answer`."""
+        return frozenset(self._readers)
+
+    def start(self, fabric: str, leaders: int, record_bytes_max: int, txn: Transaction) -> None:
+        """Load the rows; on a new volume found the fabric under the id ``fabric``. Needs a synced commit.
+
+        ``leaders`` is how many leader processes there are: partitions are spread over 0 to leaders - 1.
+        """
+        row = txn.get(_FACTS)
+        if row is None:
+            self.fabric = fabric
+            self._write_facts(txn)
+        else:
+            facts = _decode_facts(row)
+            self.fabric, self.version = facts.fabric, facts.version
+            self._next_topic, self._next_partition = facts.next_topic, facts.next_partition
+        cursor = txn.cursor()
+        found = cursor.set_range(_TOPIC)
+        while found and bytes(cursor.key()[:2]) == _TOPIC:
+            topic = _decode_topic(cursor.value())
+            self._topics[topic.meta.name] = topic
+            found = cursor.next()
+        found = cursor.set_range(_GONE)
+        while found and bytes(cursor.key()[:2]) == _GONE:
+            self._gone[int.from_bytes(cursor.key()[2:], "big")] = int.from_bytes(cursor.value(), "big")
+            found = cursor.next()
+        self._count = leaders
+        self._record_bytes_max = record_bytes_max
+
+    def listen(self, address: messages.LeaderAddress) -> None:
+        """Note where the leader of this very process listens."""
+        self._leaders[address.id] = address
+
+    def abandon(self, txn: Transaction) -> None:
+        """The transaction was given up: load everything again."""
+        self._topics.clear()
+        self._gone.clear()
+        self._effects.clear()
+        self.changed = False
+        self.start(self.fabric, self._count, self._record_bytes_max, txn)
+
+    def handle(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        """Take a command that changes something."""
+        try:
+            self._writers[command.type](peer, command, txn)
+        except errors.ZFabricError as error:
+            self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
+
+    def answer(self, peer: bytes, command: Command) -> None:
+        """Take a command that only reads what is decided."""
+        try:
+            self._readers[command.type](peer, command)
+        except errors.ZFabricError as error:
+            self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
+
+    def take_effects(self) -> list[LeaderEffect]:
+        """Return what is to be sent now that the decisions are durable."""
+        effects, self._effects = self._effects, []
+        self.changed = False
+        return effects
+
+    def assignment(self, leader: int, since: int) -> messages.Assign | None:
+        """Return what ``leader`` has to know beyond version ``since``; None if nothing."""
+        if since >= self.version and since:
+            return None
+        topics = []
+        for row in self._topics.values():
+            mine = [place for place in row.meta.partitions if place.leader == leader]
+            if row.version > since and mine:
+                topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine))
+        gone = [topic for topic, version in self._gone.items() if version > since]
+        return messages.Assign(self.fabric, self.version, topics, gone)
+
+    def topic_count(self) -> int:
+        """Return how many topics exist."""
+        return len(self._topics)
+
+    # Commands.
+
+    def _write_facts(self, txn: Transaction) -> None:
+        txn.put(_FACTS, _encode(_Facts(self.fabric, self._next_topic, self._next_partition, self.version)))
+        self.changed = True
+
+    def _write_topic(self, meta: messages.TopicMeta, txn: Transaction) -> None:
+        self.version += 1
+        row = self._topics[meta.name] = _TopicRow(meta, self.version)
+        txn.put(_TOPIC + meta.name.encode(), _encode(row))
+        self._write_facts(txn)
+
+    def _find(self, name: str) -> messages.TopicMeta:
+        check_name("topic", name)
+        row = self._topics.get(name)
+        if row is None:
+            raise errors.UnknownTopic(topic=name)
+        return row.meta
+
+    def _places(self, count: int, first: int) -> list[messages.PartitionPlace]:
+        if self._next_partition + count > PARTITIONS_MAX:
+            raise errors.LimitExceeded(
+                what="partitions ever made in this fabric", value=self._next_partition + count, limit=PARTITIONS_MAX
+            )
+        places = []
+        for number in range(first, first + count):
+            places.append(messages.PartitionPlace(self._next_partition, number, self._next_partition % self._count))
+            self._next_partition += 1
+        return places
+
+    def _check_record_bytes(self, config: TopicConfig) -> None:
+        check_config(config)
+        check_range("record_bytes_max", config.record_bytes_max, 1, self._record_bytes_max, "bytes (this node's bound)")
+
+    def _create(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        body: messages.CreateTopic = command.body
+        check_name("topic", body.name)
+        check_range("partitions", body.partitions, 1, TOPIC_PARTITIONS_MAX)
+        self._check_record_bytes(body.config)
+        row = self._topics.get(body.name)
+        if row is not None:
+            if not body.if_absent:
+                raise errors.AlreadyExists(kind="topic", name=body.name)
+            meta = row.meta
+        else:
+            meta = messages.TopicMeta(body.name, self._next_topic, body.config, self._places(body.partitions, 0))
+            self._next_topic += 1
+            self._write_topic(meta, txn)
+        self._tell(peer, command, meta)
+
+    def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        meta = self._find(command.body.name)
+        del self._topics[meta.name]
+        txn.delete(_TOPIC + meta.name.encode())
+        self.version += 1
+        self._gone[meta.id] = self.version
+        txn.put(_GONE + meta.id.to_bytes(4, "big"), self.version.to_bytes(8, "big"))
+        self._write_facts(txn)
+        self._tell(peer, command, meta)
+
+    def _alter(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        body: messages.AlterTopic = command.body
+        meta = self._find(body.name)
+        self._check_record_bytes(body.config)
+        if body.config.durability != meta.config.durability:
+            raise errors.InvalidArgument(
+                name="durability",
+                value=repr(body.config.durability),
+                allowed=f"{meta.config.durability!r} for ever: make a new topic",
+            )
+        have = len(meta.partitions)
+        wanted = body.partitions or have
+        check_range("partitions", wanted, have, TOPIC_PARTITIONS_MAX)
+        places = [*meta.partitions, *self._places(wanted - have, have)]
+        meta = messages.TopicMeta(meta.name, meta.id, body.config, places)
+        self._write_topic(meta, txn)
+        self._tell(peer, command, meta)
+
+    def _tell(self, peer: bytes, command: Command, meta: messages.TopicMeta) -> None:
+        for leader, attached in self._attached.items():
+            assign = self.assignment(leader, self.version - 1)
+            if assign is not None:
+                self._effects.append(Reply(attached, (messages.command(Type.ASSIGN, 0, assign),)))
+        self._effects.append(Reply(peer, (messages.command(Type.TOPIC_IS, command.request, messages.TopicIs(meta)),)))
+
+    def _metadata(self, peer: bytes, command: Command) -> None:
+        asked: list[str] | None = command.body.topics
+        names = self._topics if asked is None else asked
+        known = [self._topics[name].meta for name in names if name in self._topics]
+        unknown = [name for name in names if name not in self._topics]
+        leaders = list(self._leaders.values())
+        answer = messages.MetadataIs(self.fabric, leaders, known, unknown)
+        self._effects.append(Reply(peer, (messages.command(Type.METADATA_IS, command.request, answer),)))
+
+    def _attach(self, peer: bytes, command: Command) -> None:
+        body: messages.Attach = command.body
+        check_range("leader", body.leader, 1, min(self._count - 1, ATTACHED_MAX))
+        self._leaders[body.leader] = messages.LeaderAddress(body.leader, body.endpoint, body.publish)
+        self._attached[body.leader] = peer
+        assign = self.assignment(body.leader, body.version)
+        if assign is None:
+            self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))
+        else:
+            self._effects.append(Reply(peer, (messages.command(Type.ASSIGN, command.request, assign),)))

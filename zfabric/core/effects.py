@@ -1,0 +1,70 @@
+"""What a machine wants done, performed by its shell after the commit, in order.
+
+A leader replies and publishes; a client opens, closes and fills sessions. An effect is plain data: the simulator
+performs the same ones on its own network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Frames = Sequence[object]
+"""Parts of a message: bytes, or buffers that the shell passes on without looking inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send ``frames`` to the client behind ``peer`` (a routing id); silently dropped if it has left."""
+
+    peer: bytes
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send ``frames`` to whoever subscribed to their first one."""
+
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Connect a new socket to ``endpoint``: for requests, or for subscriptions."""
+
+    session: int
+    endpoint: str
+    subscribe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """Drop a session's socket and whatever waits in it."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send ``frames`` on a session."""
+
+    session: int
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Begin (or end) to receive what is published under ``topic``."""
+
+    session: int
+    topic: bytes
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Ask the mode where the leaders are now; it may have to start one."""
+
+
+LeaderEffect = Reply | Publish
+ClientEffect = OpenSession | CloseSession | Send | Subscribe | Locate

@@ -1,0 +1,73 @@
+"""What consumer groups have committed, kept by each partition's own leader, in its log's transaction.
+
+A committed offset is the next one to read: everything below it is processed. It never goes back, unless the command
+says so (a reset), so that a late duplicate of an old commit changes nothing (invariant I9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.leader import keys
+from zfabric.core.transaction import Transaction
+from zfabric.settings import GROUPS_PER_PARTITION_MAX
+
+
+class GroupRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A group's committed offset in a partition, and when it was committed (ms since 1970)."""
+
+    offset: int
+    timestamp: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(GroupRow).decode
+
+
+def committed(partition: int, group: str, txn: Transaction) -> GroupRow | None:
+    """Return what ``group`` committed in ``partition``."""
+    row = txn.get(keys.group(partition, group))
+    return None if row is None else _decode(row)
+
+
+def commit(partition: int, group: str, offset: int, wall_ms: int, txn: Transaction, *, force: bool = False) -> None:
+    """Store a committed offset; one that would go back is ignored unless ``force``.
+
+    Raises:
+        LimitExceeded: the partition has as many groups as it may.
+    """
+    before = committed(partition, group, txn)
+    if before is None:
+        count = sum(1 for _ in _names(partition, txn))
+        if count >= GROUPS_PER_PARTITION_MAX:
+            raise errors.LimitExceeded(
+                what=f"groups of partition id {partition}",
+                value=count + 1,
+                limit=GROUPS_PER_PARTITION_MAX,
+                instead="delete those that are not used: 'zfabric group delete'",
+            )
+    elif offset <= before.offset and not force:
+        return
+    txn.put(keys.group(partition, group), _encode(GroupRow(offset, wall_ms)))
+
+
+def _names(partition: int, txn: Transaction) -> Iterator[str]:
+    mine = keys.prefix(keys.GROUP, partition)
+    cursor = txn.cursor()
+    found = cursor.set_range(mine)
+    while found and bytes(cursor.key()[:5]) == mine:
+        yield bytes(cursor.key()[5:]).decode()
+        found = cursor.next()
+
+
+def names(partition: int, txn: Transaction) -> list[str]:
+    """Return the groups that committed in ``partition``."""
+    return list(_names(partition, txn))
+
+
+def forget(partition: int, group: str, txn: Transaction) -> bool:
+    """Remove what ``group`` committed; tells whether there was something."""
+    return txn.delete(keys.group(partition, group))

@@ -1,0 +1,391 @@
+"""The log of one partition: append, read, find by time, trim. Two kinds with one face.
+
+:class:`StoredLog` keeps its batches in the transaction's ordered map and lives in whatever durability the shell gives
+that transaction; :class:`MemoryLog` is a bounded ring that never touches it.
+
+Invariants, checked where they are made:
+
+- offsets are dense: every offset of [start, end) is covered by exactly one batch, compacted ones included;
+- the end never goes back, also over a restart, and an offset is never given twice;
+- a batch read from the map passes ``batch.damage`` before anybody sees it;
+- the state row, the batches and the time index change in the same transaction.
+
+The time index is sparse: a row (timestamp, offset) is written when the running maximum of timestamps grows and
+256 KiB were appended since the last row. The running maximum never falls, so the batch that first reaches a timestamp
+lies between two neighbouring rows, whatever timestamps producers send (as in Kafka's KIP-33).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.leader import keys
+from zfabric.core.transaction import Cursor, Transaction
+from zfabric.model import Buffer, TopicConfig
+from zfabric.wire import batch
+from zfabric.wire.batch import HEADER_BYTES, BatchHeader
+
+INDEX_EVERY_BYTES = 256 << 10
+MEMORY_RING_BYTES = 64 << 20
+RESERVED_OFFSETS = 1 << 20
+"""A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
+
+_OPEN_BOUND = -1
+
+
+class PartitionState(msgspec.Struct, array_like=True):
+    """What is kept of a partition beside its batches; one row, rewritten in every turn that changes it.
+
+    Attributes:
+        start, end: first kept offset, and the next one to give.
+        bytes, batches: stored size and number of batches.
+        epoch: leader epoch of the last append.
+        max_timestamp: running maximum, ms; unindexed: bytes appended since the last row of the time index.
+        clean_end: offsets below were compacted; clean_bytes: size of that part after it was.
+        producers: rows in the producer table.
+    """
+
+    start: int = 0
+    end: int = 0
+    bytes: int = 0
+    batches: int = 0
+    epoch: int = 0
+    max_timestamp: int = -1
+    unindexed: int = INDEX_EVERY_BYTES
+    clean_end: int = 0
+    clean_bytes: int = 0
+    producers: int = 0
+
+
+_encode_state = msgspec.msgpack.Encoder().encode
+_decode_state = msgspec.msgpack.Decoder(PartitionState).decode
+
+
+class Log(Protocol):
+    """What the leader asks of a partition's log."""
+
+    state: PartitionState
+
+    def append(
+        self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
+    ) -> bytes:
+        """Give the batch its offsets and keep it; returns the stamped header."""
+        ...
+
+    def read(self, offset: int, max_bytes: int, txn: Transaction) -> tuple[list[Buffer], int]:
+        """Return (header, payload, header, payload, …) from the batch that covers ``offset`` on, and their size."""
+        ...
+
+    def find_time(self, timestamp: int, txn: Transaction) -> int:
+        """Return the first offset whose record is at or after ``timestamp`` (ms); the end if there is none."""
+        ...
+
+    def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
+        """Remove up to ``most`` batches that retention no longer keeps; returns how many."""
+        ...
+
+    def flush(self, txn: Transaction) -> None:
+        """Write the state row if it changed."""
+        ...
+
+
+def load_state(partition: int, txn: Transaction) -> PartitionState:
+    """Read the partition's state row; a new partition has none."""
+    row = txn.get(keys.state(partition))
+    return PartitionState() if row is None else _decode_state(row)
+
+
+def _outside(topic: str, number: int, offset: int, state: PartitionState) -> errors.OffsetOutOfRange:
+    return errors.OffsetOutOfRange(topic=topic, partition=number, offset=offset, start=state.start, end=state.end)
+
+
+def first_at_or_after(header: BatchHeader, payload: Buffer, timestamp: int) -> int:
+    """Return the offset of the first record of a batch at or after ``timestamp``; the batch's own end if none is."""
+    columns = batch.decode_columns(header, payload)
+    for distance, stamp in zip(columns.distances, columns.timestamps, strict=True):
+        if stamp >= timestamp:
+            return header.base_offset + distance
+    return header.next_offset
+
+
+class StoredLog:
+    """A partition's log in the ordered map."""
+
+    def __init__(self, partition: int, topic: str, number: int, state: PartitionState) -> None:
+        self.partition = partition
+        self.topic = topic
+        self.number = number
+        self.state = state
+        self._dirty = False
+
+    def append(
+        self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
+    ) -> bytes:
+        """Give the batch its offsets and put it; returns the stamped header."""
+        base = self.state.end
+        stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
+        self._put(base, header.records, epoch, header.max_timestamp, stamped, payload, txn)
+        return stamped
+
+    def restore(self, header: BatchHeader, raw: Buffer, payload: Buffer, txn: Transaction) -> bool:
+        """Put a batch that was stamped and acknowledged before a crash, unless the log has it; tells whether it put."""
+        if header.base_offset < self.state.end:
+            return False
+        assert header.base_offset == self.state.end, "journal and log leave a hole"
+        self._put(header.base_offset, header.span, header.leader_epoch, header.max_timestamp, bytes(raw), payload, txn)
+        return True
+
+    def _put(
+        self, base: int, span: int, epoch: int, newest: int, stamped: bytes, payload: Buffer, txn: Transaction
+    ) -> None:
+        state = self.state
+        assert epoch >= state.epoch, "leader epochs never go back"
+        if epoch != state.epoch or state.batches == 0:
+            txn.put(keys.epoch(self.partition, epoch), keys.U64.pack(base))
+            state.epoch = epoch
+        if newest > state.max_timestamp:
+            state.max_timestamp = newest
+            if state.unindexed >= INDEX_EVERY_BYTES:
+                txn.put(keys.time(self.partition, newest), keys.U64.pack(base))
+                state.unindexed = 0
+        txn.put(keys.batch(self.partition, base), b"".join((stamped, payload)))
+        size = HEADER_BYTES + len(payload)
+        state.end = base + span
+        state.bytes += size
+        state.batches += 1
+        state.unindexed += size
+        self._dirty = True
+
+    def flush(self, txn: Transaction) -> None:
+        """Write the state row if it changed."""
+        if self._dirty:
+            txn.put(keys.state(self.partition), _encode_state(self.state))
+            self._dirty = False
+
+    def touch(self) -> None:
+        """Note that the state was changed from outside (producers, compaction)."""
+        self._dirty = True
+
+    def _walk(self, offset: int, txn: Transaction) -> Iterator[tuple[int, Cursor]]:
+        """Yield (base offset, cursor standing on the batch) from the batch that covers ``offset`` on."""
+        cursor = txn.cursor()
+        mine = keys.prefix(keys.BATCH, self.partition)
+        wanted = keys.batch(self.partition, offset)
+        found = cursor.set_range(wanted)
+        if not found or bytes(cursor.key()) != wanted:
+            back = cursor.prev() if found else cursor.last()
+            if not back or bytes(cursor.key()[:5]) != mine:
+                found = cursor.set_range(wanted)
+                if not found:
+                    return
+        while bytes(cursor.key()[:5]) == mine:
+            yield keys.split_batch(cursor.key())[1], cursor
+            if not cursor.next():
+                return
+
+    def _corrupt(self, base: int, problem: str, txn: Transaction) -> errors.CorruptBatch:
+        # The damaged header cannot be asked how far it reaches; the next key can.
+        following = self.state.end
+        cursor = txn.cursor()
+        if cursor.set_range(keys.batch(self.partition, base + 1)) and bytes(cursor.key()[:5]) == keys.prefix(
+            keys.BATCH, self.partition
+        ):
+            following = keys.split_batch(cursor.key())[1]
+        return errors.CorruptBatch(
+            topic=self.topic, partition=self.number, offset=base, next_offset=following, problem=problem
+        )
+
+    def batches(self, offset: int, txn: Transaction) -> Iterator[tuple[BatchHeader, memoryview, memoryview]]:
+        """Yield (header, its bytes, payload) of whole batches from the one that covers ``offset`` on.
+
+        Raises:
+            CorruptBatch: the next one is damaged.
+        """
+        for base, cursor in self._walk(offset, txn):
+            row = memoryview(cursor.value())
+            if len(row) < HEADER_BYTES:
+                raise self._corrupt(base, f"row of {len(row)} bytes", txn)
+            raw, payload = row[:HEADER_BYTES], row[HEADER_BYTES:]
+            header = batch.parse(raw)
+            problem = batch.damage(raw, payload, header, self.partition, base)
+            if problem:
+                raise self._corrupt(base, problem, txn)
+            yield header, raw, payload
+
+    def read(self, offset: int, max_bytes: int, txn: Transaction) -> tuple[list[Buffer], int]:
+        """Return batches from the one that covers ``offset`` on: at least one, at most ``max_bytes`` beyond it.
+
+        Raises:
+            OffsetOutOfRange: ``offset`` is outside [start, end].
+            CorruptBatch: the first batch is damaged; a later damaged one ends the answer before it.
+        """
+        state = self.state
+        if not state.start <= offset <= state.end:
+            raise _outside(self.topic, self.number, offset, state)
+        parts: list[Buffer] = []
+        total = 0
+        if offset == state.end:
+            return parts, 0
+        try:
+            for _, raw, payload in self.batches(offset, txn):
+                size = HEADER_BYTES + len(payload)
+                if parts and total + size > max_bytes:
+                    break
+                parts += (raw, payload)
+                total += size
+        except errors.CorruptBatch:
+            if not parts:
+                raise
+        return parts, total
+
+    def find_time(self, timestamp: int, txn: Transaction) -> int:
+        """Return the first offset whose record is at or after ``timestamp`` (ms since 1970); the end if none is."""
+        state = self.state
+        if timestamp > state.max_timestamp:
+            return state.end
+        cursor = txn.cursor()
+        mine = keys.prefix(keys.TIME, self.partition)
+        found = cursor.set_range(keys.time(self.partition, timestamp))
+        before = cursor.prev() if found else cursor.last()
+        offset = state.start
+        if before and bytes(cursor.key()[:5]) == mine:
+            offset = max(offset, keys.U64.unpack(cursor.value())[0])
+        if offset >= state.end:
+            return state.end
+        for header, _, payload in self.batches(offset, txn):
+            if header.max_timestamp >= timestamp and header.records:
+                return first_at_or_after(header, payload, timestamp)
+        return state.end
+
+    def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
+        """Remove up to ``most`` of the oldest batches that retention no longer keeps; returns how many.
+
+        Age counts from the append, not from the producer's timestamp, which may be anything.
+        """
+        state = self.state
+        oldest = wall_ms - config.retention_ms if config.retention_ms >= 0 else None
+        removed = 0
+        while removed < most and state.batches:
+            cursor = txn.cursor()
+            if not cursor.set_range(keys.batch(self.partition, 0)):
+                break
+            key = bytes(cursor.key())
+            if key[:5] != keys.prefix(keys.BATCH, self.partition):
+                break
+            row = cursor.value()
+            header = batch.parse(row) if len(row) >= HEADER_BYTES else None
+            big = 0 <= config.retention_bytes < state.bytes
+            old = oldest is not None and (header is None or header.append_time < oldest)
+            if not (big or old):
+                break
+            size = len(row)
+            following = state.end
+            if cursor.next() and bytes(cursor.key()[:5]) == key[:5]:
+                following = keys.split_batch(cursor.key())[1]
+            txn.delete(key)
+            state.start = following
+            state.bytes -= size
+            state.batches -= 1
+            removed += 1
+        if removed:
+            self._dirty = True
+            self._trim_index(txn)
+        return removed
+
+    def _trim_index(self, txn: Transaction) -> None:
+        mine = keys.prefix(keys.TIME, self.partition)
+        while True:
+            cursor = txn.cursor()
+            if not cursor.set_range(mine) or bytes(cursor.key()[:5]) != mine:
+                return
+            if keys.U64.unpack(cursor.value())[0] >= self.state.start:
+                return
+            txn.delete(bytes(cursor.key()))
+
+
+class MemoryLog:
+    """A partition's log as a ring in memory: the newest ``retention_bytes``, gone with the process.
+
+    Only the end offset is written down, 2**20 offsets ahead, so that after a restart the log begins beyond every
+    offset that it ever gave.
+    """
+
+    def __init__(self, partition: int, topic: str, number: int, state: PartitionState) -> None:
+        self.partition = partition
+        self.topic = topic
+        self.number = number
+        self._reserved = state.end
+        self.state = msgspec.structs.replace(state, start=state.end, bytes=0, batches=0, unindexed=0, producers=0)
+        self._ring: deque[tuple[BatchHeader, bytes, bytes]] = deque()
+
+    def append(
+        self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
+    ) -> bytes:
+        """Give the batch its offsets and keep it; returns the stamped header."""
+        state = self.state
+        base = state.end
+        stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
+        kept = bytes(payload)
+        self._ring.append((batch.parse(stamped), stamped, kept))
+        state.end = base + header.records
+        state.epoch = epoch
+        state.bytes += HEADER_BYTES + len(kept)
+        state.batches += 1
+        state.max_timestamp = max(state.max_timestamp, header.max_timestamp)
+        return stamped
+
+    def flush(self, txn: Transaction) -> None:
+        """Write down offsets ahead when the reserved ones are used up: once in 2**20 records."""
+        if self.state.end > self._reserved:
+            self._reserved = self.state.end + RESERVED_OFFSETS
+            ahead = PartitionState(start=self._reserved, end=self._reserved, epoch=self.state.epoch)
+            txn.put(keys.state(self.partition), _encode_state(ahead))
+
+    def _index(self, offset: int) -> int:
+        at = bisect_left(self._ring, offset, key=lambda entry: entry[0].base_offset)
+        return at if at < len(self._ring) and self._ring[at][0].base_offset == offset else at - 1
+
+    def read(self, offset: int, max_bytes: int, txn: Transaction) -> tuple[list[Buffer], int]:
+        """Return batches from the one that covers ``offset`` on; see :meth:`StoredLog.read`."""
+        state = self.state
+        if not state.start <= offset <= state.end:
+            raise _outside(self.topic, self.number, offset, state)
+        parts: list[Buffer] = []
+        total = 0
+        if offset == state.end:
+            return parts, 0
+        for at in range(self._index(offset), len(self._ring)):
+            _, raw, payload = self._ring[at]
+            size = HEADER_BYTES + len(payload)
+            if parts and total + size > max_bytes:
+                break
+            parts += (raw, payload)
+            total += size
+        return parts, total
+
+    def find_time(self, timestamp: int, txn: Transaction) -> int:
+        """Return the first offset whose record is at or after ``timestamp`` (ms since 1970); the end if none is."""
+        for header, _, payload in self._ring:
+            if header.max_timestamp >= timestamp:
+                return first_at_or_after(header, payload, timestamp)
+        return self.state.end
+
+    def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
+        """Drop the oldest batches beyond the ring's size or age; all that are due, since it costs no I/O."""
+        state = self.state
+        limit = config.retention_bytes if config.retention_bytes >= 0 else MEMORY_RING_BYTES
+        oldest = wall_ms - config.retention_ms if config.retention_ms >= 0 else None
+        removed = 0
+        while self._ring and (state.bytes > limit or (oldest is not None and self._ring[0][0].append_time < oldest)):
+            header, _, payload = self._ring.popleft()
+            state.start = header.next_offset
+            state.bytes -= HEADER_BYTES + len(payload)
+            state.batches -= 1
+            removed += 1
+        return removed

@@ -1,0 +1,57 @@
+"""One partition as a leader holds it in memory: its configuration, log and producers, loaded when first used."""
+
+from __future__ import annotations
+
+from zfabric.core.leader.compaction import Compactor
+from zfabric.core.leader.log import MemoryLog, StoredLog, load_state
+from zfabric.core.leader.producers import ProducerTable
+from zfabric.core.transaction import Transaction
+from zfabric.model import TopicConfig
+
+DURABILITY_CODE = {"fsync": 0, "os": 1, "memory": 2}
+
+
+class Partition:
+    """A led partition.
+
+    Attributes:
+        id: number in the fabric. topic, number: name, and number within it.
+        durability: code of what an ack means here.
+        published: end offset of the last batch or HEAD that was published; head_due_ns: when to publish a HEAD, or 0.
+    """
+
+    __slots__ = (
+        "compactor",
+        "config",
+        "durability",
+        "head_due_ns",
+        "id",
+        "log",
+        "number",
+        "producers",
+        "published",
+        "topic",
+    )
+
+    def __init__(self, id: int, topic: str, number: int, config: TopicConfig, txn: Transaction) -> None:
+        state = load_state(id, txn)
+        memory = config.durability == "memory"
+        self.id = id
+        self.topic = topic
+        self.number = number
+        self.config = config
+        self.durability = DURABILITY_CODE[config.durability]
+        self.log: StoredLog | MemoryLog = (MemoryLog if memory else StoredLog)(id, topic, number, state)
+        self.producers = ProducerTable(id, state.producers, stored=not memory)
+        self.compactor: Compactor | None = None
+        self.head_due_ns = 0
+        self.published = -1
+
+    def flush(self, txn: Transaction) -> None:
+        """Write what changed in this turn: producers' rows, then the state row that counts them."""
+        self.producers.flush(txn)
+        if self.log.state.producers != self.producers.rows:
+            self.log.state.producers = self.producers.rows
+            if isinstance(self.log, StoredLog):
+                self.log.touch()
+        self.log.flush(txn)

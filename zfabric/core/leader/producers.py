@@ -1,0 +1,208 @@
+"""What a partition remembers of its producers, so that a retry is answered with the original offset.
+
+A batch carries producer id, epoch and the sequences of its records. The rules, per partition:
+
+- a higher epoch fences all lower ones (a restarted named producer, or one that gave up on an unknown outcome);
+- within an epoch, sequences are dense from 0: the next batch begins one after the last; one that repeats known
+  sequences is a duplicate and gets the answer of its original; one beyond leaves a gap and is refused, so that the
+  client repeats what is missing first;
+- a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well.
+
+The row is written in the transaction of the batch: what is remembered and what is stored cannot differ. The leader
+keeps eight batches a producer while a client has at most five under way, so a retry always finds its original; an
+older repeat is known to be one, though not its offset. (Kafka's KIP-98; the original offset, rather than an error,
+is the lesson of Redpanda's Jepsen report, issue 3039.)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.leader import keys
+from zfabric.core.transaction import Transaction
+from zfabric.settings import PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX
+from zfabric.wire.batch import SPARSE, BatchHeader
+from zfabric.wire.messages import UNKNOWN_OFFSET
+
+CACHED_PRODUCERS = 10_000
+IDLE_MS = 7 * 86_400_000
+CROWDED_IDLE_MS = 60_000
+
+
+class Remembered(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A batch as it was answered."""
+
+    first: int
+    last: int
+    base_offset: int
+    append_time: int
+
+
+class ProducerState(msgspec.Struct, array_like=True):
+    """One producer in one partition; ``last`` and ``sparse_last`` are -1 before the first record."""
+
+    epoch: int = 0
+    last: int = -1
+    sparse_last: int = -1
+    touched_ms: int = 0
+    batches: list[Remembered] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ProducerState).decode
+
+
+class ProducerTable:
+    """All producers of one partition: rows in the transaction, the recent ones cached."""
+
+    def __init__(self, partition: int, rows: int, *, stored: bool) -> None:
+        self.partition = partition
+        self.rows = rows
+        self._stored = stored
+        self._known: OrderedDict[int, ProducerState] = OrderedDict()
+        self._dirty: set[int] = set()
+
+    def find(self, producer: int, txn: Transaction) -> ProducerState | None:
+        """Return what is remembered of a producer."""
+        state = self._known.get(producer)
+        if state is None and self._stored:
+            row = txn.get(keys.producer(self.partition, producer))
+            if row is not None:
+                state = self._known[producer] = _decode(row)
+        return state
+
+    def check(self, header: BatchHeader, txn: Transaction) -> Remembered | None:
+        """Judge a batch: None if it is new and next, the original's answer if it is a duplicate.
+
+        Raises:
+            ProducerFenced: a newer epoch is at work.
+            OutOfOrderSequence: a batch before this one is missing.
+            UnknownProducer: nothing is remembered of a producer that is beyond its first record.
+            LimitExceeded: the partition has as many producers as it may.
+        """
+        producer, epoch, first, last = (
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            header.last_sequence,
+        )
+        sparse = header.flags & SPARSE
+        state = self.find(producer, txn)
+        if state is None:
+            if first and not sparse:
+                raise errors.UnknownProducer(partition=self.partition, producer=producer)
+            if self.rows >= PRODUCERS_PER_PARTITION_MAX:
+                raise errors.LimitExceeded(
+                    what=f"producers of partition id {self.partition}",
+                    value=self.rows + 1,
+                    limit=PRODUCERS_PER_PARTITION_MAX,
+                    instead="idle ones are forgotten after a minute; use fewer producer objects",
+                )
+            return None
+        if epoch < state.epoch:
+            raise errors.ProducerFenced(producer=producer, epoch=epoch, current=state.epoch, partition=self.partition)
+        if sparse:
+            if first > state.sparse_last:
+                return None
+            return self._original(state, first, last, epoch, state.sparse_last + 1)
+        if epoch > state.epoch:
+            if first:
+                raise self._gap(producer, epoch, first, 0)
+            return None
+        if first == state.last + 1:
+            return None
+        if first > state.last:
+            raise self._gap(producer, epoch, first, state.last + 1)
+        return self._original(state, first, last, epoch, state.last + 1)
+
+    def _gap(self, producer: int, epoch: int, sequence: int, expected: int) -> errors.OutOfOrderSequence:
+        return errors.OutOfOrderSequence(
+            partition=self.partition, producer=producer, epoch=epoch, sequence=sequence, expected=expected
+        )
+
+    def _original(self, state: ProducerState, first: int, last: int, epoch: int, expected: int) -> Remembered:
+        for entry in reversed(state.batches):
+            if entry.first == first and entry.last == last:
+                return entry
+        if last >= expected:
+            raise errors.ProtocolViolation(
+                problem=f"sequences {first} to {last} of partition id {self.partition} epoch {epoch} overlap stored ones",
+                allowed=f"a batch that was sent before, or one from {expected} on",
+            )
+        return Remembered(first, last, UNKNOWN_OFFSET, -1)
+
+    def remember(self, header: BatchHeader, base_offset: int, append_time: int, txn: Transaction) -> None:
+        """Note that the batch was appended."""
+        producer = header.producer_id
+        state = self.find(producer, txn)
+        if state is None:
+            state = self._known[producer] = ProducerState(batches=[])
+            self.rows += 1
+        if header.producer_epoch > state.epoch:
+            state.epoch, state.last, state.batches = header.producer_epoch, -1, []
+        if header.flags & SPARSE:
+            state.sparse_last = header.last_sequence
+        else:
+            state.last = header.last_sequence
+        state.touched_ms = append_time
+        state.batches.append(Remembered(header.base_sequence, header.last_sequence, base_offset, append_time))
+        del state.batches[:-PRODUCER_BATCHES_KEPT]
+        self._dirty.add(producer)
+        self._known.move_to_end(producer)
+
+    def begin(self, producer: int, wall_ms: int, txn: Transaction) -> ProducerState:
+        """A named producer starts: give it the next epoch, which fences its earlier instances."""
+        state = self.find(producer, txn)
+        if state is None:
+            state = self._known[producer] = ProducerState(batches=[])
+            self.rows += 1
+        else:
+            state.epoch, state.last, state.batches = state.epoch + 1, -1, []
+        state.touched_ms = wall_ms
+        self._dirty.add(producer)
+        self._known.move_to_end(producer)
+        return state
+
+    def flush(self, txn: Transaction) -> None:
+        """Write the rows of the producers that changed."""
+        for producer in self._dirty:
+            if self._stored:
+                txn.put(keys.producer(self.partition, producer), _encode(self._known[producer]))
+        self._dirty.clear()
+        limit = CACHED_PRODUCERS if self._stored else PRODUCERS_PER_PARTITION_MAX // 2
+        while len(self._known) > limit:
+            self._known.popitem(last=False)
+            self.rows -= not self._stored
+
+    def expire(self, wall_ms: int, most: int, after: int, txn: Transaction) -> tuple[int, int]:
+        """Forget producers that were idle too long, looking at ``most`` rows from producer id ``after`` on.
+
+        Idle too long is seven days, or a minute once the table is half full.
+
+        Returns:
+            (rows removed, the producer id to go on from; -1 at the end)
+        """
+        idle = CROWDED_IDLE_MS if self.rows * 2 > PRODUCERS_PER_PARTITION_MAX else IDLE_MS
+        mine = keys.prefix(keys.PRODUCER, self.partition)
+        doomed: list[int] = []
+        cursor = txn.cursor()
+        found = cursor.set_range(keys.producer(self.partition, after))
+        looked = 0
+        producer = -1
+        while found and bytes(cursor.key()[:5]) == mine:
+            producer = keys.split_batch(cursor.key())[1]
+            if looked == most:
+                break
+            looked += 1
+            if _decode(cursor.value()).touched_ms < wall_ms - idle:
+                doomed.append(producer)
+            producer = -1
+            found = cursor.next()
+        for victim in doomed:
+            txn.delete(keys.producer(self.partition, victim))
+            self._known.pop(victim, None)
+        self.rows -= len(doomed)
+        return len(doomed), producer

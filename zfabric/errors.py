@@ -1,0 +1,484 @@
+"""Every exception that zfabric raises, one class for one way to go wrong.
+
+A class states what happened, where, the allowed range and what to do next; its values are attributes, its text is
+built here from them. ``code`` is stable on the wire: a leader answers a request with a code and the values, and the
+client raises the same class with the same attributes. ``retriable`` says whether the same call may succeed later
+without anybody changing it.
+
+Two families matter to a reader of a stack trace: :class:`InvalidArgument` and its kin are the caller's mistake,
+:class:`ProtocolViolation` is the peer's.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyExists",
+    "BufferFull",
+    "Closed",
+    "ConfigurationError",
+    "CorruptBatch",
+    "CorruptFrame",
+    "DeliveryError",
+    "DeliveryTimeout",
+    "DirectoryDamaged",
+    "DirectoryFormat",
+    "DirectoryLocked",
+    "Draining",
+    "Forked",
+    "InsecureListen",
+    "InvalidArgument",
+    "LeaderFailed",
+    "LimitExceeded",
+    "NotFound",
+    "NotLeader",
+    "NotSupported",
+    "OffsetOutOfRange",
+    "OutOfOrderSequence",
+    "PortInUse",
+    "ProducerFenced",
+    "ProtocolViolation",
+    "RecordTooLarge",
+    "RequestTimeout",
+    "StorageFailed",
+    "StorageFull",
+    "UnknownPartition",
+    "UnknownProducer",
+    "UnknownTopic",
+    "Unreachable",
+    "UnsupportedVersion",
+    "ZFabricError",
+    "from_wire",
+]
+
+Value = str | int | float | None
+
+
+class ZFabricError(Exception):
+    """The root of all errors of this package.
+
+    Attributes:
+        code: stable number of the class on the wire.
+        retriable: whether the same call may succeed later by itself.
+        values: the attributes as one dict, for logs and for ``--json``.
+    """
+
+    code: ClassVar[int] = 1
+    retriable: ClassVar[bool] = False
+    template: ClassVar[str] = "{message}"
+    defaults: ClassVar[dict[str, Value]] = {}
+
+    def __init__(self, **values: Value) -> None:
+        self.values: dict[str, Value] = {**self.defaults, **values}
+        self.__dict__.update(self.values)
+        super().__init__(self.template.format_map(self.values))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.values)
+
+
+def _rebuild(kind: type[ZFabricError], values: dict[str, Value]) -> ZFabricError:
+    return kind(**values)
+
+
+# The caller's mistakes.
+
+
+class InvalidArgument(ZFabricError, ValueError):
+    """An argument has a wrong type or lies outside its range."""
+
+    code = 2
+    template = "{name}={value} is not allowed; allowed: {allowed}"
+    name: str
+    value: str
+    allowed: str
+
+
+class NotSupported(ZFabricError):
+    """This mode or this kind of topic cannot keep what the call promises."""
+
+    code = 3
+    template = "{what} is not supported {where}; {instead}"
+    what: str
+    where: str
+    instead: str
+
+
+class ConfigurationError(ZFabricError):
+    """A configuration file, environment variable or URL cannot be used."""
+
+    code = 4
+    template = "{source}: {problem}; {instead}"
+    source: str
+    problem: str
+    instead: str
+
+
+class RecordTooLarge(ZFabricError):
+    """One record exceeds what its topic takes."""
+
+    code = 5
+    template = (
+        "record of {size:,} bytes for topic {topic!r} exceeds record_bytes_max={limit:,} "
+        "(allowed 1 to {ceiling:,}); raise it or split the value"
+    )
+    defaults: ClassVar[dict[str, Value]] = {"ceiling": 64 << 20}
+    size: int
+    topic: str
+    limit: int
+
+
+class UnknownTopic(ZFabricError):
+    """No topic has that name."""
+
+    code = 6
+    template = "no topic {topic!r}; create it with fabric.topics.create({topic!r}) or 'zfabric topic create {topic}'"
+    topic: str
+
+
+class UnknownPartition(ZFabricError):
+    """The topic has no such partition."""
+
+    code = 7
+    template = "topic {topic!r} has no partition {partition}; allowed: 0 to {last}"
+    topic: str
+    partition: int
+    last: int
+
+
+class AlreadyExists(ZFabricError):
+    """Something of that name is there already."""
+
+    code = 8
+    template = "{kind} {name!r} exists already; choose another name or use the one that is there"
+    kind: str
+    name: str
+
+
+class NotFound(ZFabricError):
+    """A group or another named thing does not exist."""
+
+    code = 9
+    template = "no {kind} {name!r}"
+    kind: str
+    name: str
+
+
+class Closed(ZFabricError):
+    """The object was closed before or during the call."""
+
+    code = 10
+    template = "{what} is closed; make a new one"
+    what: str
+
+
+class Forked(ZFabricError):
+    """A fabric was used in a process that was forked after it was made."""
+
+    code = 11
+    template = (
+        "{what} was made in process {owner} and is used in its forked child {child}; "
+        "sockets cannot be shared: call zfabric.connect() in the child"
+    )
+    what: str
+    owner: int
+    child: int
+
+
+class BufferFull(ZFabricError):
+    """The producer's buffer is full and the caller asked not to wait, or its wait ended."""
+
+    code = 12
+    retriable = True
+    template = (
+        "the producer holds {used:,} bytes that are not acknowledged, buffer_bytes={limit:,}; "
+        "wait, flush() or raise buffer_bytes"
+    )
+    used: int
+    limit: int
+
+
+# What time and the network do.
+
+
+class Unreachable(ZFabricError):
+    """No leader answered within the time given."""
+
+    code = 20
+    retriable = True
+    template = "{url} did not answer within {seconds:g} s: {detail}"
+    defaults: ClassVar[dict[str, Value]] = {"detail": "is it running? start one with 'zfabric serve'"}
+    url: str
+    seconds: float
+
+
+class RequestTimeout(ZFabricError, TimeoutError):
+    """The answer did not come in time; whether the request took effect is not known."""
+
+    code = 21
+    retriable = True
+    template = "{what} had no answer within {seconds:g} s; its outcome is unknown"
+    what: str
+    seconds: float
+
+
+class DeliveryTimeout(ZFabricError, TimeoutError):
+    """A record was not acknowledged within the producer's delivery timeout; its outcome is unknown."""
+
+    code = 22
+    retriable = True
+    template = (
+        "no acknowledgement for {records:,} records to topic {topic!r} partition {partition} within {seconds:g} s; "
+        "they may or may not be stored"
+    )
+    records: int
+    topic: str
+    partition: int
+    seconds: float
+
+
+class DeliveryError(ZFabricError):
+    """Records that could not be delivered, by topic and partition, with the first cause."""
+
+    code = 23
+    template = "{records:,} records were not acknowledged: {detail}"
+    records: int
+    detail: str
+
+
+class NotLeader(ZFabricError):
+    """The partition is led elsewhere; the client looks up where and repeats."""
+
+    code = 24
+    retriable = True
+    template = "leader {leader} does not lead partition id {partition}; ask for metadata and repeat"
+    leader: int
+    partition: int
+
+
+class Draining(ZFabricError):
+    """The leader is shutting down and takes no new work."""
+
+    code = 25
+    retriable = True
+    template = "leader {leader} is draining; repeat on its successor"
+    leader: int
+
+
+class LeaderFailed(ZFabricError):
+    """A leader process could not be started or ended by itself."""
+
+    code = 26
+    retriable = True
+    template = "the leader for {directory!r} ended with status {status}: {detail}"
+    directory: str
+    status: int
+    detail: str
+
+
+# What producers and consumers meet.
+
+
+class OutOfOrderSequence(ZFabricError):
+    """A batch does not follow the producer's last one; one before it is missing."""
+
+    code = 30
+    retriable = True
+    template = (
+        "partition id {partition}, producer {producer:#x} epoch {epoch}: got sequence {sequence}, expected {expected}"
+    )
+    partition: int
+    producer: int
+    epoch: int
+    sequence: int
+    expected: int
+
+
+class UnknownProducer(ZFabricError):
+    """The leader remembers nothing of this producer, whose sequence does not begin at zero."""
+
+    code = 31
+    template = "partition id {partition} knows no producer {producer:#x}; it must begin a new epoch"
+    partition: int
+    producer: int
+
+
+class ProducerFenced(ZFabricError):
+    """A newer instance of the same named producer is at work."""
+
+    code = 32
+    template = (
+        "producer {producer:#x} epoch {epoch} is fenced: epoch {current} is at work on partition id {partition}; "
+        "stop this instance"
+    )
+    partition: int
+    producer: int
+    epoch: int
+    current: int
+
+
+class OffsetOutOfRange(ZFabricError):
+    """The asked offset is not, or no longer, in the log."""
+
+    code = 33
+    template = (
+        "topic {topic!r} partition {partition}: offset {offset} is outside the log; allowed: {start} to {end}; "
+        "seek to one of them"
+    )
+    topic: str
+    partition: int
+    offset: int
+    start: int
+    end: int
+
+
+class CorruptBatch(ZFabricError):
+    """A stored or received batch does not match its checksum or cannot be decoded."""
+
+    code = 34
+    template = (
+        "topic {topic!r} partition {partition} offset {offset}: {problem}; "
+        "later offsets stay readable from {next_offset}; run 'zfabric doctor'"
+    )
+    topic: str
+    partition: int
+    offset: int
+    next_offset: int
+    problem: str
+
+
+class LimitExceeded(ZFabricError):
+    """A bound of the fabric is reached."""
+
+    code = 35
+    template = "{what}: {value:,} exceeds the limit of {limit:,}; {instead}"
+    defaults: ClassVar[dict[str, Value]] = {"instead": "use fewer or raise the limit"}
+    what: str
+    value: int
+    limit: int
+
+
+# The peer's mistakes.
+
+
+class ProtocolViolation(ZFabricError):
+    """The peer sent something that the protocol does not allow."""
+
+    code = 40
+    template = "protocol violation: {problem}; allowed: {allowed}"
+    problem: str
+    allowed: str
+
+
+class UnsupportedVersion(ZFabricError):
+    """The two sides share no protocol version."""
+
+    code = 41
+    template = "protocol version {version} is not spoken here; allowed: {lowest} to {highest}; upgrade the older side"
+    version: int
+    lowest: int
+    highest: int
+
+
+class CorruptFrame(ZFabricError):
+    """A batch failed its checksum before it was stored: damaged on its way, or by its sender."""
+
+    code = 42
+    template = "batch for partition id {partition}: {problem}"
+    partition: int
+    problem: str
+
+
+# Storage and start-up.
+
+
+class StorageFull(ZFabricError):
+    """The disk reserve is reached; reads and retention go on, appends are refused."""
+
+    code = 50
+    retriable = True
+    template = (
+        "{directory!r} has {free:,} bytes free, below the reserve of {reserve:,}; "
+        "free some space or lower retention; reads go on"
+    )
+    directory: str
+    free: int
+    reserve: int
+
+
+class StorageFailed(ZFabricError):
+    """A commit failed; the leader stops rather than acknowledge what it cannot keep."""
+
+    code = 51
+    retriable = True
+    template = "{directory!r}: commit failed: {problem}; the leader stops, nothing unacknowledged is claimed stored"
+    directory: str
+    problem: str
+
+
+class DirectoryLocked(ZFabricError):
+    """Another process leads the directory."""
+
+    code = 52
+    template = "{directory!r} is led by process {pid}; connect to it or stop that process"
+    directory: str
+    pid: int
+
+
+class DirectoryFormat(ZFabricError):
+    """The directory was written by another version, or holds something else."""
+
+    code = 53
+    template = "{directory!r}: {problem}; {instead}"
+    directory: str
+    problem: str
+    instead: str
+
+
+class DirectoryDamaged(ZFabricError):
+    """The directory cannot be opened safely."""
+
+    code = 54
+    template = "{directory!r}: {problem}; nothing was changed; run 'zfabric doctor {directory}'"
+    directory: str
+    problem: str
+
+
+class PortInUse(ZFabricError):
+    """Another process listens there."""
+
+    code = 55
+    template = "cannot listen on {endpoint}: {problem}; stop the other process or choose another --listen"
+    endpoint: str
+    problem: str
+
+
+class InsecureListen(ZFabricError):
+    """Listening beyond loopback without keys was not asked for in so many words."""
+
+    code = 56
+    template = (
+        "refusing to listen on {endpoint} without keys: anybody who reaches it could read and write; "
+        "listen on 127.0.0.1 or say --insecure"
+    )
+    endpoint: str
+
+
+def _walk(kind: type[ZFabricError]) -> list[type[ZFabricError]]:
+    return [kind, *(sub for child in kind.__subclasses__() for sub in _walk(child))]
+
+
+_BY_CODE: dict[int, type[ZFabricError]] = {kind.code: kind for kind in _walk(ZFabricError)}
+
+
+def from_wire(code: int, values: dict[str, Value]) -> ZFabricError:
+    """Rebuild the error that a peer answered with.
+
+    An unknown code or missing values come from a newer or broken peer; they still make a readable error.
+    """
+    kind = _BY_CODE.get(code, ZFabricError)
+    try:
+        return kind(**values)
+    except (KeyError, ValueError, TypeError):
+        return ZFabricError(message=f"error {code}: {values}")

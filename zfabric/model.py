@@ -1,0 +1,151 @@
+"""What users hold in their hands: records, topics and what is known about them.
+
+A record is made per message, so it is a ``NamedTuple`` (built by ``tuple.__new__`` over whole columns); everything
+else is made per call or per batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, NewType
+
+import msgspec
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes in any form; whoever keeps one beyond the call copies it."""
+
+Offset = NewType("Offset", int)
+Epoch = NewType("Epoch", int)
+
+Durability = Literal["fsync", "os", "memory"]
+Acks = Literal["none", "leader", "all"]
+Cleanup = Literal["delete", "compact", "compact,delete"]
+Codec = Literal["none", "lz4", "zstd"]
+
+
+class Record(NamedTuple):
+    """One committed record.
+
+    Attributes:
+        topic: name of its topic.
+        partition: number of its partition within the topic, from 0.
+        offset: its place in the partition, from 0, never reused.
+        timestamp: wall clock milliseconds since 1970, given by the producer.
+        key: bytes, or None where the record has no key.
+        value: bytes, or None for a tombstone.
+        headers: name to bytes; empty where there are none.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+
+
+class RecordMetadata(NamedTuple):
+    """Where an acknowledged record went.
+
+    Attributes:
+        topic, partition: where it was appended.
+        offset: its offset, or -1 with ``acks="none"``, or when it repeats one older than the leader remembers.
+        timestamp: milliseconds since 1970, as stored with the record.
+        durability: ``"fsync"``, ``"os"`` or ``"memory"``: what the acknowledgement means.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    durability: Durability
+
+
+class TopicConfig(msgspec.Struct, frozen=True, array_like=True):
+    """How a topic keeps its records; times in milliseconds, -1 where there is no bound."""
+
+    durability: Durability = "fsync"
+    retention_ms: int = -1
+    retention_bytes: int = -1
+    cleanup: Cleanup = "delete"
+    tombstone_ms: int = 86_400_000
+    commit_interval_ms: int = 0
+    record_bytes_max: int = 1 << 20
+
+
+class PartitionInfo(msgspec.Struct, frozen=True):
+    """One partition as its leader describes it.
+
+    Attributes:
+        partition: number within the topic. id: number within the fabric.
+        leader: id of the leader process. epoch: its leader epoch.
+        start_offset, end_offset: first kept offset, and the one that the next record gets.
+        bytes: stored size of its batches. batches: their number.
+        durability: what an acknowledgement means here.
+        write_amplification: bytes written to the volume for each byte of batches since the leader started, the
+            volume's other partitions included; 0.0 before the first append.
+    """
+
+    partition: int
+    id: int
+    leader: int
+    epoch: int
+    start_offset: int
+    end_offset: int
+    bytes: int
+    batches: int
+    durability: Durability
+    write_amplification: float
+
+
+class TopicInfo(msgspec.Struct, frozen=True):
+    """A topic with its configuration and its partitions, in order of partition number."""
+
+    name: str
+    id: int
+    config: TopicConfig
+    partitions: list[PartitionInfo]
+
+
+class GroupOffset(msgspec.Struct, frozen=True):
+    """What a consumer group has committed in one partition, and how far behind it is (records)."""
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    end_offset: int
+    lag: int
+    timestamp: int
+
+
+class LeaderInfo(msgspec.Struct, frozen=True):
+    """One leader process as ``zfabric status`` shows it.
+
+    Attributes:
+        id, pid: leader id and process id. endpoint, publish: where its ROUTER and its XPUB listen.
+        partitions: how many it leads. clients: connections that sent something in the last minute.
+        rss_bytes, rss_anon_bytes: resident memory, and the part that is not file pages.
+        uptime_s: seconds since it started. records_in, bytes_in, batches_in, commits, published, fetched_bytes,
+        errors: totals since it started. subscriptions: live ones. map_bytes, used_bytes: of its volume.
+    """
+
+    id: int
+    pid: int
+    endpoint: str
+    publish: str
+    partitions: int
+    clients: int
+    rss_bytes: int
+    rss_anon_bytes: int
+    uptime_s: float
+    records_in: int
+    bytes_in: int
+    batches_in: int
+    commits: int
+    published: int
+    fetched_bytes: int
+    errors: int
+    subscriptions: int
+    map_bytes: int
+    used_bytes: int

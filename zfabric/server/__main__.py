@@ -1,0 +1,129 @@
+"""A leader process: ``python -m zfabric.server JSON``. Started by the supervisor and by the embedded mode.
+
+It writes one JSON line to standard output and then nothing more: ``{"ready": true, "pid": …, "listen": …}`` when it
+serves, or ``{"error": CODE, "values": {…}}`` (a class of ``zfabric.errors``) when it cannot, with exit status 1.
+Status 75 means that storage failed while it served: start it again.
+
+It imports what a leader needs and nothing else (22 MB here): no asyncio, no click, nothing of the SDK.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from zfabric import errors
+
+EXIT_FAILED = 1
+EXIT_STORAGE = 75
+
+
+def _say(document: dict[str, object]) -> None:
+    try:
+        os.write(1, json.dumps(document).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # Whoever started us has gone; others will come.
+
+
+def _detach(directory: str) -> None:
+    """Leave the starting process: it never has to wait for us, and its terminal's signals are not ours."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, "leader.log")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    if os.path.exists(path) and os.path.getsize(path) > 1 << 20:
+        flags |= os.O_TRUNC
+    log = os.open(path, flags, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(log, 2)
+    os.dup2(null, 0)
+    os.close(log)
+    os.close(null)
+
+
+def _serve(argument: str, stack: ExitStack) -> int:
+    from zfabric.core.cluster.placement import Placement
+    from zfabric.core.leader.leader import Leader
+    from zfabric.net import sockets
+    from zfabric.server import logs
+    from zfabric.server.loop import Loop
+    from zfabric.server.options import decode
+    from zfabric.store.directory import DataDirectory
+    from zfabric.store.volume import Volume
+    from zfabric.wire.messages import LeaderAddress
+
+    options = decode(argument)
+    settings = options.settings
+    logs.configure(settings.log_level, settings.log_format)
+    sockets.raise_descriptor_limit(1 << 16)
+    directory = DataDirectory.create_or_check(options.data)
+    if options.embedded:
+        stack.enter_context(directory.lock("embedded", options.listen))
+        directory.clean_run()
+        stack.callback(directory.drop_run)
+    volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
+    leader = Leader(options.leader, settings)
+    placement = Placement() if options.leader == 0 else None
+    txn = volume.write()
+    leader.start(txn)
+    if placement is not None:
+        placement.start(os.urandom(8).hex(), options.leaders, settings.record_bytes_max, txn)
+        placement.listen(LeaderAddress(0, options.advertise, options.advertise_publish))
+    for entry in volume.journaled():
+        leader.restore(entry, txn)
+    leader.flush(txn)
+    volume.commit()
+    leader.settled()
+    loop = Loop(options, volume, leader, placement, alone=directory.try_exclusive_clients if options.embedded else None)
+    stack.callback(loop.close)
+    loop.wake_on(_signals(loop.stop), lambda: None)
+    if options.supervised:
+        loop.wake_on(0, loop.stop)
+    _say({"ready": True, "pid": os.getpid(), "leader": options.leader, "listen": options.listen})
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    loop.run()
+    return 0
+
+
+def _signals(stop: Callable[[], None]) -> int:
+    """Make SIGTERM and SIGINT stop the loop; returns a descriptor that becomes readable with them."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+    return reader
+
+
+def main() -> int:
+    """Run one leader process until it is told to stop; returns its exit status."""
+    if len(sys.argv) != 2 or sys.flags.optimize:
+        _say({"error": errors.ConfigurationError.code, "values": {
+            "source": "python -m zfabric.server",
+            "problem": "wants one JSON argument, and assertions (no -O): they guard the log",
+            "instead": "start leaders with 'zfabric serve'"}})  # fmt: skip
+        return 2
+    argument = sys.argv[1]
+    options = json.loads(argument)
+    if options.get("embedded"):
+        _detach(options["data"])
+    try:
+        with ExitStack() as stack:
+            return _serve(argument, stack)
+    except errors.StorageFailed as error:
+        _say({"error": error.code, "values": error.values})
+        return EXIT_STORAGE
+    except errors.ZFabricError as error:
+        _say({"error": error.code, "values": error.values})
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""What a leader process is told at its start: one JSON document, its only command line argument.
+
+The supervisor and the embedded mode write it, ``server/__main__.py`` reads it. It is checked by its types.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from zfabric import errors
+from zfabric.settings import LeaderSettings
+
+
+class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of one leader process.
+
+    Attributes:
+        data: the data directory. leader: number of this leader. leaders: how many there are.
+        listen: ZeroMQ endpoint of the ROUTER. publish: of the XPUB.
+        advertise, advertise_publish: what clients are told; host ``*`` stands for the host by which they reached us.
+        controller: endpoint of leader 0, for all others; empty for leader 0, which hosts the controller.
+        embedded: take the directory's lock, end when the last client has left, detach from the starting process.
+        supervised: end when standard input ends, since whoever started us has gone.
+        settings: bounds and times.
+    """
+
+    data: str
+    leader: int = 0
+    leaders: int = 1
+    listen: str = ""
+    publish: str = ""
+    advertise: str = ""
+    advertise_publish: str = ""
+    controller: str = ""
+    embedded: bool = False
+    supervised: bool = False
+    settings: LeaderSettings = LeaderSettings()
+
+
+def encode(options: LeaderOptions) -> str:
+    """Return the options as the argument of ``python -m zfabric.server``."""
+    return msgspec.json.encode(options).decode()
+
+
+def decode(text: str) -> LeaderOptions:
+    """Read the argument back.
+
+    Raises:
+        ConfigurationError: it is no JSON, or a value has a wrong type or range.
+    """
+    try:
+        return msgspec.json.decode(text, type=LeaderOptions)
+    except (msgspec.MsgspecError, errors.InvalidArgument) as error:
+        raise errors.ConfigurationError(
+            source="leader options", problem=str(error), instead="start leaders with 'zfabric serve'"
+        ) from error

@@ -1,0 +1,155 @@
+"""Limits and defaults, each with its unit and what moving it costs.
+
+Everything that a stranger can make grow has a bound here. Settings are checked once, at the edge; the machines behind
+it trust them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from zfabric import errors
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+DEFAULT_PORT: Final = 7400
+
+# Bounds of the wire.
+RECORD_BYTES_CEILING: Final = 64 * MIB
+BATCH_RECORDS_MAX: Final = 1 << 20
+BATCH_OVERHEAD_MAX: Final = 1 * MIB
+"""A batch may exceed the largest record by this much: room for keys, headers and many small records."""
+REQUEST_FRAMES_MAX: Final = 8
+FETCH_PARTITIONS_MAX: Final = 10_000
+FETCH_BYTES_MAX: Final = 16 * MIB
+NAME_BYTES_MAX: Final = 249
+GROUP_BYTES_MAX: Final = 200
+KEY_BYTES_MAX: Final = 1 * MIB
+HEADERS_MAX: Final = 128
+ERROR_TEXT_MAX: Final = 500
+
+# Bounds of a leader.
+PARTITIONS_MAX: Final = 100_000
+TOPIC_PARTITIONS_MAX: Final = 10_000
+GROUPS_PER_PARTITION_MAX: Final = 10_000
+PRODUCERS_PER_PARTITION_MAX: Final = 100_000
+PRODUCER_BATCHES_KEPT: Final = 8
+"""Batches that a leader remembers for each producer; clients keep at most five in flight."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
+
+
+def check_range(name: str, value: object, low: int | float, high: int | float, unit: str = "") -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` is a number within ``low`` to ``high``."""
+    whole = isinstance(low, int) and isinstance(high, int)
+    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:  # type: ignore[operator]
+        kind = "an integer" if whole else "a number"
+        text = repr(value)[:100]
+        allowed = f"{kind} from {low:,} to {high:,}{' ' + unit if unit else ''}"
+        raise errors.InvalidArgument(name=name, value=text, allowed=allowed)
+
+
+def check_name(kind: str, value: object, longest: int = NAME_BYTES_MAX) -> str:
+    """Return ``value`` if it can name a topic or a group, else raise :class:`InvalidArgument`.
+
+    Names are ASCII, so that no two of them look alike and none can be a path.
+    """
+    if not isinstance(value, str) or len(value) > longest or not _NAME.match(value):
+        allowed = f"1 to {longest} of the characters A-Z a-z 0-9 . _ -, not beginning with '.' or '-'"
+        raise errors.InvalidArgument(name=kind, value=repr(value)[:100], allowed=allowed)
+    return value
+
+
+class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a leader process may be told, in a TOML file, in the environment, or on the command line.
+
+    Attributes:
+        record_bytes_max: bytes; upper bound of a topic's own record_bytes_max. The socket refuses frames larger than
+            this plus 1 MiB, so a higher value lets one stranger hold more memory.
+        map_bytes: bytes of address space that the volume starts with; it doubles when 80 % are used.
+        disk_reserve_bytes: appends are refused when less is free; -1 means 5 % of the disk, at most 1 GiB.
+        turn_messages: most requests handled in one turn, that is in one commit. More raises throughput under
+            many small writers and the latency of each.
+        turn_bytes: most payload bytes in one turn.
+        memory_max_bytes: anonymous memory at which a leader drops all connections to free what strangers filled.
+        head_ms: milliseconds of silence after data before a HEAD beacon is published.
+        grace_ms: embedded mode: milliseconds between the last client's end and the leader's.
+        maintenance_ms: milliseconds between two steps of retention, compaction and expiry.
+        publish_queue: messages kept for each slow subscriber before it misses some and fetches them instead.
+        log_level: DEBUG, INFO, WARNING or ERROR. log_format: text or json.
+    """
+
+    record_bytes_max: int = 16 * MIB
+    map_bytes: int = 16 * GIB
+    disk_reserve_bytes: int = -1
+    turn_messages: int = 256
+    turn_bytes: int = 16 * MIB
+    memory_max_bytes: int = 1 * GIB
+    head_ms: int = 50
+    grace_ms: int = 2_000
+    maintenance_ms: int = 500
+    publish_queue: int = 256
+    log_level: str = "INFO"
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        check_range("record_bytes_max", self.record_bytes_max, 1, RECORD_BYTES_CEILING, "bytes")
+        check_range("map_bytes", self.map_bytes, MIB, 1 << 46, "bytes")
+        check_range("disk_reserve_bytes", self.disk_reserve_bytes, -1, 1 << 50, "bytes")
+        check_range("turn_messages", self.turn_messages, 1, 100_000, "messages")
+        check_range("turn_bytes", self.turn_bytes, KIB, GIB, "bytes")
+        check_range("memory_max_bytes", self.memory_max_bytes, 64 * MIB, 1 << 46, "bytes")
+        check_range("head_ms", self.head_ms, 1, 60_000, "ms")
+        check_range("grace_ms", self.grace_ms, 0, 3_600_000, "ms")
+        check_range("maintenance_ms", self.maintenance_ms, 1, 3_600_000, "ms")
+        check_range("publish_queue", self.publish_queue, 1, 1_000_000, "messages")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise errors.InvalidArgument(
+                name="log_level", value=repr(self.log_level), allowed="DEBUG, INFO, WARNING, ERROR"
+            )
+        if self.log_format not in ("text", "json"):
+            raise errors.InvalidArgument(name="log_format", value=repr(self.log_format), allowed="text, json")
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """Largest frame that a socket takes, in bytes."""
+        return self.record_bytes_max + BATCH_OVERHEAD_MAX
+
+
+class ProducerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a producer batches and how long it tries.
+
+    Attributes:
+        acks: ``"all"``, ``"leader"`` or ``"none"``.
+        linger_ns: longest that a record waits for company; 0 sends at once when nothing is in flight.
+        batch_bytes: size at which an open batch is closed.
+        buffer_bytes: bytes of unacknowledged records at which ``send`` waits.
+        in_flight_max: batches under way per partition, 1 to 5 (the leader remembers eight).
+        delivery_timeout_ns: after this a record's delivery fails with its outcome unknown.
+        codec: ``"none"``, ``"lz4"`` or ``"zstd"``.
+    """
+
+    acks: str = "all"
+    linger_ns: int = 0
+    batch_bytes: int = 256 * KIB
+    buffer_bytes: int = 64 * MIB
+    in_flight_max: int = 5
+    delivery_timeout_ns: int = 120_000_000_000
+    codec: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.acks not in ("all", "leader", "none"):
+            raise errors.InvalidArgument(name="acks", value=repr(self.acks), allowed="'all', 'leader', 'none'")
+        if self.codec not in ("none", "lz4", "zstd"):
+            raise errors.InvalidArgument(name="compression", value=repr(self.codec), allowed="'none', 'lz4', 'zstd'")
+        check_range("linger", self.linger_ns / 1e9, 0.0, 60.0, "s")
+        check_range("batch_bytes", self.batch_bytes, 1, RECORD_BYTES_CEILING, "bytes")
+        check_range("buffer_bytes", self.buffer_bytes, 1, 1 << 40, "bytes")
+        check_range("in_flight_max", self.in_flight_max, 1, 5, "batches")
+        check_range("delivery_timeout", self.delivery_timeout_ns / 1e9, 0.001, 86_400.0, "s")

@@ -1,0 +1,503 @@
+"""Commands between clients and leaders, frame by frame.
+
+Every message begins with one command frame whose first 16 bytes are fixed (little-endian):
+
+======  ====  ===========  ==========================================================================================
+offset  type  field        meaning
+======  ====  ===========  ==========================================================================================
+0       2s    signature    ``zf``
+2       u8    version      protocol version, agreed by HELLO and WELCOME; both sides refuse one they do not speak
+3       u8    type         a number of :class:`Type`; numbers are never reused
+4       u32   flags        PRODUCE: 1 = no answer wanted (``acks="none"``), 2 = answer from the leader alone
+8       u64   request id   chosen by the client, repeated in the answer; 0 in what the leader sends unasked
+======  ====  ===========  ==========================================================================================
+
+What follows in that frame is the body: a msgpack array (the structs below, fields in order; a reader ignores fields
+after the ones it knows, a missing one takes its default), except on the hot path, where it is fixed binary:
+
+- PRODUCE: command + batch header (96 bytes), then one frame with the payload.
+- PRODUCED: command + ``<QqIBB``: base offset, append time (ms), leader epoch, durability (0 fsync, 1 os, 2 memory),
+  duplicate (1: it was stored before, this is the original answer; base offset 2**64-1: older than remembered).
+- FETCHED: command + body, then one frame with all batches of all partitions, one behind the other.
+
+Published (PUB/SUB) messages carry no command frame: ``[partition id u32 big-endian][batch header][payload]`` is a
+batch, ``[partition id][HEAD: end offset u64, leader epoch u32, little-endian]`` tells that nothing is missing up to
+the end offset. The id has a fixed width because ZeroMQ matches subscriptions by prefix.
+
+A session begins with HELLO, answered by WELCOME or by ERROR (UnsupportedVersion). A leader answers any other first
+command as well, since reconnects are invisible to it; the version stands in every command. Silence is answered by
+repeating the command: each of them may be repeated safely. Garbage is answered with ERROR where a request id can be
+read, and dropped where not; the session lives on.
+
+Body fields named ``partition`` are partition ids (u32, unique in the fabric), not numbers within a topic.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from zfabric import errors
+from zfabric.model import Buffer, TopicConfig
+from zfabric.wire.batch import HEADER_BYTES
+
+SIGNATURE: Final = b"zf"
+VERSION: Final = 1
+LOWEST_VERSION: Final = 1
+
+COMMAND: Final = struct.Struct("<2sBBIQ")
+COMMAND_BYTES: Final = COMMAND.size
+PRODUCED: Final = struct.Struct("<QqIBB")
+PARTITION: Final = struct.Struct(">I")
+HEAD: Final = struct.Struct("<QI")
+
+FLAG_NO_ANSWER: Final = 1
+FLAG_LEADER_ONLY: Final = 2
+DURABILITIES: Final = ("fsync", "os", "memory")
+UNKNOWN_OFFSET: Final = (1 << 64) - 1
+
+
+class Type(IntEnum):
+    """Numbers of the commands; requests are even, answers odd."""
+
+    HELLO = 2
+    WELCOME = 3
+    ERROR = 5
+    GOODBYE = 7
+    DONE = 9
+    METADATA = 10
+    METADATA_IS = 11
+    CREATE_TOPIC = 12
+    TOPIC_IS = 13
+    DELETE_TOPIC = 14
+    ALTER_TOPIC = 16
+    DESCRIBE = 18
+    DESCRIBED = 19
+    PRODUCE = 20
+    PRODUCED = 21
+    INIT_PRODUCER = 22
+    PRODUCER_IS = 23
+    FETCH = 24
+    FETCHED = 25
+    FIND_OFFSETS = 26
+    OFFSETS_ARE = 27
+    COMMIT_OFFSETS = 28
+    GET_OFFSETS = 30
+    COMMITTED_ARE = 31
+    LIST_GROUPS = 32
+    DELETE_GROUP = 34
+    STATUS = 36
+    STATUS_IS = 37
+    ATTACH = 38
+    ASSIGN = 39
+
+
+class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all bodies."""
+
+
+class Hello(_Body, frozen=True):
+    """First command of a session: who is there and which versions it speaks."""
+
+    software: str
+    lowest: int
+    highest: int
+
+
+class Welcome(_Body, frozen=True):
+    """The leader's half of the handshake: the agreed version, who it is, and its bounds (bytes)."""
+
+    version: int
+    fabric: str
+    leader: int
+    frame_bytes_max: int
+    software: str = ""
+
+
+class Failure(_Body, frozen=True):
+    """Body of ERROR: code and values of a class in ``zfabric.errors``."""
+
+    code: int
+    values: dict[str, str | int | float | None]
+
+
+class Empty(_Body, frozen=True):
+    """Body of GOODBYE, DONE and of requests that need no words."""
+
+
+class LeaderAddress(_Body, frozen=True):
+    """Where one leader listens; host ``*`` stands for the host by which the asker reached us."""
+
+    id: int
+    endpoint: str
+    publish: str
+
+
+class PartitionPlace(_Body, frozen=True):
+    """One partition: its id, its number within the topic, the id of its leader."""
+
+    id: int
+    number: int
+    leader: int
+
+
+class TopicMeta(_Body, frozen=True):
+    """A topic as the controller knows it; partitions in order of their number."""
+
+    name: str
+    id: int
+    config: TopicConfig
+    partitions: list[PartitionPlace]
+
+
+class Metadata(_Body, frozen=True):
+    """Ask where these topics are; None asks for all."""
+
+    topics: list[str] | None = None
+
+
+class MetadataIs(_Body, frozen=True):
+    """All leaders, the topics asked for, and which of those do not exist."""
+
+    fabric: str
+    leaders: list[LeaderAddress]
+    topics: list[TopicMeta]
+    unknown: list[str]
+
+
+class CreateTopic(_Body, frozen=True):
+    """Make a topic with so many partitions; ``if_absent`` takes an existing one as it is."""
+
+    name: str
+    partitions: int
+    config: TopicConfig
+    if_absent: bool = False
+
+
+class TopicIs(_Body, frozen=True):
+    """The topic after a change."""
+
+    topic: TopicMeta
+
+
+class DeleteTopic(_Body, frozen=True):
+    """Remove a topic with all its records."""
+
+    name: str
+
+
+class AlterTopic(_Body, frozen=True):
+    """Change a topic's configuration, or add partitions (0: as many as there are)."""
+
+    name: str
+    config: TopicConfig
+    partitions: int = 0
+
+
+class Describe(_Body, frozen=True):
+    """Ask a leader about its partitions."""
+
+    partitions: list[int]
+
+
+class PartitionIs(_Body, frozen=True):
+    """What a leader knows of one partition; sizes in bytes, -1 epoch where it does not lead it."""
+
+    partition: int
+    epoch: int
+    start_offset: int
+    end_offset: int
+    bytes: int
+    batches: int
+    durability: str
+    write_amplification: float
+
+
+class Described(_Body, frozen=True):
+    """Answer to DESCRIBE; partitions that are led elsewhere are absent."""
+
+    partitions: list[PartitionIs]
+
+
+class InitProducer(_Body, frozen=True):
+    """A named producer begins: fence its earlier instances on this partition."""
+
+    partition: int
+    producer: int
+
+
+class ProducerIs(_Body, frozen=True):
+    """The epoch to use, and the last application sequence stored (-1: none)."""
+
+    epoch: int
+    last_sequence: int
+
+
+class FetchPart(_Body, frozen=True):
+    """Read a partition from an offset on."""
+
+    partition: int
+    offset: int
+
+
+class Fetch(_Body, frozen=True):
+    """Read committed batches of several partitions: at most ``max_bytes`` in all, at least one batch if there is any."""
+
+    max_bytes: int
+    parts: list[FetchPart]
+
+
+class FetchedPart(_Body, frozen=True):
+    """Result for one partition: an error, or ``length`` bytes of batches in the following frame, and the log's bounds."""
+
+    partition: int
+    start_offset: int
+    end_offset: int
+    epoch: int
+    length: int
+    failure: Failure | None = None
+
+
+class Fetched(_Body, frozen=True):
+    """Answer to FETCH, parts in the order asked for; parts beyond ``max_bytes`` are left out."""
+
+    parts: list[FetchedPart]
+
+
+class FindOffset(_Body, frozen=True):
+    """Ask for the first offset at or after a timestamp (ms since 1970); -1: the end, -2: the start."""
+
+    partition: int
+    timestamp: int
+
+
+class FindOffsets(_Body, frozen=True):
+    """Several of these."""
+
+    parts: list[FindOffset]
+
+
+class OffsetIs(_Body, frozen=True):
+    """An offset, and the bounds of its log; offset -1 where the leader does not lead the partition."""
+
+    partition: int
+    offset: int
+    start_offset: int
+    end_offset: int
+
+
+class OffsetsAre(_Body, frozen=True):
+    """Answer to FIND_OFFSETS."""
+
+    parts: list[OffsetIs]
+
+
+class CommitOffset(_Body, frozen=True):
+    """A group has processed everything below this offset."""
+
+    partition: int
+    offset: int
+
+
+class CommitOffsets(_Body, frozen=True):
+    """Store them, in one transaction; ``force`` allows to go back (a reset)."""
+
+    group: str
+    parts: list[CommitOffset]
+    force: bool = False
+
+
+class GetOffsets(_Body, frozen=True):
+    """Ask what a group has committed in these partitions."""
+
+    group: str
+    partitions: list[int]
+
+
+class Committed(_Body, frozen=True):
+    """What a group committed in a partition: offset -1 for nothing; timestamp in ms; the log's end."""
+
+    group: str
+    partition: int
+    offset: int
+    timestamp: int
+    end_offset: int
+
+
+class CommittedAre(_Body, frozen=True):
+    """Answer to GET_OFFSETS and LIST_GROUPS."""
+
+    parts: list[Committed]
+
+
+class DeleteGroup(_Body, frozen=True):
+    """Forget what a group committed on this leader."""
+
+    group: str
+
+
+class StatusIs(_Body, frozen=True):
+    """Counters of a leader process, by name."""
+
+    values: dict[str, int | float | str]
+
+
+class Attach(_Body, frozen=True):
+    """A leader tells the controller where it listens, and the assignment version it has."""
+
+    leader: int
+    endpoint: str
+    publish: str
+    version: int
+
+
+class AssignedTopic(_Body, frozen=True):
+    """A topic with the partitions that one leader leads."""
+
+    id: int
+    name: str
+    config: TopicConfig
+    partitions: list[PartitionPlace]
+
+
+class Assign(_Body, frozen=True):
+    """What changed since the version that the leader has: topics to lead, ids of topics that are gone."""
+
+    fabric: str
+    version: int
+    topics: list[AssignedTopic]
+    gone: list[int]
+
+
+class Produce(NamedTuple):
+    """A PRODUCE as read: raw batch header, payload to look at, and the same payload to pass on."""
+
+    header: Buffer
+    payload: Buffer
+    part: object
+
+
+class Produced(NamedTuple):
+    """A PRODUCED as read."""
+
+    base_offset: int
+    append_time: int
+    epoch: int
+    durability: int
+    duplicate: int
+
+
+_EMPTY_TYPES = (Type.GOODBYE, Type.DONE, Type.LIST_GROUPS, Type.STATUS)
+BODIES: Final[dict[int, type[_Body]]] = {
+    Type.HELLO: Hello, Type.WELCOME: Welcome, Type.ERROR: Failure, Type.METADATA: Metadata,
+    Type.METADATA_IS: MetadataIs, Type.CREATE_TOPIC: CreateTopic, Type.TOPIC_IS: TopicIs,
+    Type.DELETE_TOPIC: DeleteTopic, Type.ALTER_TOPIC: AlterTopic, Type.DESCRIBE: Describe, Type.DESCRIBED: Described,
+    Type.INIT_PRODUCER: InitProducer, Type.PRODUCER_IS: ProducerIs, Type.FETCH: Fetch, Type.FETCHED: Fetched,
+    Type.FIND_OFFSETS: FindOffsets, Type.OFFSETS_ARE: OffsetsAre, Type.COMMIT_OFFSETS: CommitOffsets,
+    Type.GET_OFFSETS: GetOffsets, Type.COMMITTED_ARE: CommittedAre, Type.DELETE_GROUP: DeleteGroup,
+    Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, **dict.fromkeys(_EMPTY_TYPES, Empty),
+}  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoders: Final = {number: msgspec.msgpack.Decoder(kind).decode for number, kind in BODIES.items()}
+
+
+class Command(NamedTuple):
+    """A received message: its fixed part, its decoded body, and the frames after the first."""
+
+    type: int
+    flags: int
+    request: int
+    body: Any
+    rest: Sequence[Any]
+
+
+def command(kind: int, request: int, body: _Body, flags: int = 0) -> bytes:
+    """Encode a command frame with a msgpack body."""
+    return COMMAND.pack(SIGNATURE, VERSION, kind, flags, request) + _encode(body)
+
+
+def failure(request: int, error: errors.ZFabricError) -> bytes:
+    """Encode an ERROR answer."""
+    return command(Type.ERROR, request, failure_body(error))
+
+
+def failure_body(error: errors.ZFabricError) -> Failure:
+    """Return what crosses the wire of an error."""
+    return Failure(error.code, error.values)
+
+
+def produce(request: int, flags: int, header: bytes, payload: bytes) -> list[bytes]:
+    """Encode a PRODUCE."""
+    return [COMMAND.pack(SIGNATURE, VERSION, Type.PRODUCE, flags, request) + header, payload]
+
+
+def produced(request: int, base_offset: int, append_time: int, epoch: int, durability: int, duplicate: int) -> bytes:
+    """Encode a PRODUCED answer."""
+    head = COMMAND.pack(SIGNATURE, VERSION, Type.PRODUCED, 0, request)
+    return head + PRODUCED.pack(base_offset, append_time, epoch, durability, duplicate)
+
+
+def peek(frame: Buffer) -> tuple[int, int, int]:
+    """Return (type, flags, request id) of a command frame.
+
+    Raises:
+        ProtocolViolation: it is none. UnsupportedVersion: of another version; the request id is its ``request``.
+    """
+    if len(frame) < COMMAND_BYTES:
+        raise errors.ProtocolViolation(problem=f"command of {len(frame)} bytes", allowed=f"{COMMAND_BYTES} or more")
+    signature, version, kind, flags, request = COMMAND.unpack_from(frame)
+    if signature != SIGNATURE:
+        raise errors.ProtocolViolation(problem=f"signature {signature!r}", allowed=repr(SIGNATURE))
+    if not LOWEST_VERSION <= version <= VERSION:
+        raise errors.UnsupportedVersion(version=version, lowest=LOWEST_VERSION, highest=VERSION)
+    return kind, flags, request
+
+
+def request_id(frame: Buffer) -> int:
+    """Return the request id of a frame that may be no command at all; 0 if it has none."""
+    if len(frame) < COMMAND_BYTES or bytes(frame[:2]) != SIGNATURE:
+        return 0
+    return int.from_bytes(frame[8:16], "little")
+
+
+def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Command:
+    """Decode a message from its frames (buffers, without the routing id).
+
+    ``parts`` are the same frames as the shell can pass them on without a copy, if it has such.
+
+    Raises:
+        ProtocolViolation: unknown type, wrong number of frames, or a body that is not what the type says.
+        UnsupportedVersion: a version that this side does not speak.
+    """
+    if not frames:
+        raise errors.ProtocolViolation(problem="a message without frames", allowed="a command frame")
+    first = frames[0]
+    kind, flags, request = peek(first)
+    if kind == Type.PRODUCE:
+        if len(frames) != 2 or len(first) != COMMAND_BYTES + HEADER_BYTES:
+            problem = f"PRODUCE of {len(frames)} frames, the first of {len(first)} bytes"
+            raise errors.ProtocolViolation(problem=problem, allowed=f"2 frames, {COMMAND_BYTES + HEADER_BYTES} bytes")
+        return Command(kind, flags, request, Produce(first[COMMAND_BYTES:], frames[1], (parts or frames)[1]), ())
+    if kind == Type.PRODUCED:
+        if len(first) != COMMAND_BYTES + PRODUCED.size:
+            problem = f"PRODUCED of {len(first)} bytes"
+            raise errors.ProtocolViolation(problem=problem, allowed=f"{COMMAND_BYTES + PRODUCED.size}")
+        return Command(kind, flags, request, Produced._make(PRODUCED.unpack_from(first, COMMAND_BYTES)), ())
+    decode = _decoders.get(kind)
+    if decode is None:
+        raise errors.ProtocolViolation(problem=f"command type {kind}", allowed="those of protocol version 1")
+    try:
+        body = decode(first[COMMAND_BYTES:])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        problem = f"body of {Type(kind).name}: {str(error)[:200]}"
+        raise errors.ProtocolViolation(problem=problem, allowed="the fields of that command") from error
+    extra = 1 if kind == Type.FETCHED else 0
+    if len(frames) != 1 + extra:
+        problem = f"{Type(kind).name} of {len(frames)} frames"
+        raise errors.ProtocolViolation(problem=problem, allowed=str(1 + extra))
+    return Command(kind, flags, request, body, frames[1:])
