@@ -1,1 +1,9 @@
-"""The asynchronous SDK: a fabric, its producers and its consumers."""
+"""The asynchronous SDK: the same names as :mod:`zfabric`, with ``await``."""
+
+from __future__ import annotations
+
+from zfabric.aio.consumer import Consumer
+from zfabric.aio.fabric import Fabric, connect
+from zfabric.aio.producer import Delivery, Producer
+
+__all__ = ["Consumer", "Delivery", "Fabric", "Producer", "connect"]

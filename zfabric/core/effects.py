@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-Frames = Sequence[object]
+Frames = Sequence[Any]
 """Parts of a message: bytes, or buffers that the shell passes on without looking inside."""
 
 

@@ -116,7 +116,7 @@ class Loop:
             self._wait()
             self._turn()
         deadline = time.monotonic_ns() + DRAIN_NS
-        while (self._carried or self._router.get(zmq.EVENTS) & zmq.POLLIN) and time.monotonic_ns() < deadline:
+        while (self._carried or self._router.poll(0)) and time.monotonic_ns() < deadline:
             self._turn()
         if self._volume.writing:
             self._volume.commit()
@@ -313,7 +313,7 @@ class Loop:
                 else:
                     self._refuse(peer, command)
                 effects = self._effects()
-                budget -= sum(len(effect.frames[-1]) for effect in effects)  # type: ignore[arg-type]
+                budget -= sum(len(effect.frames[-1]) for effect in effects)
                 self._perform(effects)
         self._carried.extend(reads)
 

@@ -40,6 +40,7 @@ from typing import Final
 from fastcrc.crc32 import iscsi as crc32c
 
 from zfabric import errors
+from zfabric.model import Buffer
 
 JOURNAL: Final = "journal"
 ENTRY_BYTES_MAX: Final = 128 << 20
@@ -49,8 +50,6 @@ _HEAD: Final = struct.Struct("<IIQ")
 _COVERED: Final = struct.Struct("<QQ")
 _PIECES_MAX: Final = 512
 """Buffers in one write; the kernel takes 1024."""
-
-Buffer = bytes | memoryview
 
 
 class Journal:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final, Self
 import lmdb
 
 from zfabric import errors
+from zfabric.model import Buffer
 from zfabric.settings import GIB, MIB, LeaderSettings
 from zfabric.store import lmdbfile, lockfile
 from zfabric.store.engine import DATA, check_data, check_engine, open_environment
@@ -247,7 +248,7 @@ class Volume:
 
     # Durability "os".
 
-    def journal(self, record: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+    def journal(self, record: Buffer | Sequence[Buffer]) -> None:
         """Append one entry to the journal; it outlives this process when this returns.
 
         Call it after the turn's last put and before its acks: a turn that is repeated for :data:`MapFull` would
@@ -261,7 +262,7 @@ class Volume:
             StorageFailed: the write failed; the volume takes nothing any more.
         """
         self._check_usable()
-        pieces = [record] if isinstance(record, bytes | memoryview) else record
+        pieces = [record] if isinstance(record, bytes | bytearray | memoryview) else record
         try:
             self._journal.append(pieces, self._generation)
         except errors.StorageFailed as error:

@@ -1,2 +1,10 @@
 # Generated from zfabric/aio/__init__.py by tools/unasync; edit that file.
-"""The synchronous SDK: a fabric, its producers and its consumers."""
+"""The synchronous SDK: the same names as :mod:`zfabric`, with ``await``."""
+
+from __future__ import annotations
+
+from zfabric.sync.consumer import Consumer
+from zfabric.sync.fabric import Fabric, connect
+from zfabric.sync.producer import Delivery, Producer
+
+__all__ = ["Consumer", "Delivery", "Fabric", "Producer", "connect"]

@@ -35,6 +35,10 @@ class Reader(Protocol):
         """Take a published message of one of the reader's sessions."""
         ...
 
+    def connected(self, session: int, now: int) -> None:
+        """One of the reader's sessions is connected."""
+        ...
+
     def lost(self, session: int, now: int) -> None:
         """One of the reader's sessions has ended."""
         ...
@@ -118,7 +122,9 @@ class Client:
         """Note that a subscription session is over."""
         self._by_session.pop(session, None)
 
-    def later(self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None) -> None:
+    def later(
+        self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None
+    ) -> None:
         """Have user callbacks run by the pump, outside its lock."""
         self._callbacks += [(callback, delivery, error) for callback, delivery in callbacks]
 
@@ -252,6 +258,13 @@ class Client:
         else:
             self.requests.receive(session, frames, now)
 
+    def connected(self, session: int, now: int) -> None:
+        """A session's connection is there."""
+        self.now = now
+        reader = self._by_session.get(session)
+        if reader is not None:
+            reader.connected(session, now)
+
     def lost(self, session: int, now: int) -> None:
         """A session's connection has ended."""
         self.now = now
@@ -278,10 +291,10 @@ class Client:
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         deadlines = [at_ns for at_ns, _ in self._later]
-        for machine in (self.requests, *self.producers, *self._readers):
-            wanted = machine.next_deadline()
-            if wanted is not None:
-                deadlines.append(wanted)
+        asked = [self.requests.next_deadline()]
+        asked += [producer.next_deadline() for producer in self.producers]
+        asked += [reader.next_deadline() for reader in self._readers]
+        deadlines += [wanted for wanted in asked if wanted is not None]
         return min(deadlines, default=None)
 
     def busy(self) -> bool:

@@ -119,7 +119,7 @@ class OutBatch:
     def acknowledge(self, answer: Produced) -> None:
         """Note the leader's answer."""
         self.base_offset = -1 if answer.base_offset == UNKNOWN_OFFSET else answer.base_offset
-        self.durability = DURABILITIES[answer.durability] if answer.durability < len(DURABILITIES) else "fsync"  # type: ignore[assignment]
+        self.durability = DURABILITIES[answer.durability] if answer.durability < len(DURABILITIES) else "fsync"
 
     def metadata(self, index: int) -> RecordMetadata:
         """Return where the record at ``index`` went, or raise what kept it from going."""
@@ -204,6 +204,11 @@ class Outbox:
         self.application = -1
         self.retry_at_ns: int | None = None
         self.retry_pause_ns = 0
+
+    @property
+    def postponed(self) -> bool:
+        """Whether something was rejected and waits for another try."""
+        return self.retry_at_ns is not None
 
     @property
     def idle(self) -> bool:

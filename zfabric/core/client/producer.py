@@ -107,6 +107,8 @@ class Producer:
         self.closed = False
         self.fatal: errors.ZFabricError | None = None
         self.used = 0
+        self.wants_flush = False
+        self.call_timeout_ns = 10_000_000_000
         self.acknowledged = 0
         self._client = client
         self._named = named
@@ -231,10 +233,10 @@ class Producer:
             batch.keys = [None] * index
             batch.keys.append(key)
         if batch.headers is not None:
-            batch.headers.append(headers)  # type: ignore[arg-type]
+            batch.headers.append(headers)
         elif headers:
             batch.headers = [None] * index
-            batch.headers.append(headers)  # type: ignore[arg-type]
+            batch.headers.append(headers)
         if timestamp is None:
             timestamp = self._client.wall_ms(now)
         elif not -(1 << 59) <= timestamp <= 1 << 59:
@@ -256,8 +258,10 @@ class Producer:
         if batch.size >= settings.batch_bytes or batch.count >= BATCH_RECORDS_MAX:
             self._close(route, outbox)
             self._advance(topic, route, outbox, now)
+            self.wants_flush = True
         elif not outbox.under_way and not outbox.sealed:
             self._advance(topic, route, outbox, now)
+            self.wants_flush = True
         return delivery
 
     def send_chunk(
@@ -311,7 +315,9 @@ class Producer:
     ) -> Outbox:
         """Look at what most records do not have; returns the outbox to use."""
         if route.compacted and key is None:
-            raise errors.InvalidArgument(name="key", value="None", allowed=f"bytes: topic {topic!r} is compacted by key")
+            raise errors.InvalidArgument(
+                name="key", value="None", allowed=f"bytes: topic {topic!r} is compacted by key"
+            )
         if size > route.record_max:
             raise errors.RecordTooLarge(size=size, topic=topic, limit=route.record_max)
         if isinstance(key, bytes) and len(key) > KEY_BYTES_MAX:
@@ -457,7 +463,14 @@ class Producer:
         frames = messages.produce(batch.request_id, self._flags, header, batch.payload)
         if len(batch.payload) > requests.frame_bytes_max:
             limit = requests.frame_bytes_max
-            self._rejected(topic, route, outbox, batch, errors.RecordTooLarge(size=len(batch.payload), topic=topic, limit=limit), now)
+            self._rejected(
+                topic,
+                route,
+                outbox,
+                batch,
+                errors.RecordTooLarge(size=len(batch.payload), topic=topic, limit=limit),
+                now,
+            )
             return
         endpoint = self._client.endpoint(outbox.leader)
         if endpoint is None:
@@ -542,7 +555,7 @@ class Producer:
                 _number(outbox, batch)
         for batch in list(outbox.under_way):
             self._transmit(topic, route, outbox, batch, now)
-            if outbox.retry_at_ns is not None:
+            if outbox.postponed:
                 break
 
     def _fence(self, error: errors.ProducerFenced) -> None:
@@ -628,8 +641,9 @@ class Producer:
 
     def _settle(self, batch: OutBatch) -> None:
         """Nothing of the batch is under way any more: give its room back."""
-        if self._live.pop(batch, self) is self:
+        if batch not in self._live:
             return
+        del self._live[batch]
         batch.done = True
         batch.payload = b""
         self.used -= batch.size

@@ -1,0 +1,115 @@
+"""The pump of asyncio: descriptors of the sockets are watched by the running loop, timers are its own.
+
+``zmq.asyncio`` costs half as much again (measured); a raw descriptor is edge-triggered, which ``net/ports.py`` minds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from zfabric import errors
+
+if TYPE_CHECKING:
+    from zfabric.core.client.pending import Pending
+    from zfabric.net.driver import Driver
+
+
+class _NoLock:
+    """One loop, one thread: nothing to lock."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class Pump:
+    """Drives one client within the loop in which it was first used."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.lock = _NoLock()
+        self._owner = os.getpid()
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._generation = -1
+        self._watched: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> int:
+        """Return the time (monotonic ns)."""
+        return time.monotonic_ns()
+
+    def check(self) -> None:
+        """Raise Forked in a forked child, Closed after :meth:`close`."""
+        if os.getpid() != self._owner:
+            raise errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
+        if self._closed:
+            raise errors.Closed(what="fabric")
+
+    def flush(self) -> None:
+        """Send what the core wants sent, take what has come, and ask the loop to come back when there is more."""
+        self.check()
+        due_ns = self.driver.step()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        if self._generation != self.driver.generation:
+            self._generation = self.driver.generation
+            fds = set(self.driver.fds())
+            for fd in self._watched:  # All of them: a number may have come back as another descriptor.
+                loop.remove_reader(fd)
+            for fd in fds:
+                loop.add_reader(fd, self._readable)
+            self._watched = fds
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due_ns is not None:
+            self._timer = loop.call_later(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), self._readable)
+        self.driver.run_callbacks()
+
+    def _readable(self) -> None:
+        if not self._closed:
+            self.flush()
+
+    async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:  # noqa: ASYNC109
+        """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
+        self.flush()
+        if pending.done:
+            return True
+        assert self._loop is not None
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        pending.on_done(done)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return pending.done
+        finally:
+            pending.forget(done)
+        return True
+
+    async def close(self) -> None:
+        """Close the sockets."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None:
+            for fd in self._watched:
+                self._loop.remove_reader(fd)
+        self.driver.close()

@@ -1,0 +1,99 @@
+"""Embedded mode: many processes, one directory, no daemon.
+
+Every process holds a shared lock on the directory's ``clients`` file while it uses it. Whoever needs the leader and
+finds the directory unlocked starts one: ``python -m zfabric.server``, detached, over ipc sockets of fixed names. If
+several do so at once, the directory's lock lets one lead and the others end in silence. The leader ends when it has
+been alone for two seconds (``server/loop.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from typing import Any
+
+from zfabric import errors
+from zfabric.modes.url import Target
+from zfabric.server.options import LeaderOptions, encode
+from zfabric.settings import LeaderSettings
+from zfabric.store.directory import DataDirectory
+
+
+class Embedded:
+    """This process's share in an embedded fabric."""
+
+    locating = True
+
+    def __init__(self, target: Target, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
+        self.host = ""
+        self._settings = settings or LeaderSettings()
+        self._directory = DataDirectory.create_or_check(target.path)
+        self._clients = self._directory.attach_client(timeout=timeout)
+        self._starting: int | None = None
+        self._said = b""
+        self.endpoint = f"ipc://{self._directory.socket_path('router')}"
+        self._publish = f"ipc://{self._directory.socket_path('xpub')}"
+
+    def locate(self) -> None:
+        """Start a leader if nobody leads. Does not wait for it.
+
+        Raises:
+            DirectoryLocked: a node leads the directory: connect to that.
+            ZFabricError: what the leader that was started here said before it ended.
+        """
+        self._listen()
+        holder = self._directory.holder()
+        if holder is not None:
+            if holder["mode"] == "node":
+                raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"])
+            return
+        if self._starting is not None:
+            return
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        options = LeaderOptions(
+            data=self._directory.real_path,
+            listen=self.endpoint,
+            publish=self._publish,
+            advertise=self.endpoint,
+            advertise_publish=self._publish,
+            embedded=True,
+            settings=self._settings,
+        )
+        volumes = self._directory.volumes()
+        if len(volumes) > 1:
+            raise errors.DirectoryFormat(
+                directory=self._directory.path,
+                problem=f"it holds {len(volumes)} volumes made by 'zfabric serve'",
+                instead=f"run 'zfabric serve --data {self._directory.path}' and connect to it",
+            )
+        try:
+            # The process started here detaches a child and ends at once, so nobody has to wait for the leader.
+            command = [sys.executable, "-m", "zfabric.server", encode(options)]
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+        finally:
+            os.close(writer)
+        self._starting = reader
+        self._said = b""
+
+    def _listen(self) -> None:
+        """Take what the leader started here has said; raise its error."""
+        while self._starting is not None and select.select([self._starting], [], [], 0)[0]:
+            piece = os.read(self._starting, 65_536)
+            self._said += piece
+            if piece and b"\n" not in self._said:
+                continue
+            os.close(self._starting)
+            self._starting = None
+            said: dict[str, Any] = json.loads(self._said) if b"\n" in self._said else {}
+            if said.get("error", errors.DirectoryLocked.code) != errors.DirectoryLocked.code:
+                raise errors.from_wire(said["error"], said["values"])
+
+    def close(self) -> None:
+        """Leave: if we were the last, the leader ends soon."""
+        if self._starting is not None:
+            os.close(self._starting)
+            self._starting = None
+        self._clients.close()

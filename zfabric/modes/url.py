@@ -1,0 +1,66 @@
+"""URLs: which mode, and where.
+
+- none: ``ZFABRIC_URL``, else embedded in ``./zfabric-data``
+- ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory
+- ``zf://host:port``: a node (port 7400 by default)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from zfabric import errors
+from zfabric.settings import DEFAULT_PORT
+
+DEFAULT_DIRECTORY = "zfabric-data"
+
+
+class Target(NamedTuple):
+    """A parsed URL: ``mode`` is "embedded" (then ``path``) or "node" (then ``host`` and ``port``)."""
+
+    url: str
+    mode: str
+    path: str
+    host: str
+    port: int
+
+
+def parse(url: str | None) -> Target:
+    """Read a URL.
+
+    Raises:
+        ConfigurationError: it is none of the forms above.
+        NotSupported: it names a mode that this version does not have.
+    """
+    text = url if url is not None else os.environ.get("ZFABRIC_URL", "")
+    if not isinstance(text, str):
+        raise errors.InvalidArgument(name="url", value=type(text).__name__, allowed="text or None")
+    if not text:
+        return Target(f"zf+file:{DEFAULT_DIRECTORY}", "embedded", DEFAULT_DIRECTORY, "", 0)
+    scheme, _, rest = text.partition(":")
+    if scheme == "zf+file":
+        path = unquote(rest.removeprefix("//"))
+        if not path or "\0" in path:
+            raise _wrong(text, "it names no directory")
+        return Target(text, "embedded", path, "", 0)
+    if scheme in ("zf+peer",):
+        raise errors.NotSupported(what=text[:100], where="in this version", instead="use zf+file: or zf://host:port")
+    if scheme != "zf" or not rest.startswith("//"):
+        raise _wrong(text, "its scheme is unknown")
+    place = rest[2:].rstrip("/")
+    if "," in place:
+        raise errors.NotSupported(what=text[:100], where="in this version", instead="name one node: zf://host:port")
+    host, colon, digits = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, digits = place, str(DEFAULT_PORT)
+    if not host or not digits.isdigit() or not 1 <= int(digits) <= 65_535:
+        raise _wrong(text, "wants host:port with a port from 1 to 65535")
+    return Target(text, "node", "", host, int(digits))
+
+
+def _wrong(url: str, problem: str) -> errors.ConfigurationError:
+    return errors.ConfigurationError(
+        source=f"URL {url[:100]!r}", problem=problem, instead="use zf://host:port, zf+file:///directory, or nothing"
+    )

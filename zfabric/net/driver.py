@@ -1,0 +1,94 @@
+"""One step of a client: what came in goes to the core, what the core wants goes out, until nothing is left.
+
+Both pumps call :meth:`Driver.step` under their lock and poll :meth:`fds` outside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from zfabric import errors
+from zfabric.net import sockets
+from zfabric.net.ports import Change, Ports
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+
+_log = logging.getLogger(__name__)
+
+
+class Mode(Protocol):
+    """Where leaders are found (``zfabric/modes``)."""
+
+    def locate(self) -> None:
+        """Make sure that somebody leads, without waiting; raises what keeps that from being."""
+        ...
+
+    def close(self) -> None:
+        """This client has left."""
+        ...
+
+
+class Driver:
+    """The core, its sockets and its mode."""
+
+    def __init__(self, core: Client, mode: Mode) -> None:
+        self.core = core
+        self._mode = mode
+        self._context = sockets.context()
+        self._ports = Ports(self._context, 68 << 20)
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever the set of :meth:`fds` does."""
+        return self._ports.generation
+
+    def fds(self) -> list[int]:
+        """Descriptors to poll for reading."""
+        return self._ports.fds()
+
+    def step(self) -> int | None:
+        """Do all there is to do now; returns when to come back (monotonic ns)."""
+        core, ports = self.core, self._ports
+        while True:
+            now = time.monotonic_ns()
+            core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
+            due_ns = core.next_deadline()
+            if due_ns is not None and due_ns <= now:
+                core.tick(now)
+            wanted = core.take_effects()
+            if wanted and ports.perform(wanted):
+                self._locate()
+            incoming = ports.drain()
+            for session, what in incoming:
+                if type(what) is list:
+                    core.receive(session, what, now)
+                elif what is Change.LOST:
+                    core.lost(session, now)
+                else:
+                    core.connected(session, now)
+            if not incoming and not wanted and not ports.more:
+                return core.next_deadline()
+
+    def _locate(self) -> None:
+        try:
+            self._mode.locate()
+        except errors.ZFabricError as error:
+            self.core.requests.fail_all(error)
+
+    def run_callbacks(self) -> None:
+        """Run user callbacks; call it without the lock. What they raise is logged, since nobody waits for it."""
+        for callback, delivery, error in self.core.take_callbacks():
+            try:
+                callback(delivery, error)
+            except Exception:
+                _log.exception("delivery_callback_failed callback=%r", callback)
+
+    def close(self) -> None:
+        """Close the sockets and leave the mode."""
+        self._ports.perform(self.core.take_effects())
+        self._ports.close()
+        self._context.destroy(linger=0)
+        self._mode.close()

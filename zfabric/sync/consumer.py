@@ -1,0 +1,197 @@
+# Generated from zfabric/aio/consumer.py by tools/unasync; edit that file.
+"""The consumer of the SDK: a thin face on ``core/client/consumer.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.model import Record
+from zfabric.settings import check_range
+from zfabric.sync.pump import Pump
+from zfabric.wire.batch import RecordBatch
+
+if TYPE_CHECKING:
+    from zfabric.core.client.consumer import Consumer as Core
+
+Deserializer = Callable[[str, bytes | None], Any]
+
+
+def start_of(start: object) -> int | str:
+    """Return ``start`` as the core takes it.
+
+    Raises:
+        InvalidArgument: it is no offset, word, datetime or ISO time.
+    """
+    if isinstance(start, bool):
+        raise _wrong(start)
+    if isinstance(start, int):
+        check_range("start", start, 0, (1 << 63) - 1)
+        return start
+    if start in ("earliest", "latest"):
+        return str(start)
+    try:
+        moment = start if isinstance(start, datetime) else datetime.fromisoformat(str(start))
+    except ValueError as error:
+        raise _wrong(start) from error
+    if not isinstance(start, datetime | str):
+        raise _wrong(start)
+    return f"@{max(0, int(moment.timestamp() * 1000))}"
+
+
+def _wrong(start: object) -> errors.InvalidArgument:
+    return errors.InvalidArgument(
+        name="start", value=repr(start)[:100], allowed="'earliest', 'latest', an offset, a datetime or an ISO time"
+    )
+
+
+class Consumer:
+    """Reads one topic, in order within each partition; made by ``fabric.consumer()``. For one thread at a time."""
+
+    def __init__(self, pump: Pump, core: Core, deserializer: Deserializer | None, timeout: float) -> None:
+        self._pump = pump
+        self._core = core
+        self._deserializer = deserializer
+        self._timeout = timeout
+
+    def open(self) -> None:
+        """Find the partitions and positions, if that is not done yet; every method that needs them calls this.
+
+        Raises:
+            UnknownTopic, UnknownPartition, OffsetOutOfRange, Unreachable.
+        """
+        with self._pump.lock:
+            self._pump.check()
+            now = self._pump.now()
+            pending = self._core.open(now, now + int(self._timeout * 1e9))
+        self._result(pending, "the consumer's start")
+
+    def _result(self, pending: Pending[Any], what: str) -> Any:
+        if not self._pump.wait(pending, self._timeout + 1.0):
+            raise errors.RequestTimeout(what=what, seconds=self._timeout)
+        return pending.result()
+
+    def poll(self, max_records: int = 500, timeout: float = 1.0) -> list[Record]:  # noqa: ASYNC109
+        """Return up to ``max_records``; an empty list if none came within ``timeout`` seconds.
+
+        Raises:
+            CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
+        """
+        check_range("max_records", max_records, 1, 10_000_000)
+        self._ready(timeout)
+        with self._pump.lock:
+            records = self._core.take(max_records)
+            self._pump.flush()
+        if self._deserializer is None:
+            return records
+        return [record._replace(value=self._deserializer(record.topic, record.value)) for record in records]
+
+    def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:  # noqa: ASYNC109
+        """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
+        check_range("max_batches", max_batches, 1, 1_000_000)
+        self._ready(timeout)
+        batches: list[RecordBatch] = []
+        with self._pump.lock:
+            while len(batches) < max_batches:
+                try:
+                    batch = self._core.take_batch()
+                except errors.ZFabricError:
+                    if batches:
+                        break
+                    raise
+                if batch is None:
+                    break
+                batches.append(batch)
+            self._pump.flush()
+        return batches
+
+    def _ready(self, timeout: float | None) -> None:  # noqa: ASYNC109
+        if not self._core.cursors or not self._core.opened:
+            self.open()
+        if self._core.closed:
+            raise errors.Closed(what="consumer")
+        with self._pump.lock:
+            pending = self._core.ready()
+        if not pending.done:
+            self._pump.wait(pending, timeout)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield records for ever; the position is behind each record when it is yielded."""
+        while not self._core.closed:
+            self._ready(None)
+            with self._pump.lock:
+                records = self._core.take(500)
+                self._pump.flush()
+            after = dict(self.position)
+            cursors = self._core.cursors
+            for record in records:
+                cursors[record.partition].position = record.offset + 1
+                if self._deserializer is not None:
+                    record = record._replace(value=self._deserializer(record.topic, record.value))
+                yield record
+            for number, position in after.items():
+                cursors[number].position = max(cursors[number].position, position)
+
+    def commit(self, offsets: dict[int, int] | None = None) -> None:
+        """Store the positions (or ``offsets`` by partition) for the group; returns when they are durable.
+
+        Raises:
+            InvalidArgument: the consumer has no group. OffsetOutOfRange: an offset beyond the log's end.
+        """
+        with self._pump.lock:
+            now = self._pump.now()
+            pending = self._core.commit(offsets, now, now + int(self._timeout * 1e9))
+        self._result(pending, "the commit")
+
+    def seek(self, partition: int, offset: int | str | datetime) -> None:
+        """Go on from ``offset`` (or "earliest", "latest", a time) in one partition."""
+        self.open()
+        with self._pump.lock:
+            now = self._pump.now()
+            pending = self._core.seek(partition, start_of(offset), now, now + int(self._timeout * 1e9))
+        self._result(pending, "the seek")
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Next offset for the application, by partition."""
+        return {number: cursor.position for number, cursor in self._core.cursors.items()}
+
+    @property
+    def lag(self) -> dict[int, int]:
+        """Records between the position and the end last heard of, by partition."""
+        return {number: max(0, cursor.end - cursor.position) for number, cursor in self._core.cursors.items()}
+
+    @property
+    def assignment(self) -> list[int]:
+        """Partitions that this consumer reads."""
+        return list(self._core.cursors)
+
+    def pause(self, *partitions: int) -> None:
+        """Deliver nothing of these partitions (of all, without arguments) until :meth:`resume`."""
+        with self._pump.lock:
+            self._core.pause(partitions or list(self._core.cursors), self._pump.now())
+
+    def resume(self, *partitions: int) -> None:
+        """Go on with paused partitions (with all, without arguments)."""
+        with self._pump.lock:
+            self._core.pause(partitions or list(self._core.cursors), self._pump.now(), paused=False)
+
+    def close(self) -> None:
+        """End; what was not committed will be read again by the group. A second call does nothing."""
+        if not self._core.closed:
+            with self._pump.lock:
+                self._core.close()
+                self._pump.flush()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,423 @@
+# Generated from zfabric/aio/fabric.py by tools/unasync; edit that file.
+"""A fabric as the SDK shows it: topics, groups, producers, consumers, status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from zfabric import errors, modes
+from zfabric.core.client.client import Client
+from zfabric.core.client.consumer import Consumer as CoreConsumer
+from zfabric.core.client.partitioner import key_hash
+from zfabric.core.client.producer import Producer as CoreProducer
+from zfabric.model import (
+    Acks,
+    Cleanup,
+    Codec,
+    Durability,
+    GroupOffset,
+    LeaderInfo,
+    PartitionInfo,
+    TopicConfig,
+    TopicInfo,
+)
+from zfabric.net.driver import Driver
+from zfabric.settings import GROUP_BYTES_MAX, LeaderSettings, ProducerSettings, check_name, check_range
+from zfabric.sync.consumer import Consumer, Deserializer, start_of
+from zfabric.sync.producer import Producer, Serializer
+from zfabric.sync.pump import Pump
+from zfabric.wire import messages
+from zfabric.wire.messages import Type
+
+SOFTWARE = "zfabric-python"
+_CHOICES = {"durability": ("fsync", "os", "memory"), "cleanup": ("delete", "compact", "compact,delete")}
+
+
+def connect(url: str | None = None, *, timeout: float = 10.0, settings: LeaderSettings | None = None) -> Fabric:
+    """Return a fabric; nothing is waited for until it is used.
+
+    Args:
+        url: ``zf://host:port``, ``zf+file:///directory``; None: ``ZFABRIC_URL``, else embedded in ./zfabric-data.
+        timeout: seconds that calls wait for an answer.
+        settings: for a leader that this process may have to start (embedded).
+
+    Raises:
+        ConfigurationError, NotSupported: the URL. DirectoryFormat: the directory is something else.
+    """
+    check_range("timeout", timeout, 0.001, 86_400.0, "s")
+    name, mode = modes.attach(url, settings, timeout=timeout)
+    random = Random(int.from_bytes(os.urandom(16), "big"))
+    core = Client(mode.endpoint, name, mode.host, random, software=SOFTWARE, locate=mode.locating)
+    return Fabric(name, Pump(Driver(core, mode)), core, timeout)
+
+
+class Fabric:
+    """One connection to a fabric. A context manager; safe to share between threads, not between processes.
+
+    Attributes:
+        url: as errors name it. topics, groups: their administration.
+    """
+
+    def __init__(self, url: str, pump: Pump, core: Client, timeout: float) -> None:
+        self.url = url
+        self.topics = Topics(self)
+        self.groups = Groups(self)
+        self._pump = pump
+        self._core = core
+        self._timeout = timeout
+        self._open: list[Producer | Consumer] = []
+
+    def producer(
+        self,
+        *,
+        name: str | None = None,
+        acks: Acks = "all",
+        linger: float = 0.0,
+        batch_bytes: int = 256 << 10,
+        buffer_bytes: int = 64 << 20,
+        compression: Codec = "none",
+        delivery_timeout: float = 120.0,
+        block: bool = True,
+        serializer: Serializer | None = None,
+    ) -> Producer:
+        """Return a new producer.
+
+        Args:
+            name: keeps its identity over restarts, and fences an earlier instance; allows ``sequence=``.
+            acks: ``"all"``, ``"leader"`` or ``"none"`` (fire and forget).
+            linger: seconds that a record may wait for company. batch_bytes: closes an open batch.
+            buffer_bytes: unacknowledged bytes at which ``send`` waits, or raises BufferFull unless ``block``.
+            delivery_timeout: seconds after which a record's outcome is given up as unknown.
+            serializer: ``(topic, object) -> bytes`` for values.
+        """
+        check_range("linger", linger, 0, 60.0, "s")
+        check_range("delivery_timeout", delivery_timeout, 0.001, 86_400.0, "s")
+        settings = ProducerSettings(
+            acks=acks,
+            linger_ns=int(linger * 1e9),
+            batch_bytes=batch_bytes,
+            buffer_bytes=buffer_bytes,
+            codec=compression,
+            delivery_timeout_ns=int(delivery_timeout * 1e9),
+        )
+        self._pump.check()
+        if name is not None:
+            identity = key_hash(check_name("producer", name).encode()) | 1
+        else:
+            identity = self._core.random.getrandbits(63) << 1 | 2
+        kind = Producer.delivery(self._pump)
+        core = CoreProducer(self._core, settings, identity, named=name is not None, delivery=kind)
+        core.call_timeout_ns = int(self._timeout * 1e9)
+        self._core.producers.append(core)
+        producer = Producer(self._pump, core, serializer, block=block)
+        self._open.append(producer)
+        return producer
+
+    def consumer(
+        self,
+        topic: str,
+        *,
+        group: str | None = None,
+        start: int | str | datetime = "earliest",
+        partitions: Sequence[int] | None = None,
+        missing: str | None = None,
+        buffer_bytes: int = 16 << 20,
+        deserializer: Deserializer | None = None,
+    ) -> Consumer:
+        """Return a new consumer of one topic.
+
+        Args:
+            group: commits its positions under this name, and begins where it committed. Two consumers of one group
+                both read everything they are assigned: share the work by giving each its ``partitions``.
+            start: where a partition begins without a committed offset: "earliest", "latest", an offset, a datetime or
+                an ISO time.
+            partitions: numbers to read; all by default.
+            missing: what to do when the position was removed by retention: ``"raise"`` or ``"skip"``; by default skip
+                for memory topics only.
+            buffer_bytes: read ahead per partition.
+            deserializer: ``(topic, bytes) -> object`` for values of records.
+        """
+        check_name("topic", topic)
+        if group is not None:
+            check_name("group", group, GROUP_BYTES_MAX)
+        if missing not in (None, "raise", "skip"):
+            raise errors.InvalidArgument(name="missing", value=repr(missing)[:100], allowed="'raise', 'skip', None")
+        check_range("buffer_bytes", buffer_bytes, 1 << 10, 1 << 34, "bytes")
+        for number in partitions or ():
+            check_range("partition", number, 0, (1 << 31) - 1)
+        self._pump.check()
+        core = CoreConsumer(
+            self._core,
+            topic,
+            group=group,
+            start=start_of(start),
+            numbers=partitions,
+            skip_missing=None if missing is None else missing == "skip",
+            buffer_bytes=buffer_bytes,
+        )
+        self._core.add(core)
+        consumer = Consumer(self._pump, core, deserializer, self._timeout)
+        self._open.append(consumer)
+        return consumer
+
+    def status(self) -> list[LeaderInfo]:
+        """Return what each leader process says of itself."""
+        self.ask(Type.METADATA, messages.Metadata([]), "metadata")
+        answers = [self.ask(Type.STATUS, messages.Empty(), "status", leader) for leader in self._core.leaders()]
+        return [msgspec.convert(answer.values, LeaderInfo, strict=False) for answer in answers]
+
+    def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
+        """Send one command to a leader (to leader 0 by default) and return the body of its answer.
+
+        Raises:
+            ZFabricError: what the leader answered, or that it did not.
+        """
+        core, pump = self._core, self._pump
+        with pump.lock:
+            pump.check()
+            now = pump.now()
+            deadline_ns = now + int(self._timeout * 1e9)
+            if leader is None:
+                pending = core.control(kind, body, now, deadline_ns, what)
+            else:
+                pending = core.call_partition(leader, kind, body, now, deadline_ns, what)
+        if not pump.wait(pending, self._timeout + 1.0):
+            raise errors.RequestTimeout(what=what, seconds=self._timeout)
+        answer = pending.result().body
+        if kind == Type.METADATA:
+            with pump.lock:
+                core.note(answer)
+        return answer
+
+    def close(self) -> None:
+        """Close consumers, flush and close producers, and leave. A second call does nothing.
+
+        Raises:
+            DeliveryError: what a producer could not deliver; everything is closed all the same.
+        """
+        failed: Exception | None = None
+        opened, self._open = self._open, []
+        for entry in opened:
+            try:
+                entry.close()
+            except errors.Closed:
+                continue
+            except errors.ZFabricError as error:
+                failed = error
+        with self._pump.lock:
+            self._core.requests.close()
+        self._pump.close()
+        if failed is not None:
+            raise failed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Topics:
+    """Create, list, describe, alter and delete topics: ``fabric.topics``."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+
+    def create(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        durability: Durability = "fsync",
+        retention: float | None = None,
+        retention_bytes: int | None = None,
+        cleanup: Cleanup = "delete",
+        tombstone_retention: float = 86_400.0,
+        commit_interval: float = 0.0,
+        record_bytes_max: int = 1 << 20,
+        if_absent: bool = False,
+    ) -> TopicInfo:
+        """Make a topic.
+
+        Args:
+            durability: what an ack means: ``"fsync"``, ``"os"`` (survives kill -9) or ``"memory"`` (a ring).
+            retention: seconds that records are kept, counted from their append; None for ever.
+            retention_bytes: kept per partition; None without bound (memory: 64 MiB).
+            cleanup: ``"delete"``, ``"compact"`` (latest value per key) or ``"compact,delete"``.
+            tombstone_retention: seconds that a tombstone stays in a compacted topic.
+            commit_interval: seconds that an ack may wait to share its fsync: less wear, same promise.
+            if_absent: take a topic that exists as it is.
+
+        Raises:
+            AlreadyExists, InvalidArgument, LimitExceeded.
+        """
+        check_name("topic", name)
+        check_range("partitions", partitions, 1, 10_000)
+        config = _config(
+            TopicConfig(),
+            durability=durability,
+            retention=-1.0 if retention is None else retention,
+            retention_bytes=-1 if retention_bytes is None else retention_bytes,
+            cleanup=cleanup,
+            tombstone_retention=tombstone_retention,
+            commit_interval=commit_interval,
+            record_bytes_max=record_bytes_max,
+        )
+        body = messages.CreateTopic(name, partitions, config, if_absent)
+        self._fabric.ask(Type.CREATE_TOPIC, body, f"creation of topic {name!r}")
+        return self.describe(name)
+
+    def list(self) -> list[str]:
+        """Return the names of all topics, sorted."""
+        answer: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
+        return sorted(topic.name for topic in answer.topics)
+
+    def describe(self, name: str) -> TopicInfo:
+        """Return a topic's configuration and its partitions.
+
+        Raises:
+            UnknownTopic.
+        """
+        meta = self._meta(name)
+        described: dict[int, messages.PartitionIs] = {}
+        for leader in sorted({place.leader for place in meta.partitions}):
+            mine = [place.id for place in meta.partitions if place.leader == leader]
+            answer = self._fabric.ask(Type.DESCRIBE, messages.Describe(mine), f"description of {name!r}", leader)
+            described.update({part.partition: part for part in answer.partitions})
+        partitions = []
+        for place in meta.partitions:
+            part = described.get(place.id) or messages.PartitionIs(
+                place.id, -1, 0, 0, 0, 0, meta.config.durability, 0.0
+            )
+            partitions.append(
+                PartitionInfo(
+                    partition=place.number,
+                    id=place.id,
+                    leader=place.leader,
+                    epoch=part.epoch,
+                    start_offset=part.start_offset,
+                    end_offset=part.end_offset,
+                    bytes=part.bytes,
+                    batches=part.batches,
+                    durability=meta.config.durability,
+                    write_amplification=part.write_amplification,
+                )  # fmt: skip
+            )
+        return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions)
+
+    def _meta(self, name: str) -> messages.TopicMeta:
+        check_name("topic", name)
+        answer: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
+        if not answer.topics:
+            raise errors.UnknownTopic(topic=name)
+        return answer.topics[0]
+
+    def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:
+        """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability."""
+        meta = self._meta(name)
+        config = _config(meta.config, **changes)
+        check_range("partitions", partitions or 1, 1, 10_000)
+        self._fabric.ask(Type.ALTER_TOPIC, messages.AlterTopic(name, config, partitions or 0), f"change of {name!r}")
+        return self.describe(name)
+
+    def delete(self, name: str) -> None:
+        """Remove a topic with all its records.
+
+        Raises:
+            UnknownTopic.
+        """
+        check_name("topic", name)
+        self._fabric.ask(Type.DELETE_TOPIC, messages.DeleteTopic(name), f"deletion of {name!r}")
+        self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
+
+
+def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
+    """Return ``base`` with the arguments of ``create`` applied, as far as they are given."""
+    fields: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name in ("retention", "tombstone_retention", "commit_interval"):
+            seconds = -1.0 if value is None else value
+            check_range(name, seconds, -1.0, 1e12, "s")
+            field = {"tombstone_retention": "tombstone_ms"}.get(name, f"{name}_ms")
+            fields[field] = int(seconds * 1000) if seconds >= 0 else -1
+        elif name in ("retention_bytes", "record_bytes_max"):
+            bound = -1 if value is None else value
+            check_range(name, bound, -1 if name == "retention_bytes" else 1, 1 << 60, "bytes")
+            fields[name] = bound
+        elif name in ("durability", "cleanup"):
+            fields[name] = value
+        else:
+            raise errors.InvalidArgument(name="option", value=repr(name), allowed="the arguments of topics.create()")
+    for name, allowed in _CHOICES.items():
+        if name in fields and fields[name] not in allowed:
+            text = ", ".join(map(repr, allowed))
+            raise errors.InvalidArgument(name=name, value=repr(fields[name])[:100], allowed=text)
+    return msgspec.structs.replace(base, **fields)
+
+
+class Groups:
+    """Committed offsets of consumer groups: ``fabric.groups``."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+
+    def describe(self, group: str | None = None) -> list[GroupOffset]:
+        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition."""
+        if group is not None:
+            check_name("group", group, GROUP_BYTES_MAX)
+        meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
+        names = {place.id: (topic.name, place.number) for topic in meta.topics for place in topic.partitions}
+        found = []
+        for address in meta.leaders:
+            answer = self._fabric.ask(Type.LIST_GROUPS, messages.Empty(), "list of groups", address.id)
+            for part in answer.parts:
+                if part.partition in names and group in (None, part.group):
+                    topic, number = names[part.partition]
+                    lag = max(0, part.end_offset - part.offset)
+                    found.append(
+                        GroupOffset(
+                            group=part.group,
+                            topic=topic,
+                            partition=number,
+                            offset=part.offset,
+                            end_offset=part.end_offset,
+                            lag=lag,
+                            timestamp=part.timestamp,
+                        )
+                    )
+        return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
+
+    def reset(
+        self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None
+    ) -> None:
+        """Set what the group has committed: "earliest", "latest", an offset or a time; may go back."""
+        check_name("group", group, GROUP_BYTES_MAX)
+        consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
+        try:
+            consumer.open()
+            info = self._fabric.topics.describe(topic)
+            for number, offset in consumer.position.items():
+                place = info.partitions[number]
+                body = messages.CommitOffsets(group, [messages.CommitOffset(place.id, offset)], force=True)
+                self._fabric.ask(Type.COMMIT_OFFSETS, body, "reset", place.leader)
+        finally:
+            consumer.close()
+
+    def delete(self, group: str) -> None:
+        """Forget what the group has committed, in all topics."""
+        check_name("group", group, GROUP_BYTES_MAX)
+        meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
+        for address in meta.leaders:
+            self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)
+
+
+__all__ = ["Fabric", "Groups", "Topics", "connect"]

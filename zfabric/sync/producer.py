@@ -1,0 +1,234 @@
+# Generated from zfabric/aio/producer.py by tools/unasync; edit that file.
+"""The producer of the SDK: a thin face on ``core/client/producer.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from zfabric import errors
+from zfabric.core.client.outbox import Delivery as CoreDelivery
+from zfabric.core.client.outbox import OutBatch, check_payload
+from zfabric.model import RecordMetadata
+from zfabric.sync.pump import Pump
+
+if TYPE_CHECKING:
+    from zfabric.core.client.producer import Producer as Core
+
+Serializer = Callable[[str, Any], bytes | None]
+
+
+class Delivery(CoreDelivery):
+    """The fate of one record that was sent: ``done``, ``error``, and :meth:`result`."""
+
+    __slots__ = ()
+    pump: Pump
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:  # noqa: ASYNC109
+        """Wait for the acknowledgement and return where the record went.
+
+        Args:
+            timeout: seconds, None for as long as the producer tries (its ``delivery_timeout``).
+
+        Raises:
+            RequestTimeout: not acknowledged yet; it goes on.
+            DeliveryTimeout, ProducerFenced, RecordTooLarge, UnknownTopic, Closed: it was given up.
+        """
+        if not self.done and not self.pump.wait(self.batch.wait(), timeout):
+            raise errors.RequestTimeout(what="the acknowledgement", seconds=timeout)
+        return self.metadata()
+
+
+class Producer:
+    """Sends records to topics; made by ``fabric.producer()``. Safe to share between threads.
+
+    Idempotent: a record that was acknowledged is in its partition exactly once, in the order in which it was sent.
+    """
+
+    def __init__(self, pump: Pump, core: Core, serializer: Serializer | None, *, block: bool) -> None:
+        self._pump = pump
+        self._core = core
+        self._serializer = serializer
+        self._block = block
+
+    @staticmethod
+    def delivery(pump: Pump) -> Callable[[OutBatch, int], Delivery]:
+        """Return the class of deliveries that wait with ``pump``."""
+        return type("Delivery", (Delivery,), {"__slots__": (), "pump": pump, "__doc__": Delivery.__doc__})
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: bytes | None = None,
+        headers: dict[str, bytes] | None = None,
+        partition: int | None = None,
+        timestamp: int | None = None,
+        sequence: int | None = None,
+        on_delivery: Callable[[Delivery, Exception | None], None] | None = None,
+    ) -> Delivery:
+        """Take one record and return its delivery; waits only while the buffer is full or the topic is not known yet.
+
+        Args:
+            value: bytes, None for a tombstone, or anything if the producer has a serializer.
+            key: chooses the partition (``xxh3_64(key) % partitions``). partition: chooses it by number.
+            timestamp: ms since 1970, now by default.
+            sequence: the application's own sequence, increasing per partition (only with a named producer).
+            on_delivery: called with (delivery, error or None) when the record is acknowledged or given up.
+
+        Raises:
+            InvalidArgument, RecordTooLarge, UnknownTopic, UnknownPartition: the record cannot be sent as it is.
+            BufferFull: no room, and the producer does not block or waited for its ``delivery_timeout``.
+        """
+        pump, core = self._pump, self._core
+        if self._serializer is not None:
+            value = self._serializer(topic, value)
+        while True:
+            with pump.lock:
+                now = pump.now()
+                delivery: Delivery | None = core.send(
+                    topic, value, key, headers, partition, timestamp, sequence, on_delivery, now
+                )
+                if core.wants_flush:
+                    core.wants_flush = False
+                    pump.flush()
+            if delivery is not None:
+                return delivery
+            self._wait_for_room(topic)
+
+    def _wait_for_room(self, topic: str) -> None:
+        core, timeout = self._core, self._core.settings.delivery_timeout_ns / 1e9
+        with self._pump.lock:
+            self._pump.check()
+            now = self._pump.now()
+            known = core.knows(topic)
+            pending = core.blocked(topic, now, now + min(core.settings.delivery_timeout_ns, core.call_timeout_ns))
+            self._pump.flush()
+        if pending is None:
+            return
+        full = known and core.used >= core.settings.buffer_bytes
+        if full and not self._block:
+            raise errors.BufferFull(used=core.used, limit=core.settings.buffer_bytes)
+        if not self._pump.wait(pending, timeout):
+            raise errors.BufferFull(used=core.used, limit=core.settings.buffer_bytes)
+        pending.result()
+
+    def send_many(
+        self,
+        topic: str,
+        values: Iterable[Any],
+        keys: Iterable[bytes | None] | None = None,
+        *,
+        timestamp: int | None = None,
+    ) -> int:
+        """Take many records by the bulk path; returns how many were taken. :meth:`flush` tells what became of them.
+
+        Args:
+            values: bytes each (or what the serializer takes). keys: as many, or None for none.
+
+        Raises:
+            As :meth:`send`; and InvalidArgument if there are fewer keys than values.
+        """
+        if keys is not None:
+            return self._send_keyed(topic, values, keys, timestamp)
+        core, pump = self._core, self._pump
+        if self._serializer is not None:
+            serializer = self._serializer
+            values = (serializer(topic, value) for value in values)
+        source, count, taken = iter(values), 256, 0
+        while True:
+            chunk = list(islice(source, count))
+            if not chunk:
+                return taken
+            try:
+                size = len(b"".join(chunk))
+            except TypeError:
+                chunk = [check_payload("value", value) for value in chunk]
+                size = sum(len(value or b"") for value in chunk)
+            while True:
+                with pump.lock:
+                    pump.check()
+                    now = pump.now()
+                    if core.blocked(topic, now, now + core.call_timeout_ns) is None:
+                        core.send_chunk(topic, chunk, None, size, timestamp, now)
+                        pump.flush()
+                        break
+                self._wait_for_room(topic)
+            taken += len(chunk)
+            count = max(1, min(100_000, core.settings.batch_bytes * len(chunk) // max(size, len(chunk))))
+
+    def _send_keyed(
+        self, topic: str, values: Iterable[Any], keys: Iterable[bytes | None], timestamp: int | None
+    ) -> int:
+        taken = 0
+        names = iter(keys)
+        for value in values:
+            try:
+                key = next(names)
+            except StopIteration:
+                raise errors.InvalidArgument(
+                    name="keys", value=f"{taken} keys", allowed="one for each value; None where there is none"
+                ) from None
+            self.send(topic, value, key=key, timestamp=timestamp)
+            taken += 1
+        return taken
+
+    def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Send what is open and wait until all that was taken is acknowledged.
+
+        Args:
+            timeout: seconds, None for as long as the producer tries.
+
+        Raises:
+            DeliveryError: what was not acknowledged, by topic and partition: given up since the last flush, or
+                still under way when the time was over.
+        """
+        with self._pump.lock:
+            pending = self._core.flush(self._pump.now())
+            self._pump.flush()
+        done = self._pump.wait(pending, timeout)
+        failed = self._core.take_failures()
+        if failed is not None:
+            raise failed
+        if not done:
+            left = self._core.outstanding()
+            detail = "; ".join(
+                f"{topic} [{number}]: {count:,} still under way" for (topic, number), count in left.items()
+            )
+            raise errors.DeliveryError(records=sum(left.values()), detail=detail)
+
+    def close(self, timeout: float | None = 30.0) -> None:  # noqa: ASYNC109
+        """Flush, then give up what could not be delivered; a second call does nothing.
+
+        Raises:
+            DeliveryError: what could not be delivered.
+        """
+        if self._core.closed:
+            return
+        try:
+            self.flush(timeout)
+        finally:
+            with self._pump.lock:
+                self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        with self._pump.lock:
+            self._core.flush(self._pump.now())
+        try:
+            self.close(1.0)
+        except errors.ZFabricError as problem:
+            error.add_note(f"and then: {problem}") if error is not None else None
+
+
+__all__ = ["Delivery", "Producer", "Serializer"]
