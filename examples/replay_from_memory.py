@@ -1,0 +1,27 @@
+"""PUB/SUB with replay and without a disk: a ring in memory, and whoever comes late reads what it still holds."""
+
+import tempfile
+
+import zfabric
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
+        zfabric.connect(f"zf+file:{directory}/data") as fabric,
+    ):
+        fabric.topics.create("kv-events", durability="memory", retention_bytes=20_000)
+        with fabric.producer() as producer:
+            for number in range(5_000):
+                producer.send("kv-events", b"block %06d" % number)
+        with fabric.consumer("kv-events", start="earliest") as late:
+            replayed = []
+            while records := late.poll(5_000, timeout=1.0):
+                replayed += records
+        print(f"the ring still held {len(replayed)} of 5000, from offset {replayed[0].offset}")
+        assert replayed[-1].value == b"block 004999"
+        assert len(replayed) == 5_000 - replayed[0].offset
+
+
+if __name__ == "__main__":
+    main()
