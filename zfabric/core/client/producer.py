@@ -187,9 +187,8 @@ class Producer:
         route = self._routes.get(topic)
         settings = self.settings
         if route is None or self.used >= settings.buffer_bytes or self.closed or self._named:
-            if self.blocked(topic, now, now) is not None:
+            if route is None or self.blocked(topic, now, now) is not None:
                 return None
-            route = self._routes[topic]
         if type(value) is not bytes:
             value = check_payload("value", value)
         size = RECORD_OVERHEAD + (len(value) if value is not None else 0)
