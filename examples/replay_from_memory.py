@@ -11,7 +11,7 @@ def main() -> None:
         zfabric.connect(f"zf+file:{directory}/data") as fabric,
     ):
         fabric.topics.create("kv-events", durability="memory", retention_bytes=20_000)
-        with fabric.producer() as producer:
+        with fabric.producer(batch_bytes=4_096) as producer:
             for number in range(5_000):
                 producer.send("kv-events", b"block %06d" % number)
         with fabric.consumer("kv-events", start="earliest") as late:

@@ -266,6 +266,7 @@ class StoredLog:
     def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
         """Remove up to ``most`` of the oldest batches that retention no longer keeps; returns how many.
 
+        Size never takes the last batch, however large it is.
         Age counts from the append, not from the producer's timestamp, which may be anything.
         """
         state = self.state
@@ -280,7 +281,7 @@ class StoredLog:
                 break
             row = cursor.value()
             header = batch.parse(row) if len(row) >= HEADER_BYTES else None
-            big = 0 <= config.retention_bytes < state.bytes
+            big = 0 <= config.retention_bytes < state.bytes and state.batches > 1
             old = oldest is not None and (header is None or header.append_time < oldest)
             if not (big or old):
                 break
@@ -382,7 +383,10 @@ class MemoryLog:
         limit = config.retention_bytes if config.retention_bytes >= 0 else MEMORY_RING_BYTES
         oldest = wall_ms - config.retention_ms if config.retention_ms >= 0 else None
         removed = 0
-        while self._ring and (state.bytes > limit or (oldest is not None and self._ring[0][0].append_time < oldest)):
+        while self._ring and (
+            (state.bytes > limit and len(self._ring) > 1)
+            or (oldest is not None and self._ring[0][0].append_time < oldest)
+        ):
             header, _, payload = self._ring.popleft()
             state.start = header.next_offset
             state.bytes -= HEADER_BYTES + len(payload)
