@@ -1,0 +1,45 @@
+"""What README.md says is true: its code runs, its commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"^\| `zfabric (\w+)` \|", README, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_code_block_runs(code: str, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "two of them" in done.stdout
+
+
+def test_there_is_code_and_there_are_commands():
+    assert PYTHON
+    assert "serve" in COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_has_help(command: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "zfabric", command, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage:")
+
+
+def test_every_command_is_listed():
+    done = subprocess.run(
+        [sys.executable, "-m", "zfabric", "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    shown = re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert sorted(shown) == COMMANDS
