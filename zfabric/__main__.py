@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from zfabric.cli import main
+from zfabric.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,0 +1,286 @@
+"""The supervisor of a node: starts the leader processes, starts them again, and carries no data.
+
+It holds the data directory's lock. Leader 0 listens on the node's port and hosts the controller; the other sockets
+take the ports that follow, skipping what is taken, and keep them over restarts. A leader's standard input is a pipe
+from here: when the supervisor is killed the pipe ends, and so does the leader. A leader that ends is started again
+after 50 ms, doubled up to 5 s while it ends within 10 s of its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from zfabric import errors
+from zfabric.server.options import LeaderOptions, encode
+from zfabric.settings import LeaderSettings, check_range
+from zfabric.store.directory import DataDirectory
+
+log = logging.getLogger("zfabric.supervisor")
+
+PAUSE_S = 0.05
+PAUSE_MAX_S = 5.0
+STEADY_S = 10.0
+STOP_S = 5.0
+START_S = 20.0
+LEADERS_MAX = 64
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Return (host, port) of ``HOST:PORT``.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    host, colon, digits = listen.rpartition(":")
+    if not colon or not host or not digits.isdigit() or int(digits) > 65_535:
+        raise errors.ConfigurationError(
+            source=f"--listen {listen[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
+        )
+    return host, int(digits)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class _Ports:
+    """Free ports from one on, each given once."""
+
+    def __init__(self, host: str, first: int) -> None:
+        self._host = host.strip("[]")
+        self._next = first
+
+    def take(self) -> int:
+        """Return the next port that can be bound now."""
+        while self._next <= 65_535:
+            port, self._next = self._next, self._next + 1
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self._host, port))
+                return port
+        raise errors.PortInUse(endpoint=self._host, problem="no free port above the one given")
+
+
+class _Leader:
+    """One leader process: how it is started, and how it is doing."""
+
+    def __init__(self, options: LeaderOptions) -> None:
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+        self.said = b""
+        self.ready = False
+        self.ending = -1
+        self.started = 0.0
+        self.pause = PAUSE_S
+        self.restart_at: float | None = None
+
+    def start(self) -> None:
+        """Start the process."""
+        command = [sys.executable, "-m", "zfabric.server", encode(self.options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.said, self.ready = b"", False
+        self.started = time.monotonic()
+        self.restart_at = None
+
+
+class Supervisor:
+    """One node.
+
+    Args:
+        data: the data directory. listen: ``HOST:PORT``; port 0 takes a free one.
+        leaders: processes; None: one per core. A directory that was served by more keeps as many.
+        insecure: listen beyond loopback though there are no keys.
+        announce: called with the node's URL once all leaders serve.
+
+    Raises:
+        InsecureListen, ConfigurationError, DirectoryFormat.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        listen: str = "127.0.0.1:7400",
+        *,
+        leaders: int | None = None,
+        settings: LeaderSettings | None = None,
+        insecure: bool = False,
+        announce: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self._host, self._port = split_listen(listen)
+        if not is_loopback(self._host) and not insecure:
+            raise errors.InsecureListen(endpoint=listen)
+        check_range("leaders", leaders or 1, 1, LEADERS_MAX)
+        self._wanted = leaders or os.cpu_count() or 1
+        self._settings = settings or LeaderSettings()
+        self._directory = DataDirectory.create_or_check(data)
+        self._announce = announce
+        self._announced = False
+        self._leaders: list[_Leader] = []
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit status.
+
+        Raises:
+            DirectoryLocked, PortInUse, DirectoryDamaged, …: a leader could not start for the first time.
+        """
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._selector.register(reader, selectors.EVENT_READ, None)
+        with self._directory.lock("node", f"{self._host}:{self._port}"):
+            self._plan()
+            try:
+                for leader in self._leaders:
+                    self._start(leader)
+                while not self._stopping:
+                    self._turn()
+            finally:
+                self._end()
+        return 0
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _plan(self) -> None:
+        """Decide ports and options of all leaders."""
+        if self._port == 0:
+            with socket.socket() as probe:
+                probe.bind((self._host.strip("[]"), 0))
+                self._port = probe.getsockname()[1]
+        count = max(self._wanted, max(self._directory.volumes(), default=-1) + 1)
+        ports = _Ports(self._host, self._port + 1)
+        for number in range(count):
+            listen = self._port if number == 0 else ports.take()
+            publish = ports.take()
+            self._leaders.append(
+                _Leader(
+                    LeaderOptions(
+                        data=self._directory.real_path,
+                        leader=number,
+                        leaders=count,
+                        listen=f"tcp://{self._host}:{listen}",
+                        publish=f"tcp://{self._host}:{publish}",
+                        advertise=f"tcp://*:{listen}",
+                        advertise_publish=f"tcp://*:{publish}",
+                        controller="" if number == 0 else f"tcp://{self._local()}:{self._port}",
+                        supervised=True,
+                        settings=self._settings,
+                    )
+                )
+            )
+
+    def _local(self) -> str:
+        return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104
+
+    def _start(self, leader: _Leader) -> None:
+        leader.start()
+        assert leader.process is not None
+        assert leader.process.stdout is not None
+        leader.ending = os.pidfd_open(leader.process.pid)
+        self._selector.register(leader.process.stdout, selectors.EVENT_READ, lambda: self._hear(leader))
+        self._selector.register(leader.ending, selectors.EVENT_READ, lambda: self._ended(leader))
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        due = [leader.restart_at for leader in self._leaders if leader.restart_at is not None]
+        starting = not self._announced
+        for key, _ in self._selector.select(max(0.0, min(due) - now) if due else (0.5 if starting else None)):
+            if key.data is not None and not self._stopping:
+                key.data()
+        now = time.monotonic()
+        for leader in self._leaders:
+            if leader.restart_at is not None and leader.restart_at <= now:
+                self._start(leader)
+        if starting and any(not entry.ready and now - entry.started > START_S for entry in self._leaders):
+            raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail="it did not become ready")
+
+    def _hear(self, leader: _Leader) -> None:
+        """A leader said whether it serves; then it says nothing more."""
+        assert leader.process is not None
+        assert leader.process.stdout is not None
+        leader.said += os.read(leader.process.stdout.fileno(), 65_536)
+        self._selector.unregister(leader.process.stdout)
+        leader.process.stdout.close()
+        if b"\n" not in leader.said:
+            return
+        said = json.loads(leader.said)
+        if "error" not in said:
+            leader.ready = True
+            log.info("leader_ready leader=%d pid=%d", leader.options.leader, leader.process.pid)
+            self._maybe_announce()
+        elif not self._announced:
+            raise errors.from_wire(said["error"], said["values"])
+        else:
+            log.error("leader_failed leader=%d error=%s", leader.options.leader, said)
+
+    def _ended(self, leader: _Leader) -> None:
+        """A leader process has ended: start another after a pause."""
+        assert leader.process is not None
+        if leader.process.stdout is not None and not leader.process.stdout.closed:
+            self._hear(leader)
+        self._selector.unregister(leader.ending)
+        os.close(leader.ending)
+        leader.ending = -1
+        status = leader.process.wait()
+        if leader.process.stdin is not None:
+            leader.process.stdin.close()
+        if not self._announced:
+            raise errors.LeaderFailed(directory=self._directory.path, status=status, detail="see its log above")
+        now = time.monotonic()
+        steady = now - leader.started > STEADY_S
+        leader.pause = PAUSE_S if steady else min(leader.pause * 2, PAUSE_MAX_S)
+        leader.restart_at = now + leader.pause
+        log.warning("leader_ended leader=%d status=%d restart_in=%.2f", leader.options.leader, status, leader.pause)
+
+    def _maybe_announce(self) -> None:
+        if self._announced or not all(leader.ready for leader in self._leaders):
+            return
+        self._announced = True
+        if self._announce is not None:
+            self._announce(f"zf://{self._host}:{self._port}", len(self._leaders))
+        address = os.environ.get("NOTIFY_SOCKET")
+        if address:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+                notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+
+    def _end(self) -> None:
+        """Let the leaders drain, and kill what does not."""
+        running = [leader.process for leader in self._leaders if leader.process is not None]
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        for leader in self._leaders:
+            if leader.ending >= 0:
+                os.close(leader.ending)
+        self._selector.close()
