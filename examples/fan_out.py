@@ -9,6 +9,7 @@ CONSUMERS, RECORDS = 8, 1_000
 
 
 def follow(url: str, ready: threading.Barrier, counts: list[int], number: int) -> None:
+    """Count what one consumer reads."""
     with zfabric.connect(url) as fabric, fabric.consumer("ticks", start="latest") as consumer:
         ready.wait()
         while counts[number] < RECORDS:
@@ -16,6 +17,7 @@ def follow(url: str, ready: threading.Barrier, counts: list[int], number: int) -
 
 
 def main() -> None:
+    """Run the example."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         url = f"zf+file:{directory}/data"
         with zfabric.connect(url) as fabric:

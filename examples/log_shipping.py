@@ -24,6 +24,7 @@ def ship(fabric: zfabric.Fabric, paths: list[Path]) -> None:
 
 
 def main() -> None:
+    """Run the example."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
         zfabric.connect(f"zf+file:{directory}/data") as fabric,

@@ -7,6 +7,7 @@ import zfabric.aio
 
 
 async def main() -> None:
+    """Run the example."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         async with zfabric.aio.connect(f"zf+file:{directory}/data") as fabric:
             await fabric.topics.create("orders")

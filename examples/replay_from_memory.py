@@ -6,6 +6,7 @@ import zfabric
 
 
 def main() -> None:
+    """Run the example."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
         zfabric.connect(f"zf+file:{directory}/data") as fabric,

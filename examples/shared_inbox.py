@@ -15,6 +15,7 @@ with zfabric.connect(sys.argv[1]) as fabric, fabric.producer() as producer:
 
 
 def main() -> None:
+    """Run the example."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         url = f"zf+file:{directory}/data"
         with zfabric.connect(url) as fabric:

@@ -74,7 +74,7 @@ class Consumer:
             raise errors.RequestTimeout(what=what, seconds=self._timeout)
         return pending.result()
 
-    async def poll(self, max_records: int = 500, timeout: float = 1.0) -> list[Record]:  # noqa: ASYNC109
+    async def poll(self, max_records: int = 500, timeout: float = 1.0) -> list[Record]:
         """Return up to ``max_records``; an empty list if none came within ``timeout`` seconds.
 
         Raises:
@@ -89,7 +89,7 @@ class Consumer:
             return records
         return [record._replace(value=self._deserializer(record.topic, record.value)) for record in records]
 
-    async def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:  # noqa: ASYNC109
+    async def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:
         """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
         check_range("max_batches", max_batches, 1, 1_000_000)
         await self._ready(timeout)
@@ -108,7 +108,7 @@ class Consumer:
             self._pump.flush()
         return batches
 
-    async def _ready(self, timeout: float | None) -> None:  # noqa: ASYNC109
+    async def _ready(self, timeout: float | None) -> None:
         if not self._core.cursors or not self._core.opened:
             await self.open()
         if self._core.closed:
@@ -129,9 +129,10 @@ class Consumer:
             cursors = self._core.cursors
             for record in records:
                 cursors[record.partition].position = record.offset + 1
-                if self._deserializer is not None:
-                    record = record._replace(value=self._deserializer(record.topic, record.value))
-                yield record
+                if self._deserializer is None:
+                    yield record
+                else:
+                    yield record._replace(value=self._deserializer(record.topic, record.value))
             for number, position in after.items():
                 cursors[number].position = max(cursors[number].position, position)
 

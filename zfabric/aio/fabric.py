@@ -309,7 +309,7 @@ class Topics:
                     batches=part.batches,
                     durability=meta.config.durability,
                     write_amplification=part.write_amplification,
-                )  # fmt: skip
+                )
             )
         return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions)
 

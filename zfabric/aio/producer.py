@@ -25,7 +25,7 @@ class Delivery(CoreDelivery):
     __slots__ = ()
     pump: Pump
 
-    async def result(self, timeout: float | None = None) -> RecordMetadata:  # noqa: ASYNC109
+    async def result(self, timeout: float | None = None) -> RecordMetadata:
         """Wait for the acknowledgement and return where the record went.
 
         Args:
@@ -175,7 +175,7 @@ class Producer:
             taken += 1
         return taken
 
-    async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def flush(self, timeout: float | None = None) -> None:
         """Send what is open and wait until all that was taken is acknowledged.
 
         Args:
@@ -199,7 +199,7 @@ class Producer:
             )
             raise errors.DeliveryError(records=sum(left.values()), detail=detail)
 
-    async def close(self, timeout: float | None = 30.0) -> None:  # noqa: ASYNC109
+    async def close(self, timeout: float | None = 30.0) -> None:
         """Flush, then give up what could not be delivered; a second call does nothing.
 
         Raises:

@@ -80,7 +80,7 @@ class Pump:
         if not self._closed:
             self.flush()
 
-    async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:  # noqa: ASYNC109
+    async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
         self.flush()
         if pending.done:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(min=1), help="End after so many records.")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Read only these.  [default: all]")
 @fabric_options
-def command(
+def command(  # noqa: PLR0917 - one parameter an option
     topic: str,
     group: str | None,
     start: str,

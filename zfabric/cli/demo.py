@@ -71,7 +71,7 @@ def _run(files: list[Path], total: int, url: str, directory: Path, *, kill: bool
         workers = []
         for number, result in enumerate(results):
             mine = [str(p) for p in range(PARTITIONS) if p % WORKERS == number]
-            command = [sys.executable, "-m", "zfabric.cli.demo_worker", url, TOPIC, str(result), str(total), *mine]
+            command = [sys.executable, "-m", "zfabric.cli.demo_worker", url, TOPIC, str(result), *mine]
             workers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
         try:
             _stream(fabric, files, total, kill=kill)

@@ -1,6 +1,6 @@
 """A consumer process of ``zfabric demo``: counts words and remembers what it saw of each file.
 
-Arguments: URL, topic, result file, total lines, partitions. It reads until standard input has ended and nothing is left.
+Arguments: URL, topic, result file, partitions. It reads until standard input has ended and nothing is left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WORD = re.compile(rb"[A-Za-z_]{2,}")
 
 def main() -> None:
     """Count until the producer is done and everything is read."""
-    url, topic, result, _, *numbers = sys.argv[1:]
+    url, topic, result, *numbers = sys.argv[1:]
     words: Counter[bytes] = Counter()
     files: dict[bytes, tuple[int, hashlib.blake2b]] = {}
     partitions = [int(number) for number in numbers]

@@ -47,10 +47,9 @@ def command(
             count = _send_objects(producer, topic, lines)
         elif key_separator:
             count = 0
-            for line in lines:
+            for count, line in enumerate(lines, 1):  # noqa: B007
                 key, found, value = line.partition(key_separator.encode())
                 producer.send(topic, value if found else key, key=key if found else None)
-                count += 1
         else:
             count = producer.send_many(topic, lines)
         producer.flush()

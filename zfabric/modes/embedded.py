@@ -16,8 +16,8 @@ import sys
 from typing import Any
 
 from zfabric import errors
+from zfabric.modes.options import LeaderOptions, encode
 from zfabric.modes.url import Target
-from zfabric.server.options import LeaderOptions, encode
 from zfabric.settings import LeaderSettings
 from zfabric.store.directory import DataDirectory
 

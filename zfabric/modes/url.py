@@ -45,7 +45,7 @@ def parse(url: str | None) -> Target:
         if not path or "\0" in path:
             raise _wrong(text, "it names no directory")
         return Target(text, "embedded", path, "", 0)
-    if scheme in ("zf+peer",):
+    if scheme == "zf+peer":
         raise errors.NotSupported(what=text[:100], where="in this version", instead="use zf+file: or zf://host:port")
     if scheme != "zf" or not rest.startswith("//"):
         raise _wrong(text, "its scheme is unknown")

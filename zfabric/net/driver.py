@@ -83,7 +83,7 @@ class Driver:
         for callback, delivery, error in self.core.take_callbacks():
             try:
                 callback(delivery, error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - user code; logged with its traceback
                 _log.exception("delivery_callback_failed callback=%r", callback)
 
     def close(self) -> None:

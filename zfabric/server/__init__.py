@@ -1,0 +1,1 @@
+"""Leader processes and their supervisor."""

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from zfabric import errors
 
@@ -23,10 +23,8 @@ EXIT_STORAGE = 75
 
 
 def _say(document: dict[str, object]) -> None:
-    try:
+    with suppress(BrokenPipeError):  # Whoever started us has gone; others will come.
         os.write(1, json.dumps(document).encode() + b"\n")
-    except BrokenPipeError:
-        pass  # Whoever started us has gone; others will come.
 
 
 def _detach(directory: str) -> None:
@@ -50,10 +48,10 @@ def _detach(directory: str) -> None:
 def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.core.cluster.placement import Placement
     from zfabric.core.leader.leader import Leader
+    from zfabric.modes.options import decode
     from zfabric.net import sockets
     from zfabric.server import logs
     from zfabric.server.loop import Loop
-    from zfabric.server.options import decode
     from zfabric.store.directory import DataDirectory
     from zfabric.store.volume import Volume
     from zfabric.wire.messages import LeaderAddress

@@ -23,9 +23,9 @@ from zfabric import errors
 from zfabric.core.cluster.placement import Placement
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.leader.leader import Leader
+from zfabric.modes.options import LeaderOptions
 from zfabric.net import sockets
 from zfabric.server import process
-from zfabric.server.options import LeaderOptions
 from zfabric.settings import PARTITIONS_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
 from zfabric.store.volume import MapFull, Volume

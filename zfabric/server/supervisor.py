@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from zfabric import errors
-from zfabric.server.options import LeaderOptions, encode
+from zfabric.modes.options import LeaderOptions, encode
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.store.directory import DataDirectory
 

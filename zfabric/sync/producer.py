@@ -26,7 +26,7 @@ class Delivery(CoreDelivery):
     __slots__ = ()
     pump: Pump
 
-    def result(self, timeout: float | None = None) -> RecordMetadata:  # noqa: ASYNC109
+    def result(self, timeout: float | None = None) -> RecordMetadata:
         """Wait for the acknowledgement and return where the record went.
 
         Args:
@@ -176,7 +176,7 @@ class Producer:
             taken += 1
         return taken
 
-    def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    def flush(self, timeout: float | None = None) -> None:
         """Send what is open and wait until all that was taken is acknowledged.
 
         Args:
@@ -200,7 +200,7 @@ class Producer:
             )
             raise errors.DeliveryError(records=sum(left.values()), detail=detail)
 
-    def close(self, timeout: float | None = 30.0) -> None:  # noqa: ASYNC109
+    def close(self, timeout: float | None = 30.0) -> None:
         """Flush, then give up what could not be delivered; a second call does nothing.
 
         Raises:

@@ -245,14 +245,14 @@ class FetchPart(_Body, frozen=True):
 
 
 class Fetch(_Body, frozen=True):
-    """Read committed batches of several partitions: at most ``max_bytes`` in all, at least one batch if there is any."""
+    """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one."""
 
     max_bytes: int
     parts: list[FetchPart]
 
 
 class FetchedPart(_Body, frozen=True):
-    """Result for one partition: an error, or ``length`` bytes of batches in the following frame, and the log's bounds."""
+    """Result for one partition: an error, or ``length`` bytes of batches in the following frame, the log's bounds."""
 
     partition: int
     start_offset: int

@@ -1,0 +1,1 @@
+"""The client as state machines: requests, metadata, producer, consumer."""

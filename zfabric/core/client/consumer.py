@@ -503,7 +503,7 @@ class Consumer:
         wanted = self._wanting(leader_id)
         if idle:
             wanted = [c for c in self.cursors.values()
-                      if c.leader == leader_id and not c.paused and c.error is None and 0 <= c.expected
+                      if c.leader == leader_id and not c.paused and c.error is None and c.expected >= 0
                       and c.buffered <= self._buffer_bytes // 2]  # fmt: skip
             leader.due_ns = now + IDLE_NS
         endpoint = self._client.endpoint(leader_id)

@@ -176,8 +176,8 @@ class Outbox:
 
     __slots__ = (
         "application",
-        "begun",
         "beginning",
+        "begun",
         "epoch",
         "leader",
         "next_sequence",

@@ -45,7 +45,7 @@ OnDelivery = Callable[[Any, Exception | None], None]
 class Route:
     """A topic as the producer sees it: its outboxes by partition number, and the one that keyless records fill."""
 
-    __slots__ = ("config", "compacted", "count", "outboxes", "record_max", "sticky", "topic_id", "under_way")
+    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "sticky", "topic_id", "under_way")
 
     def __init__(self, meta: messages.TopicMeta) -> None:
         self.outboxes: list[Outbox] = []
@@ -167,7 +167,7 @@ class Producer:
         """Tell whether the topic's partitions are known."""
         return topic in self._routes
 
-    def send(
+    def send(  # noqa: C901, PLR0915, PLR0917 - one call a record: each helper would cost 10 % of it
         self,
         topic: str,
         value: object,
@@ -186,9 +186,11 @@ class Producer:
         """
         route = self._routes.get(topic)
         settings = self.settings
-        if route is None or self.used >= settings.buffer_bytes or self.closed or self._named:
-            if route is None or self.blocked(topic, now, now) is not None:
-                return None
+        if route is None:
+            return None
+        unusual = self.used >= settings.buffer_bytes or self.closed or self._named
+        if unusual and self.blocked(topic, now, now) is not None:
+            return None
         if type(value) is not bytes:
             value = check_payload("value", value)
         size = RECORD_OVERHEAD + (len(value) if value is not None else 0)

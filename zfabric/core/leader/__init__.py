@@ -1,0 +1,1 @@
+"""The leader as state machines: log, producers, groups, retention, compaction."""

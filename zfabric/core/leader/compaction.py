@@ -87,7 +87,7 @@ class Compactor:
     def __init__(self, log: StoredLog) -> None:
         self._log = log
         self._latest: dict[bytes, int] = {}
-        self._mapped = log.state.clean_end if log.state.clean_end > log.state.start else log.state.start
+        self._mapped = max(log.state.start, log.state.clean_end)
         self._end = log.state.end
         self._rewriting = False
         self._at = log.state.start

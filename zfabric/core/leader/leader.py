@@ -38,11 +38,11 @@ from zfabric.settings import (
     BATCH_OVERHEAD_MAX,
     FETCH_BYTES_MAX,
     FETCH_PARTITIONS_MAX,
+    GROUP_BYTES_MAX,
     LeaderSettings,
     check_name,
     check_range,
 )
-from zfabric.settings import GROUP_BYTES_MAX
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 
@@ -498,7 +498,7 @@ class Leader:
                     state.batches,
                     partition.config.durability,
                     amplification if isinstance(partition.log, StoredLog) else 0.0,
-                )  # fmt: skip
+                )
             )
         self._reply(peer, messages.command(Type.DESCRIBED, command.request, messages.Described(described)))
 

@@ -129,7 +129,7 @@ class ProducerTable:
                 return entry
         if last >= expected:
             raise errors.ProtocolViolation(
-                problem=f"sequences {first} to {last} of partition id {self.partition} epoch {epoch} overlap stored ones",
+                problem=f"sequences {first} to {last} of partition id {self.partition}, epoch {epoch}, overlap",
                 allowed=f"a batch that was sent before, or one from {expected} on",
             )
         return Remembered(first, last, UNKNOWN_OFFSET, -1)
