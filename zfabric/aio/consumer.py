@@ -69,6 +69,14 @@ class Consumer:
             pending = self._core.open(now, now + int(self._timeout * 1e9))
         await self._result(pending, "the consumer's start")
 
+    async def begin(self) -> None:
+        """Open, or close again: what entering the context manager does."""
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+
     async def _result(self, pending: Pending[Any], what: str) -> Any:
         if not await self._pump.wait(pending, self._timeout + 1.0):
             raise errors.RequestTimeout(what=what, seconds=self._timeout)
@@ -188,7 +196,7 @@ class Consumer:
                 self._pump.flush()
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        await self.begin()
         return self
 
     async def __aexit__(

@@ -142,6 +142,9 @@ class Fabric:
                 for memory topics only.
             buffer_bytes: read ahead per partition.
             deserializer: ``(topic, bytes) -> object`` for values of records.
+
+        Where it begins is decided when it is opened: here if this is the synchronous SDK, on entering it or with the
+        first call if not.
         """
         check_name("topic", topic)
         if group is not None:
@@ -163,6 +166,7 @@ class Fabric:
         )
         self._core.add(core)
         consumer = Consumer(self._pump, core, deserializer, self._timeout)
+        # sync-only: consumer.begin()
         self._open.append(consumer)
         return consumer
 

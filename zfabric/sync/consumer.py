@@ -70,6 +70,14 @@ class Consumer:
             pending = self._core.open(now, now + int(self._timeout * 1e9))
         self._result(pending, "the consumer's start")
 
+    def begin(self) -> None:
+        """Open, or close again: what entering the context manager does."""
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+
     def _result(self, pending: Pending[Any], what: str) -> Any:
         if not self._pump.wait(pending, self._timeout + 1.0):
             raise errors.RequestTimeout(what=what, seconds=self._timeout)
@@ -189,7 +197,7 @@ class Consumer:
                 self._pump.flush()
 
     def __enter__(self) -> Self:
-        self.open()
+        self.begin()
         return self
 
     def __exit__(

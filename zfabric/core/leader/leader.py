@@ -30,7 +30,7 @@ from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Publish, Reply
 from zfabric.core.leader import groups, keys
 from zfabric.core.leader.compaction import Compactor, due
-from zfabric.core.leader.log import StoredLog
+from zfabric.core.leader.log import MemoryLog, StoredLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
@@ -249,8 +249,11 @@ class Leader:
         self._dirty.clear()
         self.must_sync = False
         self.journal.clear()
-        for partition_id in [known for known, held in self._partitions.items() if isinstance(held.log, StoredLog)]:
-            del self._partitions[partition_id]
+        for partition_id, held in list(self._partitions.items()):
+            if isinstance(held.log, MemoryLog):
+                held.log.reserved = -1
+            else:
+                del self._partitions[partition_id]
 
     def take_effects(self) -> list[LeaderEffect]:
         """Return what is to be done now that the turn is durable."""
@@ -330,8 +333,8 @@ class Leader:
             self.must_sync = True
         elif partition.durability == 1:
             self.journal.append((stamped, body.payload))
-        elif log.state.end % (1 << 20) < header.records:
-            self.must_sync = True
+        elif isinstance(log, MemoryLog) and log.state.end > log.reserved:
+            self.must_sync = True  # The offsets given ahead are written down before any of them is told.
         self._effects.append(Publish((messages.PARTITION.pack(partition.id), stamped, body.part)))
         partition.published = log.state.end
         self._heads.pop(partition.id, None)

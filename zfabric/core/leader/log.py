@@ -321,7 +321,7 @@ class MemoryLog:
         self.partition = partition
         self.topic = topic
         self.number = number
-        self._reserved = state.end
+        self.reserved = state.end
         self.state = msgspec.structs.replace(state, start=state.end, bytes=0, batches=0, unindexed=0, producers=0)
         self._ring: deque[tuple[BatchHeader, bytes, bytes]] = deque()
 
@@ -343,9 +343,9 @@ class MemoryLog:
 
     def flush(self, txn: Transaction) -> None:
         """Write down offsets ahead when the reserved ones are used up: once in 2**20 records."""
-        if self.state.end > self._reserved:
-            self._reserved = self.state.end + RESERVED_OFFSETS
-            ahead = PartitionState(start=self._reserved, end=self._reserved, epoch=self.state.epoch)
+        if self.state.end > self.reserved:
+            self.reserved = self.state.end + RESERVED_OFFSETS
+            ahead = PartitionState(start=self.reserved, end=self.reserved, epoch=self.state.epoch)
             txn.put(keys.state(self.partition), _encode_state(ahead))
 
     def _index(self, offset: int) -> int:
