@@ -298,9 +298,7 @@ class Topics:
             described.update({part.partition: part for part in answer.partitions})
         partitions = []
         for place in meta.partitions:
-            part = described.get(place.id) or messages.PartitionIs(
-                place.id, -1, 0, 0, 0, 0, meta.config.durability, 0.0
-            )
+            part = described[place.id]
             partitions.append(
                 PartitionInfo(
                     partition=place.number,

@@ -35,6 +35,10 @@ _EXITS: list[tuple[type[Exception], int]] = [
 ]
 
 
+class _PipeClosedError(Exception):
+    """Whoever read our output has enough."""
+
+
 class _Lazy(click.Group):
     """A group that knows its commands by name and imports one only to run it."""
 
@@ -46,6 +50,12 @@ class _Lazy(click.Group):
             return None
         command: click.Command = import_module(f"zfabric.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _PipeClosedError from error  # click would turn the other one into status 1.
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -69,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, _PipeClosedError):
         # Whoever read us has enough; what is left in the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -37,6 +37,7 @@ log = logging.getLogger("zfabric.leader")
 JOURNAL_COMMIT_NS = 1_000_000_000
 JOURNAL_BYTES_MAX = 64 << 20
 UPKEEP_NS = 500_000_000
+ATTACH_NS = 20_000_000
 RELEASE_NS = 10_000_000_000
 PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
@@ -192,7 +193,7 @@ class Loop:
         try:
             self._controller.send(messages.command(Type.ATTACH, 1, attach), zmq.NOBLOCK)
         except zmq.Again:
-            return  # Leader 0 is not up; the next upkeep asks again.
+            self._upkeep_due = time.monotonic_ns() + ATTACH_NS  # Leader 0 is not up yet.
 
     # The turn.
 

@@ -205,7 +205,7 @@ class Describe(_Body, frozen=True):
 
 
 class PartitionIs(_Body, frozen=True):
-    """What a leader knows of one partition; sizes in bytes, -1 epoch where it does not lead it."""
+    """What a leader knows of one partition; sizes in bytes."""
 
     partition: int
     epoch: int
@@ -218,7 +218,7 @@ class PartitionIs(_Body, frozen=True):
 
 
 class Described(_Body, frozen=True):
-    """Answer to DESCRIBE; partitions that are led elsewhere are absent."""
+    """Answer to DESCRIBE."""
 
     partitions: list[PartitionIs]
 
@@ -282,7 +282,7 @@ class FindOffsets(_Body, frozen=True):
 
 
 class OffsetIs(_Body, frozen=True):
-    """An offset, and the bounds of its log; offset -1 where the leader does not lead the partition."""
+    """An offset, and the bounds of its log."""
 
     partition: int
     offset: int

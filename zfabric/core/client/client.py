@@ -163,6 +163,14 @@ class Client:
             self._refreshed[name] = now
             self._fetch_metadata(name, now, now + 10_000_000_000)
 
+    def _refresh_leaders(self) -> None:
+        """Ask where the leaders are: one may not have been up when we asked before."""
+        if self.now - self._refreshed.get("", -REFRESH_NS) < REFRESH_NS:
+            return
+        self._refreshed[""] = self.now
+        asked = self.control(Type.METADATA, messages.Metadata([]), self.now, self.now + 10_000_000_000, "metadata")
+        asked.on_done(lambda: None if asked.error is not None else self.note(asked.result().body))
+
     def _fetch_metadata(self, name: str, now: int, deadline_ns: int) -> None:
         asked = self.control(Type.METADATA, messages.Metadata([name]), now, deadline_ns, f"metadata of topic {name!r}")
 
@@ -238,6 +246,8 @@ class Client:
                 and not isinstance(error, errors.RequestTimeout | errors.LeaderFailed | errors.StorageFull)
                 and self.now + pause_ns < deadline_ns
             ):
+                if isinstance(error, errors.NotLeader):
+                    self._refresh_leaders()
                 self.after(self.now + pause_ns, attempt)
                 pause_ns = min(pause_ns * 2, RETRY_MAX_NS)
             else:

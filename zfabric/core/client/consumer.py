@@ -237,9 +237,7 @@ class Consumer:
                 return
             part: messages.OffsetIs = asked.result().body.parts[0]
             offset = part.offset if timestamp is not None else int(start)
-            if part.offset < 0:
-                done.fail(errors.NotLeader(leader=cursor.leader, partition=cursor.id))
-            elif not part.start_offset <= offset <= part.end_offset:
+            if not part.start_offset <= offset <= part.end_offset:
                 done.fail(self._outside(cursor, offset, part.start_offset, part.end_offset))
             else:
                 cursor.clear(offset)
@@ -259,14 +257,19 @@ class Consumer:
     def ready(self) -> Pending[None]:
         """Return what comes when there may be something to take."""
         pending: Pending[None] = Pending()
-        if self.closed or any((c.buffer or c.records or c.error) and not c.paused for c in self.cursors.values()):
+        if self._available():
             pending.resolve(None)
         else:
             self._waiting = [entry for entry in self._waiting if not entry.done]
             self._waiting.append(pending)
         return pending
 
+    def _available(self) -> bool:
+        return self.closed or any((c.buffer or c.records or c.error) and not c.paused for c in self.cursors.values())
+
     def _wake(self) -> None:
+        if not self._available():
+            return
         waiting, self._waiting = self._waiting, []
         for pending in waiting:
             pending.resolve(None)

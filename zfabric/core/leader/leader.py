@@ -487,8 +487,6 @@ class Leader:
         amplification = self.bytes_written / self.counters.bytes_in if self.counters.bytes_in else 0.0
         described = []
         for partition_id in body.partitions:
-            if partition_id not in self._places:
-                continue
             partition = self._partition(partition_id, txn)
             state = partition.log.state
             described.append(
@@ -509,9 +507,6 @@ class Leader:
         body: messages.FindOffsets = command.body
         parts = []
         for part in body.parts:
-            if part.partition not in self._places:
-                parts.append(messages.OffsetIs(part.partition, -1, 0, 0))
-                continue
             log = self._partition(part.partition, txn).log
             state = log.state
             special = {-1: state.end, -2: state.start}
@@ -522,7 +517,7 @@ class Leader:
     def _get_offsets(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.GetOffsets = command.body
         check_name("group", body.group, GROUP_BYTES_MAX)
-        parts = [self._committed(body.group, known, txn) for known in body.partitions if known in self._places]
+        parts = [self._committed(body.group, partition_id, txn) for partition_id in body.partitions]
         self._reply(peer, messages.command(Type.COMMITTED_ARE, command.request, messages.CommittedAre(parts)))
 
     def _committed(self, group: str, partition_id: int, txn: Transaction) -> messages.Committed:

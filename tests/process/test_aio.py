@@ -1,0 +1,66 @@
+"""The asynchronous twin against real leader processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import zfabric.aio
+from zfabric import errors
+from zfabric.settings import LeaderSettings
+
+FAST = LeaderSettings(grace_ms=100)
+
+
+async def test_a_hundred_sends_are_gathered_and_read(zfabric_url):
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t", partitions=2)
+        async with fabric.producer() as producer:
+            deliveries = [await producer.send("t", b"%d" % number, key=b"k") for number in range(100)]
+            done = await asyncio.gather(*(delivery.result(timeout=10) for delivery in deliveries))
+            assert [meta.offset for meta in done] == list(range(100))
+            assert await producer.send_many("t", [b"x"] * 500) == 500
+        async with fabric.consumer("t", group="g") as consumer:
+            seen = 0
+            async for _ in consumer:
+                seen += 1
+                if seen == 600:
+                    break
+            await consumer.commit()
+            assert sum(consumer.position.values()) == 600
+
+
+async def test_a_cancelled_poll_leaves_nothing_half_done(zfabric_url):
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t")
+        async with fabric.consumer("t") as consumer, fabric.producer() as producer:
+            waiting = asyncio.create_task(consumer.poll(timeout=60.0))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await (await producer.send("t", b"after")).result(timeout=10)
+            assert [record.value for record in await consumer.poll(timeout=10.0)] == [b"after"]
+
+
+async def test_many_consumers_wait_at_once(zfabric_url):
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t")
+        consumers = [fabric.consumer("t") for _ in range(10)]
+        waiting = [asyncio.create_task(consumer.poll(timeout=20.0)) for consumer in consumers]
+        async with fabric.producer() as producer:
+            await producer.send("t", b"v")
+        results = await asyncio.gather(*waiting)
+        assert [[record.value for record in records] for records in results] == [[b"v"]] * 10
+
+
+async def test_errors_are_the_same_as_in_the_synchronous_twin(zfabric_url):
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        with pytest.raises(errors.UnknownTopic):
+            await fabric.topics.describe("nowhere")
+        with pytest.raises(errors.UnknownTopic):
+            async with fabric.consumer("nowhere"):
+                pass
+    with pytest.raises(errors.Closed):
+        await fabric.topics.list()
