@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,35 +129,27 @@ def test_a_producer_that_lied_about_its_count_is_found_by_the_reader():
 @given(st.binary(max_size=300))
 def test_random_payloads_raise_nothing_but_violations(data):
     header = batch.parse(make()[0])._replace(raw_length=len(data), payload_length=len(data))
-    try:
-        batch.decode_columns(header, data)
-    except errors.ZFabricError as error:
-        assert isinstance(error, errors.ProtocolViolation)
+    with contextlib.suppress(errors.ProtocolViolation):
+        assert batch.decode_columns(header, data)
 
 
 @given(st.binary(max_size=400))
 def test_random_blobs_raise_nothing_but_violations(data):
-    try:
+    with contextlib.suppress(errors.ProtocolViolation):
         assert all(len(raw) == 96 for _, raw, _ in batch.split(data))
-    except errors.ZFabricError as error:
-        assert isinstance(error, errors.ProtocolViolation)
 
 
 @given(st.lists(st.binary(max_size=100), max_size=4))
 def test_random_messages_raise_nothing_but_violations(frames):
-    try:
+    with contextlib.suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
         assert messages.read(frames).type
-    except errors.ZFabricError as error:
-        assert isinstance(error, errors.ProtocolViolation | errors.UnsupportedVersion)
 
 
 @given(st.sampled_from(sorted(messages.BODIES)), st.binary(max_size=100))
 def test_random_bodies_raise_nothing_but_violations(kind, body):
     frame = messages.COMMAND.pack(messages.SIGNATURE, 1, kind, 0, 9) + body
-    try:
+    with contextlib.suppress(errors.ProtocolViolation):
         assert messages.read([frame]).request == 9
-    except errors.ZFabricError as error:
-        assert isinstance(error, errors.ProtocolViolation)
 
 
 def test_another_version_is_named():

@@ -1,0 +1,130 @@
+"""The controller: topics, ids and assignments."""
+
+from __future__ import annotations
+
+import pytest
+
+from zfabric import errors
+from zfabric.core.cluster.placement import Placement
+from zfabric.model import TopicConfig
+from zfabric.sim.disk import SimDisk
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+
+class Controller:
+    def __init__(self, disk=None, leaders=2):
+        self.disk = disk or SimDisk()
+        self.machine = Placement()
+        self.machine.start("fabric", leaders, 1 << 24, self.disk.write())
+        self.disk.commit()
+        self.machine.take_effects()
+
+    def ask(self, kind, body):
+        command = Command(kind, 0, 4, body, ())
+        if kind in self.machine.writes:
+            self.machine.handle(b"peer", command, self.disk.write())
+            self.disk.commit()
+        else:
+            self.machine.answer(b"peer", command)
+        answers = [(effect.peer, messages.read(effect.frames)) for effect in self.machine.take_effects()]
+        self.others = [(peer, answer) for peer, answer in answers if peer != b"peer"]
+        answer = next(answer for peer, answer in answers if peer == b"peer")
+        if answer.type == Type.ERROR:
+            raise errors.from_wire(answer.body.code, answer.body.values)
+        return answer.body
+
+    def create(self, name, partitions=2, **options):
+        config = options.pop("config", TopicConfig())
+        return self.ask(Type.CREATE_TOPIC, messages.CreateTopic(name, partitions, config, **options)).topic
+
+
+def test_partitions_are_spread_over_the_leaders():
+    topic = Controller().create("t", 4)
+    assert sorted(place.leader for place in topic.partitions) == [0, 0, 1, 1]
+    assert [place.number for place in topic.partitions] == [0, 1, 2, 3]
+
+
+def test_ids_are_never_given_twice_not_even_after_a_restart():
+    controller = Controller()
+    first = controller.create("t")
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    again = Controller(controller.disk).create("t")
+    assert again.id > first.id
+    assert {place.id for place in again.partitions}.isdisjoint(place.id for place in first.partitions)
+
+
+def test_a_topic_that_exists_is_taken_or_refused():
+    controller = Controller()
+    made = controller.create("t")
+    with pytest.raises(errors.AlreadyExists):
+        controller.create("t")
+    assert controller.create("t", 9, if_absent=True) == made
+
+
+def test_partitions_grow_and_never_shrink():
+    controller = Controller()
+    made = controller.create("t", 2)
+    grown = controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(), 5)).topic
+    assert grown.partitions[:2] == made.partitions
+    with pytest.raises(errors.InvalidArgument):
+        controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(), 3))
+    with pytest.raises(errors.InvalidArgument):
+        controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(durability="os")))
+
+
+def test_an_attached_leader_is_told_what_changed():
+    controller = Controller()
+    controller.ask(Type.ATTACH, messages.Attach(1, "tcp://*:2", "tcp://*:3", 0))
+    controller.machine.answer(b"one", Command(Type.ATTACH, 0, 1, messages.Attach(1, "tcp://*:2", "tcp://*:3", 0), ()))
+    controller.machine.take_effects()
+    made = controller.create("t")
+    [(peer, told)] = controller.others
+    assert (peer, told.type) == (b"one", Type.ASSIGN)
+    assert told.body.topics[0].partitions == [place for place in made.partitions if place.leader == 1]
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    assert controller.others[0][1].body.gone == [made.id]
+    with pytest.raises(errors.InvalidArgument):
+        controller.ask(Type.ATTACH, messages.Attach(7, "", "", 0))
+
+
+def test_metadata_names_leaders_topics_and_what_is_unknown():
+    controller = Controller()
+    controller.machine.listen(messages.LeaderAddress(0, "ipc://r", "ipc://p"))
+    controller.create("t")
+    known = controller.ask(Type.METADATA, messages.Metadata(["t", "u"]))
+    assert ([topic.name for topic in known.topics], known.unknown, known.leaders[0].endpoint) == (
+        ["t"],
+        ["u"],
+        "ipc://r",
+    )
+    assert [topic.name for topic in controller.ask(Type.METADATA, messages.Metadata(None)).topics] == ["t"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a\0", "ä", "-x", ".x", "x" * 250])
+def test_names_that_could_be_paths_or_look_alike_are_refused(name):
+    with pytest.raises(errors.InvalidArgument):
+        Controller().create(name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TopicConfig(retention_ms=-2),
+        TopicConfig(retention_bytes=-2),
+        TopicConfig(record_bytes_max=0),
+        TopicConfig(record_bytes_max=1 << 25),
+        TopicConfig(durability="memory", cleanup="compact"),
+        TopicConfig(durability="os", commit_interval_ms=5),
+    ],
+)
+def test_configurations_out_of_range_are_refused(config):
+    with pytest.raises(errors.InvalidArgument):
+        Controller().create("t", config=config)
+
+
+def test_unknown_topics_cannot_be_changed():
+    with pytest.raises(errors.UnknownTopic):
+        Controller().ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    with pytest.raises(errors.UnknownTopic):
+        Controller().ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig()))
