@@ -65,6 +65,8 @@ class FileLock:
             # Blanks, not a cut: the next holder's write then needs no new block on a disk that is full.
             os.pwrite(fd, b" " * self._content_bytes, 0)
         finally:
+            # A program that is being started holds a copy until its exec closes it; unlocking here is for all copies.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def __enter__(self) -> Self:
