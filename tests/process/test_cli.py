@@ -138,6 +138,7 @@ def test_a_node_serves_restarts_its_leaders_and_drains(tmp_path):
         assert (taken.returncode, port.encode() in taken.stderr) == (1, True)
     finally:
         status, said = node.end()
+        print(said.decode())
     assert (status, b"Traceback" in said) == (0, False)
 
 

@@ -3,7 +3,7 @@
 It holds the data directory's lock. Leader 0 listens on the node's port and hosts the controller; the other sockets
 take the ports that follow, skipping what is taken, and keep them over restarts. A leader's standard input is a pipe
 from here: when the supervisor is killed the pipe ends, and so does the leader. A leader that ends is started again
-after 50 ms, doubled up to 5 s while it ends within 10 s of its start.
+after 50 ms; one that ends before it served waits twice as long each time, up to 5 s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ log = logging.getLogger("zfabric.supervisor")
 
 PAUSE_S = 0.05
 PAUSE_MAX_S = 5.0
-STEADY_S = 10.0
 STOP_S = 5.0
 START_S = 20.0
 LEADERS_MAX = 64
@@ -248,8 +247,7 @@ class Supervisor:
         if not self._announced:
             raise errors.LeaderFailed(directory=self._directory.path, status=status, detail="see its log above")
         now = time.monotonic()
-        steady = now - leader.started > STEADY_S
-        leader.pause = PAUSE_S if steady else min(leader.pause * 2, PAUSE_MAX_S)
+        leader.pause = PAUSE_S if leader.ready else min(leader.pause * 2, PAUSE_MAX_S)
         leader.restart_at = now + leader.pause
         log.warning("leader_ended leader=%d status=%d restart_in=%.2f", leader.options.leader, status, leader.pause)
 
