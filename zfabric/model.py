@@ -128,6 +128,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         rss_bytes, rss_anon_bytes: resident memory, and the part that is not file pages.
         uptime_s: seconds since it started. records_in, bytes_in, batches_in, commits, published, fetched_bytes,
         errors: totals since it started. subscriptions: live ones. map_bytes, used_bytes: of its volume.
+        records_out, bytes_out: handed to consumers since it started: fetched, and published once for each subscriber;
+            what a slow consumer loses of the latter and fetches again counts twice.
     """
 
     id: int
@@ -149,3 +151,5 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     subscriptions: int
     map_bytes: int
     used_bytes: int
+    records_out: int = 0
+    bytes_out: int = 0

@@ -74,6 +74,7 @@ _NUMBERS_AT: Final = 40
 _PARTITION: Final = struct.Struct("<I")
 _CRC: Final = struct.Struct("<I")
 _CRC_AT: Final = HEADER_BYTES - _CRC.size
+_COUNT_AT: Final = slice(4, 8)
 
 RAW_BYTES_MAX: Final = RECORD_BYTES_CEILING + (RECORD_BYTES_CEILING >> 1)
 _TIME_LIMIT: Final = 1 << 60
@@ -116,6 +117,11 @@ class BatchHeader(NamedTuple):
     def next_offset(self) -> int:
         """The offset after the last one that the batch covers."""
         return self.base_offset + self.span
+
+
+def record_count(header: Buffer) -> int:
+    """Return the records of a batch by its header, which was checked before."""
+    return int.from_bytes(header[_COUNT_AT], "little")
 
 
 def parse(buffer: Buffer, at: int = 0) -> BatchHeader:
