@@ -266,8 +266,11 @@ class Ports:
             sockets.connect(opened[0], endpoint)
         except zmq.ZMQError as problem:
             # A bad address in the metadata, or no descriptor left: to the core, a leader that cannot be reached.
-            for socket in opened:
-                socket.close(linger=0)
+            if len(opened) == 2:
+                sockets.close_monitored(opened[0], opened[1])
+            else:
+                for socket in opened:
+                    socket.close(linger=0)
             _log.warning("session_refused endpoint=%s problem=%s", endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
@@ -282,8 +285,7 @@ class Ports:
         self._due.pop(session, None)
         del self._by_fd[session.socket_fd], self._by_fd[session.monitor_fd], self._sessions[session.number]
         session.waiting.clear()
-        session.socket.close(linger=0)
-        session.monitor.close(linger=0)
+        sockets.close_monitored(session.socket, session.monitor)
 
     def _lose(self, session: _Session, reason: str) -> None:
         _log.info("session_lost session=%d reason=%s", session.number, reason)

@@ -149,7 +149,7 @@ def monitor(ctx: Context, socket: Socket) -> Socket:
     """Return a PAIR that receives when ``socket``'s connections are ready and when they are lost.
 
     Each event is two frames, the first of them a ``u16`` event number (HANDSHAKE_SUCCEEDED or DISCONNECTED) and a
-    ``u32`` value, in native byte order. Attach it before the socket connects; close it after the socket.
+    ``u32`` value, in native byte order. Attach it before the socket connects; end it with :func:`close_monitored`.
     """
     address = f"inproc://zfabric-monitor-{next(_monitor_numbers)}"
     socket.monitor(address, zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
@@ -158,6 +158,17 @@ def monitor(ctx: Context, socket: Socket) -> Socket:
     pair.set(zmq.RCVHWM, 0)
     pair.connect(address)
     return pair
+
+
+def close_monitored(socket: Socket, pair: Socket) -> None:
+    """Close a socket and its :func:`monitor`, dropping what waits in them.
+
+    The monitor is stopped first: libzmq's I/O thread blocks for ever, and with it every socket of the context, when it
+    has an event to tell and the receiving side is gone (seen: a leader killed while its subscribers were closing).
+    """
+    socket.disable_monitor()
+    socket.close(linger=0)
+    pair.close(linger=0)
 
 
 def connect(socket: Socket, endpoint: str) -> None:

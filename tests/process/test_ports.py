@@ -1,0 +1,96 @@
+"""The sessions of a client on real sockets: what a socket's life tells, and that its end harms no other."""
+
+import time
+
+import pytest
+
+from zfabric.core.effects import CloseSession, OpenSession, Send
+from zfabric.net import sockets
+from zfabric.net.ports import Change, Ports
+
+FRAME_MAX = 1 << 20
+
+
+@pytest.fixture
+def endpoint(tmp_path):
+    return f"ipc://{tmp_path}/router"
+
+
+@pytest.fixture
+def server():
+    context = sockets.context()
+    routers = []
+
+    def bound(endpoint):
+        routers.append(sockets.router(context, FRAME_MAX))
+        sockets.bind(routers[-1], endpoint)
+        return routers[-1]
+
+    yield bound
+    for router in routers:
+        router.close(linger=0)
+    context.destroy(linger=0)
+
+
+@pytest.fixture
+def ports():
+    context = sockets.context()
+    opened = Ports(context, FRAME_MAX)
+    yield opened
+    opened.close()
+    context.destroy(linger=0)
+
+
+def wait_for(ports, wanted, seconds=20):
+    """Return what came in until each of ``wanted`` had."""
+    seen = []
+    deadline = time.monotonic() + seconds
+    while not wanted <= {(number, what) for number, what in seen if isinstance(what, Change)}:
+        assert time.monotonic() < deadline, (wanted, seen)
+        seen += ports.drain()
+        time.sleep(0.0002)
+    return seen
+
+
+def test_a_session_is_connected_answered_and_lost_in_this_order(ports, server, endpoint):
+    router = server(endpoint)
+    ports.perform([OpenSession(1, endpoint), Send(1, (b"question",))])
+    seen = wait_for(ports, {(1, Change.CONNECTED)})
+    peer, question = router.recv_multipart()
+    router.send_multipart((peer, b"answer"))
+    while not (more := ports.drain()):
+        time.sleep(0.0002)
+    seen += more
+    router.close(linger=0)
+    seen += wait_for(ports, {(1, Change.LOST)})
+    assert (question, seen) == (b"question", [(1, Change.CONNECTED), (1, [b"answer"]), (1, Change.LOST)])
+
+
+def test_a_session_waits_for_a_server_that_comes_later(ports, server, endpoint):
+    ports.perform([OpenSession(1, endpoint), Send(1, (b"early",))])
+    assert ports.drain() == []
+    router = server(endpoint)
+    wait_for(ports, {(1, Change.CONNECTED)})
+    assert router.recv_multipart()[1:] == [b"early"]
+
+
+@pytest.mark.timeout(120)
+def test_closing_sessions_while_their_server_dies_never_stops_the_others(ports, server, endpoint):
+    """An event that libzmq cannot tell blocks its I/O thread, and with it all sessions of the client."""
+    number = 0
+    for _ in range(300):
+        router = server(endpoint)
+        mine = range(number, number + 4)
+        number += 4
+        ports.perform([OpenSession(session, endpoint) for session in mine])
+        wait_for(ports, {(session, Change.CONNECTED) for session in mine})
+        router.close(linger=0)
+        ports.perform([CloseSession(session) for session in mine])
+    server(endpoint)
+    ports.perform([OpenSession(number, endpoint)])
+    wait_for(ports, {(number, Change.CONNECTED)})
+
+
+def test_an_address_that_cannot_be_one_is_a_lost_session(ports):
+    ports.perform([OpenSession(1, "tcp://")])
+    assert ports.drain() == [(1, Change.LOST)]
