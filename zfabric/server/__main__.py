@@ -15,8 +15,12 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from zfabric import errors
+
+if TYPE_CHECKING:
+    from zfabric.core.transaction import Transaction
 
 EXIT_FAILED = 1
 EXIT_STORAGE = 75
@@ -48,6 +52,7 @@ def _detach(directory: str) -> None:
 def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.core.cluster.placement import Placement
     from zfabric.core.leader.leader import Leader
+    from zfabric.core.leader.turn import Turn
     from zfabric.modes.options import decode
     from zfabric.net import sockets
     from zfabric.server import logs
@@ -68,17 +73,16 @@ def _serve(argument: str, stack: ExitStack) -> int:
     volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
     leader = Leader(options.leader, settings)
     placement = Placement() if options.leader == 0 else None
-    txn = volume.write()
-    leader.start(txn)
-    if placement is not None:
-        placement.start(os.urandom(8).hex(), options.leaders, settings.record_bytes_max, txn)
-        placement.listen(LeaderAddress(0, options.advertise, options.advertise_publish))
-    for entry in volume.journaled():
-        leader.restore(entry, txn)
-    leader.flush(txn)
-    volume.commit()
-    leader.settled()
-    loop = Loop(options, volume, leader, placement, alone=directory.try_exclusive_clients if options.embedded else None)
+
+    def start(txn: Transaction) -> None:
+        leader.start(txn)
+        if placement is not None:
+            placement.start(os.urandom(8).hex(), options.leaders, settings.record_bytes_max, txn)
+            placement.listen(LeaderAddress(0, options.advertise, options.advertise_publish))
+
+    turn = Turn(volume, leader, placement)
+    turn.begin(start)
+    loop = Loop(options, volume, leader, turn, alone=directory.try_exclusive_clients if options.embedded else None)
     stack.callback(loop.close)
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:

@@ -1,11 +1,7 @@
-"""The turn of a leader process: drain, handle, commit, answer, perform. It decides nothing.
+"""The sockets of a leader process: what comes in goes to its :class:`Turn`, the effects go out. It decides nothing.
 
-One turn takes what waits on the ROUTER, up to a bound; hands what changes something to the machines in one write
-transaction; makes that durable with one commit; hands them what only reads; then performs their effects. So all
-partitions and all producers of a turn share one fsync, and nothing is told before it is true.
-
-A map that is full is doubled and the turn repeated with the same messages. Any other failure of storage ends the
-process: its successor finds what was acknowledged, and nothing more was claimed.
+Each pass takes what waits on the ROUTER, up to a bound, and hands it to ``core/leader/turn.py``, whose rules say what
+is committed when and told when. Once in a while it looks after the process: room on the disk, memory, clients.
 """
 
 from __future__ import annotations
@@ -20,22 +16,20 @@ from typing import Any
 import zmq
 
 from zfabric import errors
-from zfabric.core.cluster.placement import Placement
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.leader.leader import Leader
+from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
 from zfabric.net import sockets
 from zfabric.server import process
-from zfabric.settings import PARTITIONS_MAX, REQUEST_FRAMES_MAX
+from zfabric.settings import PARTITIONS_MAX, REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
-from zfabric.store.volume import MapFull, Volume
-from zfabric.wire import messages
+from zfabric.store.volume import Volume
+from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 
 log = logging.getLogger("zfabric.leader")
 
-JOURNAL_COMMIT_NS = 1_000_000_000
-JOURNAL_BYTES_MAX = 64 << 20
 UPKEEP_NS = 500_000_000
 ATTACH_NS = 20_000_000
 RELEASE_NS = 10_000_000_000
@@ -43,8 +37,8 @@ PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
 SUBSCRIPTIONS_MAX = 1_000_000
 DRAIN_NS = 2_000_000_000
-
-Incoming = tuple[bytes, Command]
+PUBLISHED_FRAMES = 3
+"""Frames of a published batch: partition id, header, payload; a HEAD beacon has fewer."""
 
 
 class Loop:
@@ -59,7 +53,7 @@ class Loop:
         options: LeaderOptions,
         volume: Volume,
         leader: Leader,
-        placement: Placement | None,
+        turn: Turn,
         *,
         alone: Callable[[], FileLock | None] | None = None,
     ) -> None:
@@ -67,17 +61,17 @@ class Loop:
         self._settings = options.settings
         self._volume = volume
         self._leader = leader
-        self._placement = placement
+        self._turn = turn
         self._others: dict[int, Callable[[], None]] = {}
         self._alone = alone
-        self._writes = leader.writes | (placement.writes if placement else frozenset())
         self._context = sockets.context()
         self._carried: deque[Incoming] = deque()
         self._peers: dict[bytes, int] = {}
         self._subscriptions = 0
+        self._listeners: dict[bytes, int] = {}
         self._dropped = 0
+        self._memory_bound = 0
         self._stopping = False
-        self._journal_due: int | None = None
         self._upkeep_due = 0
         self._release_due = time.monotonic_ns() + RELEASE_NS
         self._alone_since: int | None = None
@@ -89,18 +83,23 @@ class Loop:
     # Life.
 
     def _open(self) -> None:
-        frame_max = self._settings.frame_bytes_max
-        self._router = sockets.router(self._context, frame_max)
-        self._xpub = sockets.xpub(self._context, frame_max, self._settings.publish_queue)
+        self._router = self._new_router()
+        self._xpub = self._new_xpub()
         sockets.bind(self._router, self._options.listen)
         sockets.bind(self._xpub, self._options.publish)
         self._controller: zmq.Socket[bytes] | None = None
         if self._options.controller:
-            self._controller = sockets.dealer(self._context, frame_max)
+            self._controller = sockets.dealer(self._context, self._settings.frame_bytes_max)
             sockets.connect(self._controller, self._options.controller)
             self._poller.register(self._controller, zmq.POLLIN)
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._xpub, zmq.POLLIN)
+
+    def _new_router(self) -> zmq.Socket[bytes]:
+        return sockets.router(self._context, self._settings.frame_bytes_max)
+
+    def _new_xpub(self) -> zmq.Socket[bytes]:
+        return sockets.xpub(self._context, self._settings.frame_bytes_max, self._settings.publish_queue)
 
     def wake_on(self, fd: int, action: Callable[[], None]) -> None:
         """Call ``action`` when ``fd`` becomes readable; it is then watched no more."""
@@ -115,12 +114,11 @@ class Loop:
         """Take turns until :meth:`stop`, then drain: answer what is there, tell the clients, close."""
         while not self._stopping:
             self._wait()
-            self._turn()
+            self._take_turn()
         deadline = time.monotonic_ns() + DRAIN_NS
         while (self._carried or self._router.poll(0)) and time.monotonic_ns() < deadline:
-            self._turn()
-        if self._volume.writing:
-            self._volume.commit()
+            self._take_turn()
+        self._turn.close()
         goodbye = messages.command(Type.GOODBYE, 0, messages.Empty())
         self._perform([Reply(peer, (goodbye,)) for peer in self._peers])
 
@@ -137,11 +135,9 @@ class Loop:
     def _wait(self) -> None:
         now = time.monotonic_ns()
         deadlines = [now if self._carried else self._upkeep_due]
-        wanted = self._leader.next_deadline()
+        wanted = self._turn.next_deadline()
         if wanted is not None:
             deadlines.append(wanted)
-        if self._journal_due is not None:
-            deadlines.append(self._journal_due)
         timeout_ms = max(0, -(-(min(deadlines) - now) // 1_000_000))
         for ready, _ in self._poller.poll(timeout_ms):
             if isinstance(ready, int):
@@ -154,7 +150,8 @@ class Loop:
 
     def _take_subscriptions(self) -> None:
         # A subscription is approved for any partition id there can be: the leader may be about to get it. What is
-        # not four bytes long could never match anything that is published here.
+        # not four bytes long could never match anything that is published here. One peer may say the same again and
+        # again, and libzmq tells its leaving only once: the count runs away, and then everybody subscribes anew.
         for _ in range(self._settings.turn_messages):
             try:
                 event = self._xpub.recv(zmq.NOBLOCK)
@@ -162,13 +159,22 @@ class Loop:
                 return
             topic = event[1:]
             if len(topic) != messages.PARTITION.size or int.from_bytes(topic, "big") > PARTITIONS_MAX:
+                self._leader.counters.errors += event[:1] != b"\x00"
                 continue
-            if event[:1] == b"\x01" and self._subscriptions < SUBSCRIPTIONS_MAX:
+            if event[:1] == b"\x01":
+                if self._subscriptions >= SUBSCRIPTIONS_MAX:
+                    log.warning("subscriptions_exceeded limit=%d, all subscribers are dropped", SUBSCRIPTIONS_MAX)
+                    self._drop_subscribers()
+                    return
                 sockets.approve(self._xpub, topic)
                 self._subscriptions += 1
+                self._listeners[topic] = self._listeners.get(topic, 0) + 1
             elif event[:1] == b"\x00":
                 sockets.withdraw(self._xpub, topic)
                 self._subscriptions = max(0, self._subscriptions - 1)
+                left = self._listeners.pop(topic, 0) - 1
+                if left > 0:
+                    self._listeners[topic] = left
 
     def _take_assignments(self) -> None:
         assert self._controller is not None
@@ -177,7 +183,11 @@ class Loop:
                 frames = self._controller.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            command = messages.read(frames)
+            try:
+                command = messages.read(frames)
+            except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+                log.warning("controller_misunderstood %s", error)
+                continue
             if command.type == Type.ASSIGN:
                 self._carried.append((b"", command))
             elif command.type == Type.ERROR:
@@ -214,6 +224,10 @@ class Loop:
                     raise errors.ProtocolViolation(
                         problem=f"message of {len(parts)} frames", allowed=f"up to {REQUEST_FRAMES_MAX}"
                     )
+                if len(first) > REQUEST_BYTES_MAX:
+                    raise errors.ProtocolViolation(
+                        problem=f"command frame of {len(first):,} bytes", allowed=f"up to {REQUEST_BYTES_MAX:,}"
+                    )
                 command = messages.read([part.buffer for part in parts[1:]], parts[1:])
                 if command.type == Type.ASSIGN:
                     raise errors.ProtocolViolation(problem="ASSIGN from a client", allowed="from the controller alone")
@@ -228,112 +242,33 @@ class Loop:
             if budget <= 0:
                 return
 
-    def _turn(self) -> None:
+    def _take_turn(self) -> None:
         now = time.monotonic_ns()
-        self._leader.clock(now, time.time_ns() // 1_000_000)
         if now >= self._upkeep_due:
             self._upkeep(now)
+        turn = self._turn
         writes: list[Incoming] = []
         reads: deque[Incoming] = deque()
         incoming = self._carried
         self._carried = deque()
         incoming.extend(self._receive())
         for entry in incoming:
-            (writes if entry[1].type in self._writes else reads).append(entry)
-        wanted = self._leader.next_deadline()
-        journal_due = self._journal_due is not None and now >= self._journal_due
-        if writes or journal_due or (wanted is not None and wanted <= now):
-            self._write(writes, force=journal_due)
-        effects = self._effects()
+            if entry[1].type == Type.STATUS:
+                self._status(*entry)
+            else:
+                (writes if entry[1].type in turn.writes else reads).append(entry)
+        grown = turn.grown
+        effects = turn.change(writes, now, time.time_ns() // 1_000_000)
         if effects:
             self._perform(effects)
         if reads:
-            self._read(reads)
-
-    def _write(self, writes: list[Incoming], *, force: bool) -> None:
-        while True:
-            try:
-                self._write_once(writes, force=force)
-                return
-            except MapFull:
-                self._grow()
-
-    def _write_once(self, writes: list[Incoming], *, force: bool) -> None:
-        leader, placement, volume = self._leader, self._placement, self._volume
-        txn = volume.write()
-        for peer, command in writes:
-            if placement is not None and command.type in placement.writes:
-                placement.handle(peer, command, txn)
-                assign = placement.assignment(leader.id, leader.assignment_version)
-                if assign is not None:
-                    leader.handle(b"", Command(Type.ASSIGN, 0, 0, assign, ()), txn)
-            else:
-                leader.handle(peer, command, txn)
-        wanted = leader.next_deadline()
-        if wanted is not None and wanted <= time.monotonic_ns():
-            leader.tick(txn)
-        leader.flush(txn)
-        if leader.must_sync or force or (placement is not None and placement.changed):
-            volume.commit()
-            self._journal_due = None
-        elif leader.journal:
-            for entry in leader.journal:
-                volume.journal(entry)
-            if self._journal_due is None:
-                self._journal_due = time.monotonic_ns() + JOURNAL_COMMIT_NS
-            if volume.journal_bytes > JOURNAL_BYTES_MAX:
-                self._journal_due = 0
-        elif self._journal_due is None:
-            volume.abandon()
-        leader.settled()
-
-    def _grow(self) -> None:
-        """The map is full: double it, and put back what the abandoned transaction held for the journal."""
-        self._volume.abandon()
-        self._leader.abandon()
-        self._volume.grow()
-        log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
-        txn = self._volume.write()
-        if self._placement is not None:
-            self._placement.abandon(txn)
-        for entry in self._volume.journaled():
-            self._leader.restore(entry, txn)
-
-    def _read(self, reads: deque[Incoming]) -> None:
-        leader, placement = self._leader, self._placement
-        budget = self._settings.turn_bytes
-        with self._volume.read() as txn:
-            while reads and budget > 0:
-                peer, command = reads.popleft()
-                if command.type in leader.reads:
-                    leader.answer(peer, command, txn)
-                elif placement is not None and command.type in placement.reads:
-                    placement.answer(peer, command)
-                elif command.type == Type.STATUS:
-                    self._status(peer, command)
-                else:
-                    self._refuse(peer, command)
-                effects = self._effects()
-                budget -= sum(len(effect.frames[-1]) for effect in effects)
-                self._perform(effects)
-        self._carried.extend(reads)
-
-    def _refuse(self, peer: bytes, command: Command) -> None:
-        self._leader.counters.errors += 1
-        error = errors.ProtocolViolation(
-            problem=f"command {Type(command.type).name} to leader {self._leader.id}",
-            allowed="requests; metadata and topic commands go to leader 0",
-        )
-        self._perform([Reply(peer, (messages.failure(command.request, error),))])
-
-    def _effects(self) -> list[LeaderEffect]:
-        effects = self._leader.take_effects()
-        if self._placement is not None:
-            effects += self._placement.take_effects()
-        return effects
+            self._perform(turn.answer(reads, self._settings.turn_bytes))
+            self._carried.extend(reads)
+        if turn.grown > grown:
+            log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
 
     def _perform(self, effects: list[LeaderEffect]) -> None:
-        router, xpub = self._router, self._xpub
+        router, xpub, counters = self._router, self._xpub, self._leader.counters
         for effect in effects:
             if isinstance(effect, Reply):
                 if not effect.peer:
@@ -348,6 +283,10 @@ class Loop:
                     self._peers.pop(effect.peer, None)
             else:
                 xpub.send_multipart(effect.frames, zmq.NOBLOCK, copy=False)
+                listeners = self._listeners.get(effect.frames[0], 0)
+                if listeners and len(effect.frames) == PUBLISHED_FRAMES:
+                    counters.records_out += listeners * batch.record_count(effect.frames[1])
+                    counters.bytes_out += listeners * (batch.HEADER_BYTES + len(effect.frames[2]))
 
     # Upkeep.
 
@@ -373,8 +312,7 @@ class Loop:
             self._peers = {peer: seen for peer, seen in self._peers.items() if now - seen < PEER_NS}
         if len(self._peers) > PEERS_MAX:
             self._peers.clear()
-        if process.resident()[1] > self._settings.memory_max_bytes:
-            self._drop_connections()
+        self._watch_memory()
         if self._alone is not None:
             self._look_for_clients(now)
 
@@ -392,28 +330,54 @@ class Loop:
             self._last = lock  # Held until the process has ended: whoever comes waits, then starts another.
             self.stop()
 
-    def _drop_connections(self) -> None:
-        """Close the ROUTER and bind a new one: frees whatever strangers have filled libzmq's queues with.
+    def _watch_memory(self) -> None:
+        """Drop all connections when the process holds more than it may.
 
-        An endless multipart message passes every limit of libzmq (measured) and can only be ended so. Clients
-        notice at once, connect again and repeat what was not answered.
+        Where that frees too little (the rest is ours: rings of memory topics, say), it is not repeated before another
+        quarter was added.
         """
-        log.warning("memory_exceeded anonymous_bytes=%d, all connections are dropped", process.resident()[1])
+        held = process.resident()[1]
+        self._memory_bound = max(self._settings.memory_max_bytes, min(self._memory_bound, held + held // 4))
+        if held > self._memory_bound:
+            log.warning("memory_exceeded anonymous_bytes=%d, all connections are dropped", held)
+            self._drop_connections()
+            process.trim()
+            self._memory_bound = 1 << 62
+
+    def _drop_connections(self) -> None:
+        """Close both sockets and bind new ones: frees whatever strangers have filled libzmq's queues with.
+
+        An endless multipart message passes every limit of libzmq (measured), and subscriptions are queued and kept
+        without one; both can only be ended so. Clients notice at once, connect again and repeat what was not answered.
+        """
+        self._peers.clear()
         self._poller.unregister(self._router)
         self._router.close(linger=0)
-        self._peers.clear()
+        self._router = self._bind_again(self._new_router, self._options.listen)
+        self._drop_subscribers()
+
+    def _drop_subscribers(self) -> None:
+        self._subscriptions = 0
+        self._listeners.clear()
+        self._poller.unregister(self._xpub)
+        self._xpub.close(linger=0)
+        self._xpub = self._bind_again(self._new_xpub, self._options.publish)
+
+    def _bind_again(self, make: Callable[[], zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+        """Bind a new socket where one was just closed, which libzmq does in its own time."""
         deadline = time.monotonic_ns() + DRAIN_NS
         while True:
-            self._router = sockets.router(self._context, self._settings.frame_bytes_max)
+            socket = make()
             try:
-                sockets.bind(self._router, self._options.listen)
+                sockets.bind(socket, endpoint)
                 break
             except errors.PortInUse:
-                self._router.close(linger=0)
+                socket.close(linger=0)
                 if time.monotonic_ns() > deadline:
                     raise
                 time.sleep(0.01)
-        self._poller.register(self._router, zmq.POLLIN)
+        self._poller.register(socket, zmq.POLLIN)
+        return socket
 
     def _status(self, peer: bytes, command: Command) -> None:
         options, counters, stats = self._options, self._leader.counters, self._volume.stats()
@@ -434,7 +398,9 @@ class Loop:
             "commits": stats.commits,
             "published": counters.published,
             "fetched_bytes": counters.fetched_bytes,
-            "errors": counters.errors,
+            "errors": self._turn.errors,
+            "records_out": counters.records_out,
+            "bytes_out": counters.bytes_out,
             "subscriptions": self._subscriptions,
             "map_bytes": stats.map_bytes,
             "used_bytes": stats.used_bytes,

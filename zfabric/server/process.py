@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import sys
@@ -12,11 +13,28 @@ def resident() -> tuple[int, int]:
 
     LMDB's clean pages are resident but the kernel's to take back; the anonymous part is what the process holds.
     """
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as file:
-            _, all_pages, file_pages, *_ = file.read(200).split()
-    except OSError:
+    fd = _statm()
+    if fd is None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return (peak, peak) if sys.platform == "darwin" else (peak << 10, peak << 10)
+    _, all_pages, file_pages, *_ = os.pread(fd, 200, 0).split()
     page = os.sysconf("SC_PAGE_SIZE")
     return int(all_pages) * page, (int(all_pages) - int(file_pages)) * page
+
+
+@functools.cache
+def _statm() -> int | None:
+    # Kept open: it has to be read when strangers hold all descriptors there are.
+    try:
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can (glibc keeps much of it otherwise)."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import logging
 import os
+import random
 import selectors
 import signal
 import socket
@@ -33,6 +34,7 @@ PAUSE_MAX_S = 5.0
 STOP_S = 5.0
 START_S = 20.0
 LEADERS_MAX = 64
+ANY_PORT_MIN = 10_000
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -57,6 +59,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _any_port() -> int:
+    """Return where to look for a free port: below those that the kernel gives to outgoing connections.
+
+    One of those could be taken while a leader restarts, by some connection or by that of a client to this very port.
+    """
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", "rb") as file:
+            low = int(file.read().split()[0])
+    except OSError:
+        low = 32_768
+    return random.randrange(ANY_PORT_MIN, low - 4 * LEADERS_MAX) if low > 2 * ANY_PORT_MIN else ANY_PORT_MIN
 
 
 class _Ports:
@@ -164,9 +179,7 @@ class Supervisor:
     def _plan(self) -> None:
         """Decide ports and options of all leaders."""
         if self._port == 0:
-            with socket.socket() as probe:
-                probe.bind((self._host.strip("[]"), 0))
-                self._port = probe.getsockname()[1]
+            self._port = _Ports(self._host, _any_port()).take()
         count = max(self._wanted, max(self._directory.volumes(), default=-1) + 1)
         ports = _Ports(self._host, self._port + 1)
         for number in range(count):

@@ -65,7 +65,10 @@ class SimDisk:
         fail_next_commit: whether the next commit fails.
         commits: that changed something, since the beginning.
         puts: puts and deletes, since the beginning.
+        map_full: what puts raise when :attr:`map_full_in` says so.
     """
+
+    map_full: type[Exception] = MapFull
 
     def __init__(self, name: str = "simulated disk") -> None:
         self.name = name

@@ -99,7 +99,10 @@ class Volume:
 
     Attributes:
         path: the directory.
+        map_full: what puts and commits raise when the map is too small.
     """
+
+    map_full: type[Exception] = MapFull
 
     def __init__(self, path: str, settings: LeaderSettings, lock: lockfile.FileLock, env: lmdb.Environment) -> None:
         self.path = path

@@ -11,8 +11,12 @@ client is never deaf after a reconnect. Every command may be repeated safely (se
 socket is closed with it, so nothing that waited in it arrives late and out of order.
 
 A leader that is silent for a request's patience while its connection lives has lost the request or the answer: the
-session is replaced. The pause before a new session doubles from 10 ms to 500 ms, with a random part so that clients
-do not return in step, and starts again at 10 ms with each WELCOME.
+session is replaced. So is one whose HELLO has no answer for three seconds, be it lost or heard by something that is no
+leader (a port in the kernel's range for outgoing connections can even be connected to itself), and one that says
+anything but WELCOME, GOODBYE or an error first.
+
+The pause before a new session doubles from 10 ms to 500 ms, with a random part so that clients do not return in step,
+and starts again at 10 ms with each WELCOME.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 PAUSE_NS: Final = 10_000_000
 PAUSE_MAX_NS: Final = 500_000_000
 PATIENCE_NS: Final = 5_000_000_000
+HELLO_PATIENCE_NS: Final = 3_000_000_000
 SCAN_NS: Final = 1_000_000_000
 RELOCATE_NS: Final = 200_000_000
 
@@ -70,7 +75,17 @@ class Request:
 class Connection:
     """One endpoint: its present session, and what is not answered."""
 
-    __slots__ = ("endpoint", "open_at_ns", "pause_ns", "ready", "scan_ns", "session", "waiting", "welcomed")
+    __slots__ = (
+        "endpoint",
+        "open_at_ns",
+        "opened_ns",
+        "pause_ns",
+        "ready",
+        "scan_ns",
+        "session",
+        "waiting",
+        "welcomed",
+    )
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -80,6 +95,7 @@ class Connection:
         self.waiting: dict[int, Request] = {}
         self.pause_ns = PAUSE_NS
         self.open_at_ns: int | None = None
+        self.opened_ns = 0
         self.scan_ns: int | None = None
 
 
@@ -226,11 +242,14 @@ class Requests:
             if request is not None:
                 request.answered(command)
             elif command.request == 0 or not connection.ready:
-                self._refused(connection, command)
+                self._refused(connection, command, now)
 
-    def _refused(self, connection: Connection, command: Command) -> None:
-        # An ERROR to HELLO: no request will ever be answered there.
-        if command.type == Type.ERROR and not connection.ready:
+    def _refused(self, connection: Connection, command: Command, now: int) -> None:
+        if connection.ready:
+            return
+        if command.type != Type.ERROR:
+            self._replace(connection, now)
+        else:  # To HELLO: no request will ever be answered there.
             waiting = list(connection.waiting.values())
             connection.waiting.clear()
             for request in waiting:
@@ -284,6 +303,7 @@ class Requests:
         if self._locate and self._locate_ns is None:
             self._ask_where(now)
         connection.open_at_ns = None
+        connection.opened_ns = now
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
         self._effects.append(OpenSession(connection.session, connection.endpoint))
@@ -325,5 +345,6 @@ class Requests:
         if nearest is not None and connection.scan_ns is not None:
             connection.scan_ns = min(connection.scan_ns, max(nearest, now))
         silent = any(now - request.sent_ns > request.patience_ns for request in connection.waiting.values())
-        if connection.ready and silent:
+        unheard = not connection.ready and now - connection.opened_ns > HELLO_PATIENCE_NS
+        if (connection.ready and silent) or (connection.session is not None and unheard):
             self._replace(connection, now)

@@ -29,7 +29,7 @@ import msgspec
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.transaction import Transaction
-from zfabric.model import TopicConfig
+from zfabric.model import Buffer, TopicConfig
 from zfabric.settings import (
     PARTITIONS_MAX,
     RECORD_BYTES_CEILING,
@@ -64,6 +64,21 @@ _decode_facts = msgspec.msgpack.Decoder(_Facts).decode
 _decode_topic = msgspec.msgpack.Decoder(_TopicRow).decode
 
 
+def row_problem(key: bytes, value: Buffer) -> str:
+    """Tell what is wrong with a row of the controller's tables; "" if nothing."""
+    try:
+        if key == _FACTS:
+            _decode_facts(value)
+        elif key[:2] == _TOPIC:
+            name = _decode_topic(value).meta.name
+            return "" if key[2:] == name.encode() else f"the row is of topic {name!r}"
+        elif key[:2] != _GONE or len(key) != 6 or len(value) != 8:
+            return "the controller has no such row"
+    except msgspec.MsgspecError as error:
+        return f"it cannot be decoded: {error}"
+    return ""
+
+
 def check_config(config: TopicConfig) -> None:
     """Check a topic's configuration.
 
@@ -92,13 +107,14 @@ class Placement:
 
     Attributes:
         changed: a handled command changed rows; the turn needs a synced commit.
-        version: of the newest decision.
+        version: of the newest decision. refused: commands that were answered with an error.
     """
 
     def __init__(self) -> None:
         self.changed = False
         self.fabric = ""
         self.version = 0
+        self.refused = 0
         self._next_topic = 1
         self._next_partition = 1
         self._topics: dict[str, _TopicRow] = {}
@@ -171,14 +187,18 @@ class Placement:
         try:
             self._writers[command.type](peer, command, txn)
         except errors.ZFabricError as error:
-            self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
+            self._refuse(peer, command, error)
 
     def answer(self, peer: bytes, command: Command) -> None:
         """Take a command that only reads what is decided."""
         try:
             self._readers[command.type](peer, command)
         except errors.ZFabricError as error:
-            self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
+            self._refuse(peer, command, error)
+
+    def _refuse(self, peer: bytes, command: Command, error: errors.ZFabricError) -> None:
+        self.refused += 1
+        self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
 
     def take_effects(self) -> list[LeaderEffect]:
         """Return what is to be sent now that the decisions are durable."""
@@ -289,7 +309,7 @@ class Placement:
 
     def _metadata(self, peer: bytes, command: Command) -> None:
         asked: list[str] | None = command.body.topics
-        names = self._topics if asked is None else asked
+        names = self._topics if asked is None else dict.fromkeys(asked)
         known = [self._topics[name].meta for name in names if name in self._topics]
         unknown = [name for name in names if name not in self._topics]
         leaders = list(self._leaders.values())

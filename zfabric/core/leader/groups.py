@@ -12,6 +12,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.leader import keys
+from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.settings import GROUPS_PER_PARTITION_MAX
 
@@ -33,25 +34,29 @@ def committed(partition: int, group: str, txn: Transaction) -> GroupRow | None:
     return None if row is None else _decode(row)
 
 
-def commit(partition: int, group: str, offset: int, wall_ms: int, txn: Transaction, *, force: bool = False) -> None:
+def commit(
+    partition: Partition, group: str, offset: int, wall_ms: int, txn: Transaction, *, force: bool = False
+) -> None:
     """Store a committed offset; one that would go back is ignored unless ``force``.
 
     Raises:
         LimitExceeded: the partition has as many groups as it may.
     """
-    before = committed(partition, group, txn)
+    before = committed(partition.id, group, txn)
     if before is None:
-        count = sum(1 for _ in _names(partition, txn))
-        if count >= GROUPS_PER_PARTITION_MAX:
+        if partition.groups < 0:
+            partition.groups = sum(1 for _ in _names(partition.id, txn))
+        if partition.groups >= GROUPS_PER_PARTITION_MAX:
             raise errors.LimitExceeded(
-                what=f"groups of partition id {partition}",
-                value=count + 1,
+                what=f"groups of partition id {partition.id}",
+                value=partition.groups + 1,
                 limit=GROUPS_PER_PARTITION_MAX,
                 instead="delete those that are not used: 'zfabric group delete'",
             )
+        partition.groups += 1
     elif offset <= before.offset and not force:
         return
-    txn.put(keys.group(partition, group), _encode(GroupRow(offset, wall_ms)))
+    txn.put(keys.group(partition.id, group), _encode(GroupRow(offset, wall_ms)))
 
 
 def _names(partition: int, txn: Transaction) -> Iterator[str]:

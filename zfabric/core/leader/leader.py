@@ -3,18 +3,19 @@
 Promise: an answer PRODUCED means that the batch is as durable as its topic says, and that a repeat of it will get the
 same answer. Only committed batches are published or served.
 
-The shell runs turns. In each it
+The shell (``turn.py`` holds the part without I/O) runs turns. In each it
 
 1. calls :meth:`Leader.clock` with the time,
 2. hands every waiting command that changes something to :meth:`Leader.handle` with the open write transaction, calls
    :meth:`Leader.tick` if :meth:`Leader.next_deadline` has come, then :meth:`Leader.flush`,
 3. makes the turn durable: a synced commit if :attr:`Leader.must_sync`, else :attr:`Leader.journal` (what "os" topics
-   got) written to the page cache,
+   got) written to the page cache, and says so by :meth:`Leader.settled`,
 4. hands every waiting command that only reads to :meth:`Leader.answer`,
 5. performs :meth:`Leader.take_effects`.
 
-If the transaction has to be given up before 3 (the map is full), the shell calls :meth:`Leader.abandon` and repeats
-the turn with the same commands. If it fails otherwise, the process ends: nothing was acknowledged.
+If the transaction has to be given up before 3 (the map is full), the shell calls :meth:`Leader.abandon`, and
+:meth:`Leader.reload` with the next one, and repeats the turn with the same commands. If it fails otherwise, the
+process ends: nothing was acknowledged.
 
 Commands of topics with a ``commit_interval`` wait in the leader for their shared commit, in order.
 """
@@ -32,6 +33,7 @@ from zfabric.core.leader import groups, keys
 from zfabric.core.leader.compaction import Compactor, due
 from zfabric.core.leader.log import MemoryLog, StoredLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
+from zfabric.core.leader.staging import Staging
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import (
@@ -65,11 +67,13 @@ class Counters:
     __slots__ = (
         "batches_in",
         "bytes_in",
+        "bytes_out",
         "duplicates",
         "errors",
         "fetched_bytes",
         "published",
         "records_in",
+        "records_out",
         "trimmed",
     )
 
@@ -77,6 +81,8 @@ class Counters:
         self.batches_in = 0
         self.bytes_in = 0
         self.records_in = 0
+        self.records_out = 0
+        self.bytes_out = 0
         self.duplicates = 0
         self.published = 0
         self.fetched_bytes = 0
@@ -117,9 +123,7 @@ class Leader:
         self._partitions: dict[int, Partition] = {}
         self._dirty: dict[int, Partition] = {}
         self._heads: dict[int, int] = {}
-        self._staged: dict[int, list[tuple[bytes, Command]]] = {}
-        self._staged_due: dict[int, int] = {}
-        self._staged_bytes = 0
+        self._staging = Staging(settings.turn_bytes)
         self._unstaging = False
         self._doomed: list[int] = []
         self._sweep: list[int] = []
@@ -158,6 +162,14 @@ class Leader:
         row = txn.get(keys.volume("epoch"))
         self.epoch = (keys.U64.unpack(row)[0] if row is not None else 0) + 1
         txn.put(keys.volume("epoch"), keys.U64.pack(self.epoch))
+        self.reload(txn)
+        self.must_sync = True
+
+    def reload(self, txn: Transaction) -> None:
+        """Load what was assigned: at the start, and after :meth:`abandon`."""
+        self._topics.clear()
+        self._places.clear()
+        self._doomed.clear()
         row = txn.get(keys.volume("fabric"))
         self.fabric = bytes(row).decode() if row is not None else ""
         row = txn.get(keys.volume("assignment"))
@@ -171,7 +183,6 @@ class Leader:
         while found and bytes(cursor.key()[:1]) == keys.DOOMED:
             self._doomed.append(keys.split_id(cursor.key())[0])
             found = cursor.next()
-        self.must_sync = True
 
     def restore(self, entry: Buffer, txn: Transaction) -> None:
         """Put a journal entry (header and payload) back that a crash took out of the transaction."""
@@ -210,15 +221,16 @@ class Leader:
         deadlines = []
         if self._heads:
             deadlines.append(next(iter(self._heads.values())))
-        if self._staged_due:
-            deadlines.append(min(self._staged_due.values()))
+        staged = self._staging.next_deadline()
+        if staged is not None:
+            deadlines.append(staged)
         if self._places or self._doomed:
             deadlines.append(self._maintenance_due)
         return min(deadlines, default=None)
 
     def tick(self, txn: Transaction) -> None:
         """Do what is due: shared commits, HEAD beacons, one step of maintenance."""
-        for partition_id in [known for known, due_ns in self._staged_due.items() if due_ns <= self._now]:
+        for partition_id in self._staging.due(self._now):
             self._unstage(partition_id, txn)
         while self._heads:
             partition_id, due_ns = next(iter(self._heads.items()))
@@ -239,19 +251,22 @@ class Leader:
         """The turn is as durable as it has to be."""
         self.must_sync = False
         self.journal.clear()
+        self._staging.settled()
 
     def abandon(self) -> None:
         """The transaction was given up: forget what was only in it; partitions are loaded again when used.
 
         Memory topics keep what they have: they were never in the transaction.
         """
+        self._unstaging = False
+        self._staging.abandon(self._now)
         self._effects.clear()
         self._dirty.clear()
         self.must_sync = False
         self.journal.clear()
         for partition_id, held in list(self._partitions.items()):
             if isinstance(held.log, MemoryLog):
-                held.log.reserved = -1
+                held.log.reserved = held.groups = -1
             else:
                 del self._partitions[partition_id]
 
@@ -297,7 +312,8 @@ class Leader:
         header = batch.parse(body.header)
         partition = self._partition(header.partition, txn)
         if partition.config.commit_interval_ms and not self._unstaging:
-            self._stage(partition, peer, command)
+            due_ns = self._now + partition.config.commit_interval_ms * 1_000_000
+            self._staging.add(partition.id, peer, command, self._now, due_ns)
             return
         stored = isinstance(partition.log, StoredLog)
         if self.storage_full is not None and stored:
@@ -348,19 +364,9 @@ class Leader:
         epoch = partition.log.state.epoch
         self._reply(peer, messages.produced(command.request, base, append_time, epoch, partition.durability, duplicate))
 
-    def _stage(self, partition: Partition, peer: bytes, command: Command) -> None:
-        self._staged.setdefault(partition.id, []).append((peer, command))
-        self._staged_bytes += len(command.body.payload)
-        due_ns = self._now + partition.config.commit_interval_ms * 1_000_000
-        self._staged_due.setdefault(partition.id, due_ns)
-        if self._staged_bytes > self._settings.turn_bytes:
-            self._staged_due = dict.fromkeys(self._staged_due, self._now)
-
     def _unstage(self, partition_id: int, txn: Transaction) -> None:
-        del self._staged_due[partition_id]
         self._unstaging = True
-        for peer, command in self._staged.pop(partition_id):
-            self._staged_bytes -= len(command.body.payload)
+        for peer, command in self._staging.take(partition_id):
             self.handle(peer, command, txn)
         self._unstaging = False
 
@@ -387,7 +393,9 @@ class Leader:
                     topic=place[0].name, partition=place[1], offset=part.offset, start=0, end=state.end
                 )
         for part in body.parts:
-            groups.commit(part.partition, body.group, part.offset, self._wall_ms, txn, force=body.force)
+            groups.commit(
+                self._partition(part.partition, txn), body.group, part.offset, self._wall_ms, txn, force=body.force
+            )
         self.must_sync = True
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
 
@@ -395,7 +403,8 @@ class Leader:
         body: messages.DeleteGroup = command.body
         check_name("group", body.group, GROUP_BYTES_MAX)
         for partition_id in self._places:
-            groups.forget(partition_id, body.group, txn)
+            if groups.forget(partition_id, body.group, txn) and partition_id in self._partitions:
+                self._partitions[partition_id].groups = -1
         self.must_sync = True
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
 
@@ -439,9 +448,7 @@ class Leader:
             self._dirty.pop(place.id, None)
             self._heads.pop(place.id, None)
             self._expiring.pop(place.id, None)
-            self._staged_due.pop(place.id, None)
-            for peer, waiting in self._staged.pop(place.id, ()):
-                self._staged_bytes -= len(waiting.body.payload)
+            for peer, waiting in self._staging.take(place.id):
                 self._refuse(peer, waiting, errors.NotLeader(leader=self.id, partition=place.id))
 
     # Commands that read.
@@ -476,9 +483,11 @@ class Leader:
             state = partition.log.state
             results.append(messages.FetchedPart(part.partition, state.start, state.end, state.epoch, size))
             blob += found
+            self.counters.records_out += sum(map(batch.record_count, found[::2]))
             budget -= size
         joined = b"".join(blob)
         self.counters.fetched_bytes += len(joined)
+        self.counters.bytes_out += len(joined)
         frame = messages.command(Type.FETCHED, command.request, messages.Fetched(results))
         self._effects.append(Reply(peer, (frame, joined)))
 

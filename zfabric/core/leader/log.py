@@ -106,8 +106,14 @@ def _outside(topic: str, number: int, offset: int, state: PartitionState) -> err
 
 
 def first_at_or_after(header: BatchHeader, payload: Buffer, timestamp: int) -> int:
-    """Return the offset of the first record of a batch at or after ``timestamp``; the batch's own end if none is."""
-    columns = batch.decode_columns(header, payload)
+    """Return the offset of the first record of a batch at or after ``timestamp``; the batch's own end if none is.
+
+    A batch whose producer encoded it wrongly counts as a whole: its readers will be told.
+    """
+    try:
+        columns = batch.decode_columns(header, payload)
+    except errors.ProtocolViolation:
+        return header.base_offset
     for distance, stamp in zip(columns.distances, columns.timestamps, strict=True):
         if stamp >= timestamp:
             return header.base_offset + distance
@@ -189,6 +195,12 @@ class StoredLog:
             if not cursor.next():
                 return
 
+    def _missing(self, offset: int, following: int) -> errors.CorruptBatch:
+        problem = "no batch covers this offset"
+        return errors.CorruptBatch(
+            topic=self.topic, partition=self.number, offset=offset, next_offset=following, problem=problem
+        )
+
     def _corrupt(self, base: int, problem: str, txn: Transaction) -> errors.CorruptBatch:
         # The damaged header cannot be asked how far it reaches; the next key can.
         following = self.state.end
@@ -205,9 +217,12 @@ class StoredLog:
         """Yield (header, its bytes, payload) of whole batches from the one that covers ``offset`` on.
 
         Raises:
-            CorruptBatch: the next one is damaged.
+            CorruptBatch: the next one is damaged or missing.
         """
+        expected = offset
         for base, cursor in self._walk(offset, txn):
+            if base > expected:
+                raise self._missing(expected, base)
             row = memoryview(cursor.value())
             if len(row) < HEADER_BYTES:
                 raise self._corrupt(base, f"row of {len(row)} bytes", txn)
@@ -216,7 +231,12 @@ class StoredLog:
             problem = batch.damage(raw, payload, header, self.partition, base)
             if problem:
                 raise self._corrupt(base, problem, txn)
+            if header.next_offset <= expected:
+                continue  # The one before a hole.
+            expected = header.next_offset
             yield header, raw, payload
+        if expected < self.state.end:
+            raise self._missing(expected, self.state.end)
 
     def read(self, offset: int, max_bytes: int, txn: Transaction) -> tuple[list[Buffer], int]:
         """Return batches from the one that covers ``offset`` on: at least one, at most ``max_bytes`` beyond it.

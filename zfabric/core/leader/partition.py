@@ -17,6 +17,7 @@ class Partition:
     Attributes:
         id: number in the fabric. topic, number: name, and number within it.
         durability: code of what an ack means here.
+        groups: how many groups have committed here; -1 while they are not counted.
         published: end offset of the last batch or HEAD that was published; head_due_ns: when to publish a HEAD, or 0.
     """
 
@@ -24,6 +25,7 @@ class Partition:
         "compactor",
         "config",
         "durability",
+        "groups",
         "head_due_ns",
         "id",
         "log",
@@ -43,6 +45,7 @@ class Partition:
         self.durability = DURABILITY_CODE[config.durability]
         self.log: StoredLog | MemoryLog = (MemoryLog if memory else StoredLog)(id, topic, number, state)
         self.producers = ProducerTable(id, state.producers, stored=not memory)
+        self.groups = -1
         self.compactor: Compactor | None = None
         self.head_due_ns = 0
         self.published = -1

@@ -30,6 +30,7 @@ from zfabric.wire.messages import UNKNOWN_OFFSET
 CACHED_PRODUCERS = 10_000
 IDLE_MS = 7 * 86_400_000
 CROWDED_IDLE_MS = 60_000
+EPOCH_MAX = (1 << 32) - 1
 
 
 class Remembered(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -94,13 +95,7 @@ class ProducerTable:
         if state is None:
             if first and not sparse:
                 raise errors.UnknownProducer(partition=self.partition, producer=producer)
-            if self.rows >= PRODUCERS_PER_PARTITION_MAX:
-                raise errors.LimitExceeded(
-                    what=f"producers of partition id {self.partition}",
-                    value=self.rows + 1,
-                    limit=PRODUCERS_PER_PARTITION_MAX,
-                    instead="idle ones are forgotten after a minute; use fewer producer objects",
-                )
+            self._check_room()
             return None
         if epoch < state.epoch:
             raise errors.ProducerFenced(producer=producer, epoch=epoch, current=state.epoch, partition=self.partition)
@@ -117,6 +112,15 @@ class ProducerTable:
         if first > state.last:
             raise self._gap(producer, epoch, first, state.last + 1)
         return self._original(state, first, last, epoch, state.last + 1)
+
+    def _check_room(self) -> None:
+        if self.rows >= PRODUCERS_PER_PARTITION_MAX:
+            raise errors.LimitExceeded(
+                what=f"producers of partition id {self.partition}",
+                value=self.rows + 1,
+                limit=PRODUCERS_PER_PARTITION_MAX,
+                instead="idle ones are forgotten after a minute; use fewer producer objects",
+            )
 
     def _gap(self, producer: int, epoch: int, sequence: int, expected: int) -> errors.OutOfOrderSequence:
         return errors.OutOfOrderSequence(
@@ -154,9 +158,21 @@ class ProducerTable:
         self._known.move_to_end(producer)
 
     def begin(self, producer: int, wall_ms: int, txn: Transaction) -> ProducerState:
-        """A named producer starts: give it the next epoch, which fences its earlier instances."""
+        """A named producer starts: give it the next epoch, which fences its earlier instances.
+
+        Raises:
+            LimitExceeded: the partition has as many producers as it may, or this one has used up its epochs.
+        """
         state = self.find(producer, txn)
+        if state is not None and state.epoch >= EPOCH_MAX:
+            raise errors.LimitExceeded(
+                what=f"epochs of producer {producer:#x} in partition id {self.partition}",
+                value=state.epoch + 1,
+                limit=EPOCH_MAX,
+                instead="give the producer another name",
+            )
         if state is None:
+            self._check_room()
             state = self._known[producer] = ProducerState(batches=[])
             self.rows += 1
         else:

@@ -1,0 +1,265 @@
+"""One turn of a leader process: the order in which commands, the commit and effects follow each other.
+
+The rules that everything else rests on:
+
+- all that changes something in a turn is one transaction, so all partitions and producers of the turn share one fsync;
+- an effect (an acknowledgement, a publication) leaves :meth:`Turn.change` only after the commit has returned;
+- what only reads is answered after that, so it sees the turn's changes, and never what may still be lost;
+- a map that is full is grown and the turn repeated with the same commands; any other failure of storage comes out as
+  an exception and ends the process: its successor finds what was acknowledged, and nothing more was claimed.
+
+What topics of durability "os" appended goes to the store's journal instead of a synced commit of its own; one follows
+within a second, or when the journal has grown to 64 MiB.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from zfabric import errors
+from zfabric.core.effects import LeaderEffect, Reply
+from zfabric.core.leader.leader import Leader
+from zfabric.core.transaction import Transaction
+from zfabric.model import Buffer
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+JOURNAL_COMMIT_NS = 1_000_000_000
+JOURNAL_BYTES_MAX = 64 << 20
+
+Incoming = tuple[bytes, Command]
+"""Who sent a command (a routing id), and the command."""
+
+
+class Store(Protocol):
+    """The volume: ``store/volume.py``, or its twin ``sim/disk.py``. Both raise :attr:`map_full` from puts."""
+
+    map_full: type[Exception]
+
+    @property
+    def writing(self) -> bool:
+        """Whether a write transaction is open."""
+        ...
+
+    @property
+    def journal_bytes(self) -> int:
+        """Length of the journal entries that no commit covers."""
+        ...
+
+    def write(self) -> Transaction:
+        """Return the open write transaction, beginning one if there is none."""
+        ...
+
+    def commit(self) -> None:
+        """Make the write transaction durable."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop the write transaction."""
+        ...
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """Yield a transaction for reading, or the open one."""
+        ...
+
+    def journal(self, record: Buffer | Sequence[Buffer]) -> None:
+        """Append one entry that outlives the process."""
+        ...
+
+    def journaled(self) -> Iterator[Buffer]:
+        """Yield the entries that no commit covers."""
+        ...
+
+    def grow(self) -> None:
+        """Make the map larger."""
+        ...
+
+
+class Controller(Protocol):
+    """What a turn asks of the controller (``core/cluster/placement.py``), hosted by leader 0 alone."""
+
+    changed: bool
+    refused: int
+
+    @property
+    def writes(self) -> frozenset[int]:
+        """Command types that change something."""
+        ...
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Command types that only read."""
+        ...
+
+    def handle(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        """Take a command that changes something."""
+        ...
+
+    def answer(self, peer: bytes, command: Command) -> None:
+        """Take a command that only reads."""
+        ...
+
+    def assignment(self, leader: int, since: int) -> messages.Assign | None:
+        """Return what a leader has to know beyond version ``since``."""
+        ...
+
+    def abandon(self, txn: Transaction) -> None:
+        """Load everything again."""
+        ...
+
+    def take_effects(self) -> list[LeaderEffect]:
+        """Return what is to be sent."""
+        ...
+
+
+class Turn:
+    """The machines of one leader process on one store.
+
+    Attributes:
+        writes: command types for :meth:`change`; all others are for :meth:`answer`.
+        grown: how often the map was.
+    """
+
+    def __init__(self, store: Store, leader: Leader, controller: Controller | None) -> None:
+        self.writes = leader.writes | (controller.writes if controller else frozenset())
+        self.grown = 0
+        self._store = store
+        self._leader = leader
+        self._controller = controller
+        self._journal_due: int | None = None
+
+    def begin(self, start: Callable[[Transaction], None]) -> None:
+        """Start the machines and put back what a crash left in the journal; durable when this returns.
+
+        Args:
+            start: starts the leader, and the controller if there is one, with the transaction that it is given.
+        """
+        while True:
+            try:
+                txn = self._store.write()
+                start(txn)
+                self._restore(txn)
+                self._leader.flush(txn)
+                self._store.commit()
+                break
+            except self._store.map_full:
+                self._store.abandon()
+                self._leader.abandon()
+                self._store.grow()
+        self._leader.settled()
+
+    def _restore(self, txn: Transaction) -> None:
+        for entry in self._store.journaled():
+            self._leader.restore(entry, txn)
+
+    @property
+    def errors(self) -> int:
+        """How many commands were answered with an error since the start, or were none."""
+        return self._leader.counters.errors + (self._controller.refused if self._controller is not None else 0)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`change` is wanted next, with or without commands (monotonic ns)."""
+        deadlines = [due for due in (self._leader.next_deadline(), self._journal_due) if due is not None]
+        return min(deadlines, default=None)
+
+    def change(self, commands: Sequence[Incoming], now: int, wall_ms: int) -> list[LeaderEffect]:
+        """Take commands that change something, and do what is due; returns effects, to be performed in order.
+
+        Args:
+            commands: in the order in which they came. now: monotonic ns. wall_ms: ms since 1970.
+
+        Raises:
+            StorageFailed: nothing of this turn was told; the process has to end.
+        """
+        self._leader.clock(now, wall_ms)
+        due = self.next_deadline()
+        if commands or (due is not None and due <= now):
+            while True:
+                try:
+                    self._attempt(commands, now)
+                    break
+                except self._store.map_full:
+                    self._grow()
+        return self._effects()
+
+    def answer(self, commands: deque[Incoming], budget: int) -> list[LeaderEffect]:
+        """Answer commands that only read, from the left, until they are through or ``budget`` bytes are exceeded."""
+        leader, controller = self._leader, self._controller
+        effects: list[LeaderEffect] = []
+        with self._store.read() as txn:
+            while commands and budget > 0:
+                peer, command = commands.popleft()
+                if command.type in leader.reads:
+                    leader.answer(peer, command, txn)
+                elif controller is not None and command.type in controller.reads:
+                    controller.answer(peer, command)
+                else:
+                    effects.append(self._refuse(peer, command))
+                found = self._effects()
+                budget -= sum(len(effect.frames[-1]) for effect in found)
+                effects += found
+        return effects
+
+    def close(self) -> None:
+        """End in order: what only the journal holds becomes a commit."""
+        if self._store.writing:
+            self._store.commit()
+
+    def _attempt(self, commands: Sequence[Incoming], now: int) -> None:
+        leader, controller, store = self._leader, self._controller, self._store
+        txn = store.write()
+        for peer, command in commands:
+            if controller is not None and command.type in controller.writes:
+                controller.handle(peer, command, txn)
+                assign = controller.assignment(leader.id, leader.assignment_version)
+                if assign is not None:
+                    leader.handle(b"", Command(Type.ASSIGN, 0, 0, assign, ()), txn)
+            else:
+                leader.handle(peer, command, txn)
+        due = leader.next_deadline()
+        if due is not None and due <= now:
+            leader.tick(txn)
+        leader.flush(txn)
+        overdue = self._journal_due is not None and self._journal_due <= now
+        if leader.must_sync or overdue or (controller is not None and controller.changed):
+            store.commit()
+            self._journal_due = None
+        elif leader.journal:
+            for entry in leader.journal:
+                store.journal(entry)
+            if self._journal_due is None:
+                self._journal_due = now + JOURNAL_COMMIT_NS
+            if store.journal_bytes > JOURNAL_BYTES_MAX:
+                self._journal_due = now
+        elif self._journal_due is None:
+            store.abandon()
+        leader.settled()
+
+    def _grow(self) -> None:
+        """The map is full: grow it, and put back what the abandoned transaction held for the journal."""
+        self._store.abandon()
+        self._leader.abandon()
+        self._store.grow()
+        self.grown += 1
+        txn = self._store.write()
+        if self._controller is not None:
+            self._controller.abandon(txn)
+        self._leader.reload(txn)
+        self._restore(txn)
+
+    def _refuse(self, peer: bytes, command: Command) -> Reply:
+        self._leader.counters.errors += 1
+        error = errors.ProtocolViolation(
+            problem=f"command {Type(command.type).name} to leader {self._leader.id}",
+            allowed="requests; metadata and topic commands go to leader 0",
+        )
+        return Reply(peer, (messages.failure(command.request, error),))
+
+    def _effects(self) -> list[LeaderEffect]:
+        effects = self._leader.take_effects()
+        if self._controller is not None:
+            effects += self._controller.take_effects()
+        return effects
