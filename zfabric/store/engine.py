@@ -17,7 +17,7 @@ from typing import Any, Final
 import lmdb
 
 from zfabric import errors
-from zfabric.settings import MIB
+from zfabric.settings import GIB, MIB
 from zfabric.store import lmdbfile
 
 DATA: Final = "data.mdb"
@@ -68,10 +68,6 @@ def open_environment(directory: str, map_bytes: int, need_bytes: int) -> lmdb.En
         StorageFailed: the disk or the address space does not allow it.
     """
     wanted = max(map_bytes, need_bytes + need_bytes // 4)
-    options: dict[str, Any] = {}
-    if _version()[0] >= _TWO_ENGINES:
-        # The package carries LMDB 1.0 too, whose files are others, and an environment variable can choose it.
-        options["lib_version"] = 0
     try:
         return lmdb.open(
             directory,
@@ -84,12 +80,29 @@ def open_environment(directory: str, map_bytes: int, need_bytes: int) -> lmdb.En
             readahead=True,
             max_readers=_READERS_MAX,
             max_dbs=0,
-            **options,
+            **_engine(),
         )
     except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
         raise errors.DirectoryDamaged(directory=directory, problem=str(error)) from error
     except lmdb.Error as error:
         raise errors.StorageFailed(directory=directory, problem=str(error)) from error
+
+
+def open_reader(directory: str, need_bytes: int) -> lmdb.Environment:
+    """Open an environment that is there for reading beside its leader: of all files, ``lock.mdb`` alone is written.
+
+    Raises:
+        lmdb.Error: LMDB does not take it.
+    """
+    map_bytes = need_bytes + need_bytes // 4 + GIB
+    return lmdb.open(
+        directory, map_size=-(-map_bytes // MIB) * MIB, subdir=True, readonly=True, create=False, max_dbs=0, **_engine()
+    )
+
+
+def _engine() -> dict[str, Any]:
+    # The package carries LMDB 1.0 too, whose files are others, and an environment variable can choose it.
+    return {"lib_version": 0} if _version()[0] >= _TWO_ENGINES else {}
 
 
 def _version() -> tuple[int, ...]:

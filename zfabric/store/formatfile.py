@@ -48,6 +48,16 @@ def check_format(directory: str, kind: str, version: int) -> bool:
     return True
 
 
+def is_newer(directory: str, kind: str, version: int) -> bool:
+    """Tell whether the ``FORMAT`` of ``directory`` is whole and of a newer version than ``version``."""
+    try:
+        with open(os.path.join(directory, FORMAT), "rb") as file:
+            match = _LINE.match(file.read(_READ_BYTES_MAX))
+    except FileNotFoundError:
+        return False
+    return match is not None and match[1] == kind.encode() and int(match[2]) > version
+
+
 def refuse_foreign(directory: str, names: set[str]) -> None:
     """Raise the error for a directory without ``FORMAT`` that holds ``names``, if it holds any.
 

@@ -138,6 +138,41 @@ class Journal:
         raise errors.StorageFailed(directory=directory, problem=f"journal: {error}") from error
 
 
+def examine(directory: str, generation: int) -> Iterator[bytes | str]:
+    """Yield the entries that no commit covers, from the file of a journal that somebody else may have open.
+
+    Last comes a text if they seem to end too early: what follows is long enough for an entry and of this generation. A
+    torn tail and stale entries are normal.
+
+    Raises:
+        OSError: the file cannot be read; there is none before the volume was first led.
+    """
+    fd = os.open(os.path.join(directory, JOURNAL), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        size = os.fstat(fd).st_size
+        place = 0
+        for entry in _read(fd, size, generation):
+            place += _HEAD.size + len(entry)
+            yield entry
+        lost = _lost(fd, place, size, generation)
+        if lost:
+            yield f"an entry at byte {place:,} is damaged; from there on {lost} are not put back into the log"
+    finally:
+        os.close(fd)
+
+
+def _lost(fd: int, place: int, size: int, generation: int) -> int:
+    """Count the entries of this generation that have their length in the file from ``place`` on."""
+    lost = 0
+    while place + _HEAD.size <= size:
+        length, _, commit = _HEAD.unpack(os.pread(fd, _HEAD.size, place))
+        place += _HEAD.size + length
+        if not 0 < length <= ENTRY_BYTES_MAX or place > size:
+            break
+        lost += commit == generation
+    return lost
+
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

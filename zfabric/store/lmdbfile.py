@@ -53,12 +53,16 @@ class Meta:
     Attributes:
         page_bytes: size of a page. last_page: number of the last page ever taken.
         transaction: number of the last commit. free_root: root page of the free tree, or None when it is empty.
+        main_root, main_depth, rows: the same of the main tree, how many levels it has, and how many rows.
     """
 
     page_bytes: int
     last_page: int
     transaction: int
     free_root: int | None
+    main_root: int | None = None
+    main_depth: int = 0
+    rows: int = 0
 
     @property
     def need_bytes(self) -> int:
@@ -72,13 +76,22 @@ def read_meta(fd: int) -> Meta:
     Raises:
         Damaged: neither is valid.
     """
+    return max(read_metas(fd), key=lambda meta: meta.transaction)
+
+
+def read_metas(fd: int) -> list[Meta]:
+    """Return the valid ones of the two meta pages.
+
+    Raises:
+        Damaged: neither is valid.
+    """
     first = _meta_at(fd, 0)
     sizes = [first.page_bytes] if first is not None else sorted(_PAGE_SIZES)
     metas = [first, *(_meta_at(fd, size) for size in sizes)]
     found = [meta for meta in metas if meta is not None]
     if not found:
         raise Damaged("data.mdb has no valid meta page")
-    return max(found, key=lambda meta: meta.transaction)
+    return found
 
 
 def check_length(fd: int) -> Meta:
@@ -118,8 +131,16 @@ def _meta_at(fd: int, place: int) -> Meta | None:
     magic, version, _, _, page_bytes, *trees, last_page, transaction = _META.unpack(raw)
     if magic != _MAGIC or version != _DATA_VERSION or page_bytes not in _PAGE_SIZES:
         return None
-    root = trees[6]
-    return Meta(page_bytes, last_page, transaction, None if root == _NO_PAGE else root)
+    free_root, main_depth, rows, main_root = trees[6], trees[9], trees[13], trees[14]
+    return Meta(
+        page_bytes=page_bytes,
+        last_page=last_page,
+        transaction=transaction,
+        free_root=None if free_root == _NO_PAGE else free_root,
+        main_root=None if main_root == _NO_PAGE else main_root,
+        main_depth=main_depth,
+        rows=rows,
+    )
 
 
 def _entries(fd: int, meta: Meta, *, whole: bool) -> Iterator[bytes]:
