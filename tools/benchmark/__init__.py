@@ -1,0 +1,1 @@
+"""What tools/bench is made of; its processes are started as ``python -m benchmark.…`` with tools/ on the path."""
