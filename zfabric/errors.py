@@ -15,6 +15,7 @@ from typing import ClassVar
 
 __all__ = [
     "AlreadyExists",
+    "BadInput",
     "BufferFull",
     "Closed",
     "ConfigurationError",
@@ -463,6 +464,19 @@ class InsecureListen(ZFabricError):
         "listen on 127.0.0.1 or say --insecure"
     )
     endpoint: str
+
+
+# What the command line reads.
+
+
+class BadInput(ZFabricError):
+    """A line of a file or of standard input is not what its command takes."""
+
+    code = 60
+    template = "{source} line {line:,}: {problem}"
+    source: str
+    line: int
+    problem: str
 
 
 def _walk(kind: type[ZFabricError]) -> list[type[ZFabricError]]:

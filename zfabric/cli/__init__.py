@@ -1,25 +1,32 @@
 """The command line: ``zfabric`` and ``python -m zfabric``. One file a command; each is imported when it is used.
 
-Data goes to standard output, progress and errors to standard error. Exit codes are listed in README.md.
+Data goes to standard output, progress and errors to standard error. Exit codes are listed in README.md. Whoever reads
+our output may go at any time: that is the end of a command, not an error. Ctrl-C and SIGTERM unwind it, so that
+producers flush, temporary topics go and embedded leaders end.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 
 import click
 
 from zfabric import errors
 
 _COMMANDS = {
+    "bench": "Measure a fabric on a temporary topic.",
+    "completion": "Print the script for shell completion.",
     "consume": "Read a topic.",
     "demo": "Stream real files through a fabric, crash it, verify.",
     "group": "Committed offsets of consumer groups.",
     "produce": "Write lines or NDJSON to a topic.",
     "serve": "Run a node.",
     "status": "Show the leader processes.",
+    "top": "Watch leaders and topics live.",
     "topic": "Create, list, describe, alter, delete topics.",
     "version": "Show the version.",
 }
@@ -33,10 +40,9 @@ _EXITS: list[tuple[type[Exception], int]] = [
     (errors.InvalidArgument, 2),
     (errors.ConfigurationError, 2),
 ]
-
-
-class _PipeClosedError(Exception):
-    """Whoever read our output has enough."""
+NAME = "zfabric"
+COMPLETE_VARIABLE = "_ZFABRIC_COMPLETE"
+"""What a shell sets when it asks for completions: ``bash_complete`` and the like."""
 
 
 class _Lazy(click.Group):
@@ -51,12 +57,6 @@ class _Lazy(click.Group):
         command: click.Command = import_module(f"zfabric.cli.{cmd_name}").command
         return command
 
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _PipeClosedError from error  # click would turn the other one into status 1.
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
@@ -70,25 +70,48 @@ def command() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        command.main(args=arguments, prog_name="zfabric", standalone_mode=False)
+        if COMPLETE_VARIABLE in os.environ:
+            status: int = import_module("zfabric.cli.completion").answer(command, os.environ[COMPLETE_VARIABLE])
+            return status
+        with command.make_context(NAME, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return 2
-    except (click.Abort, KeyboardInterrupt):
-        return 130
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except (BrokenPipeError, _PipeClosedError):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        _say_notes(stop)
+        return 130
+    except SystemExit as stop:
+        _say_notes(stop)
+        raise
+    except BrokenPipeError:
         # Whoever read us has enough; what is left in the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except errors.ZFabricError as error:
         click.echo(f"error: {error}", err=True)
+        _say_notes(error)
         return next((status for kind, status in _EXITS if isinstance(error, kind)), 1)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        return 1
     return 0
+
+
+def _say_notes(error: BaseException) -> None:
+    """Print what was added to an exception on its way: where it happened, what else went wrong."""
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"  {note}", err=True)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def run() -> None:
     """Entry point of the ``zfabric`` script."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

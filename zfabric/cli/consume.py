@@ -9,22 +9,44 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zfabric.cli.options import connect, fabric_options
+from zfabric.cli.options import complete_groups, connect, fabric_options, pause, topic_argument
 
 if TYPE_CHECKING:
     from zfabric.model import Record
 
 
 @click.command()
-@click.argument("topic")
-@click.option("--group", help="Begin where this group committed, and commit what was printed.")
+@topic_argument()
 @click.option(
-    "--from", "start", default="earliest", show_default=True, help="earliest, latest, an offset, an ISO time."
+    "--group",
+    metavar="NAME",
+    shell_complete=complete_groups,
+    help="Begin where this group committed, and commit what was printed.  [default: no group]",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="PLACE",
+    default="earliest",
+    show_default=True,
+    help="earliest, latest, an offset or an ISO time.",
 )
 @click.option("--follow", is_flag=True, help="Wait for more at the end.")
-@click.option("--format", "layout", type=click.Choice(["text", "json", "raw"]), default="text", show_default=True)
-@click.option("--count", type=click.IntRange(min=1), help="End after so many records.")
-@click.option("--partition", "partitions", type=int, multiple=True, help="Read only these.  [default: all]")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["text", "json", "raw"]),
+    default="text",
+    show_default=True,
+    help="A value a line, one JSON object a line, or bare bytes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--count", type=click.IntRange(min=1), metavar="RECORDS", help="End after so many.  [default: at the topic's end]"
+)
+@click.option(
+    "--partition", "partitions", type=int, metavar="NUMBER", multiple=True, help="Read only these.  [default: all]"
+)
 @fabric_options
 def command(  # noqa: PLR0917 - one parameter an option
     topic: str,
@@ -32,16 +54,20 @@ def command(  # noqa: PLR0917 - one parameter an option
     start: str,
     follow: bool,
     layout: str,
+    as_json: bool,
     count: int | None,
     partitions: tuple[int, ...],
     url: str | None,
     timeout: float,
 ) -> None:
-    """Print records: values a line (text), one JSON object a line (json), or bare bytes (raw).
+    """Print the records of TOPIC.
 
-    Without --follow it ends at the end that the topic had at the beginning.
+    Without --follow it ends at the end that the topic had at the beginning. In JSON, "timestamp" is in milliseconds
+    since 1970, and bytes that are no UTF-8 are in "value_base64", "key_base64" and "headers_base64";
+    produce --format json takes them back.
     """
     write = sys.stdout.buffer.write
+    layout = "json" if as_json else layout
     printed = 0
     with connect(url, timeout) as fabric:
         ends = {part.partition: part.end_offset for part in fabric.topics.describe(topic).partitions}
@@ -53,6 +79,8 @@ def command(  # noqa: PLR0917 - one parameter an option
                 for record in records:
                     write(_line(record, layout))
                 sys.stdout.buffer.flush()
+                if not records:
+                    pause(0)  # Whoever reads us may have gone while there was nothing to write.
                 printed += len(records)
                 if group is not None and records:
                     consumer.commit()
@@ -76,5 +104,14 @@ def _line(record: Record, layout: str) -> bytes:
             document[name] = None if content is None else content.decode()
         except UnicodeDecodeError:
             document[f"{name}_base64"] = base64.b64encode(content or b"").decode()
-    document["headers"] = {name: content.decode(errors="replace") for name, content in record.headers.items()}
+    headers: dict[str, str] = {}
+    binary: dict[str, str] = {}
+    for name, content in record.headers.items():
+        try:
+            headers[name] = content.decode()
+        except UnicodeDecodeError:
+            binary[name] = base64.b64encode(content).decode()
+    document["headers"] = headers
+    if binary:
+        document["headers_base64"] = binary
     return json.dumps(document).encode() + b"\n"

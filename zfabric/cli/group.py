@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
-import msgspec
 
 from zfabric import errors
-from zfabric.cli.options import connect, fabric_options, json_option, show
+from zfabric.cli.options import connect, fabric_options, group_argument, json_option, show, topic_argument
+
+if TYPE_CHECKING:
+    from zfabric.sync.fabric import Fabric
 
 _COLUMNS = ("group", "topic", "partition", "offset", "end_offset", "lag")
 
 
 @click.group()
 def command() -> None:
-    """Show and change committed offsets."""
+    """List, describe, reset and delete committed offsets."""
 
 
 @command.command("list")
@@ -27,33 +31,47 @@ def list_groups(url: str | None, timeout: float, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name")
+@group_argument()
 @fabric_options
 @json_option
 def describe(name: str, url: str | None, timeout: float, as_json: bool) -> None:
-    """Show a group's offsets and lag (records)."""
+    """Show the offsets of group NAME and its lag (records)."""
     with connect(url, timeout) as fabric:
-        rows = [msgspec.structs.asdict(entry) for entry in fabric.groups.describe(name)]
+        rows = _rows(fabric, name)
     if not rows:
         raise errors.NotFound(kind="group", name=name)
     show(rows, _COLUMNS, as_json=as_json)
 
 
+def _rows(fabric: Fabric, name: str) -> list[dict[str, Any]]:
+    import msgspec
+
+    return [msgspec.structs.asdict(entry) for entry in fabric.groups.describe(name)]
+
+
 @command.command()
-@click.argument("name")
-@click.argument("topic")
-@click.option("--to", required=True, help="earliest, latest, an offset or an ISO time.")
+@group_argument()
+@topic_argument()
+@click.option("--to", required=True, metavar="PLACE", help="earliest, latest, an offset or an ISO time.")
 @fabric_options
-def reset(name: str, topic: str, to: str, url: str | None, timeout: float) -> None:
-    """Set what a group has committed in a topic."""
+@json_option
+def reset(name: str, topic: str, to: str, url: str | None, timeout: float, as_json: bool) -> None:
+    """Set what group NAME has committed in TOPIC."""
     with connect(url, timeout) as fabric:
         fabric.groups.reset(name, topic, to=int(to) if to.isdigit() else to)
+        rows = [row for row in _rows(fabric, name) if row["topic"] == topic]
+    show(rows, _COLUMNS, as_json=as_json)
 
 
 @command.command()
-@click.argument("name")
+@group_argument()
 @fabric_options
-def delete(name: str, url: str | None, timeout: float) -> None:
-    """Forget what a group has committed."""
+@json_option
+def delete(name: str, url: str | None, timeout: float, as_json: bool) -> None:
+    """Forget what group NAME has committed."""
     with connect(url, timeout) as fabric:
+        rows = _rows(fabric, name)
+        if not rows:
+            raise errors.NotFound(kind="group", name=name)
         fabric.groups.delete(name)
+    show(rows, _COLUMNS, as_json=as_json)

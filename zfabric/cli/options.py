@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
+import select
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from rich.console import Console
+
     from zfabric.sync.fabric import Fabric
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+COMPLETION_TIMEOUT_S = 1.0
+"""Longest that a Tab waits for a fabric."""
+_WIDE = 10_000
+_NAMES = {"id", "pid", "leader", "partition", "epoch"}
+"""Columns whose numbers name something: they are not grouped by thousands."""
 
 
 def fabric_options(function: F) -> F:
@@ -22,12 +33,14 @@ def fabric_options(function: F) -> F:
         default=10.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long to wait for answers.",
+        help="How long to wait for an answer.",
     )(function)
     return click.option(
         "--url",
         envvar="ZFABRIC_URL",
+        show_envvar=True,
         default=None,
+        metavar="URL",
         help="zf://HOST:PORT or zf+file:DIR.  [default: zf+file:zfabric-data]",
     )(function)
 
@@ -37,6 +50,42 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="One JSON document, for scripts.")(function)
 
 
+def topic_argument(name: str = "topic") -> Callable[[F], F]:
+    """Add an argument that names a topic; Tab completes it from the fabric."""
+    return click.argument(name, shell_complete=_complete_topics)
+
+
+def group_argument(name: str = "name") -> Callable[[F], F]:
+    """Add an argument that names a consumer group; Tab completes it from the fabric."""
+    return click.argument(name, shell_complete=complete_groups)
+
+
+def _complete_topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _complete(ctx, incomplete, lambda fabric: fabric.topics.list())
+
+
+def complete_groups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the groups that begin with ``incomplete``."""
+    return _complete(ctx, incomplete, lambda fabric: sorted({entry.group for entry in fabric.groups.describe()}))
+
+
+def _complete(ctx: click.Context, incomplete: str, ask: Callable[[Fabric], list[str]]) -> list[CompletionItem]:
+    """Return the names that the fabric knows; none when it does not answer, and never an error in the shell."""
+    from click.shell_completion import CompletionItem
+
+    from zfabric import errors
+    from zfabric.modes import url
+
+    try:
+        target = url.parse(ctx.params.get("url"))
+        if target.mode == "embedded" and not os.path.isdir(target.path):
+            return []  # A Tab makes no directory.
+        with connect(target.url, COMPLETION_TIMEOUT_S) as fabric:
+            return [CompletionItem(name) for name in ask(fabric) if name.startswith(incomplete)]
+    except (errors.ZFabricError, OSError):
+        return []
+
+
 def connect(url: str | None, timeout: float) -> Fabric:
     """Return the fabric that the options name."""
     from zfabric.sync.fabric import connect as connect_fabric
@@ -44,16 +93,62 @@ def connect(url: str | None, timeout: float) -> Fabric:
     return connect_fabric(url, timeout=timeout)
 
 
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that wraps nothing in a pipe, and lets a closed pipe end the command as everywhere else."""
+    from rich.console import Console
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - rich calls this from its handler
+
+    made = Piped(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _WIDE
+    return made
+
+
 def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     """Print rows as one JSON document or as a table of some columns."""
     if as_json:
+        import json
+
         click.echo(json.dumps(rows))
         return
-    from rich.console import Console
+    console().print(table(rows, columns))
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Any:
+    """Return a rich table: numbers to the right and never broken, floats with one digit, None as a dash."""
     from rich.table import Table
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        number = all(isinstance(row[name], int | float | None) for row in rows)
+        made.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        table.add_row(*(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in columns))
-    console = Console()
-    console.print(table)
+        made.add_row(
+            *(_cell(str(row[name]) if name in _NAMES and row[name] is not None else row[name]) for name in columns)
+        )
+    return made
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not longer than somebody reads standard output.
+
+    Raises:
+        BrokenPipeError: the pipe's reader has gone; without this a command that has nothing to write would stay.
+    """
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(max(0.0, seconds) * 1e3)):
+        raise BrokenPipeError

@@ -1,34 +1,62 @@
-"""``zfabric produce``: lines or NDJSON to a topic."""
+"""``zfabric produce``: lines or NDJSON to a topic.
+
+What was sent before a bad line, Ctrl-C or SIGTERM stays sent: it is flushed, and the last words say what was not
+acknowledged.
+"""
 
 from __future__ import annotations
 
-import json
+import os
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, fabric_options, json_option
+from zfabric.cli.options import connect, console, fabric_options, json_option, topic_argument
 
 if TYPE_CHECKING:
+    from zfabric.cli.lines import Piece
     from zfabric.sync.producer import Producer
 
-_FIELDS = {"value", "key", "headers", "partition", "timestamp"}
+FLUSH_S = 10.0
+"""Longest wait for acknowledgements after a command was ended early."""
+STDIN = "standard input"
+Advance = Callable[[int, int], None]
+"""Told after each piece: records taken, bytes read."""
 
 
 @click.command()
-@click.argument("topic")
-@click.argument("files", nargs=-1, type=click.File("rb"))
-@click.option("--format", "layout", type=click.Choice(["lines", "json"]), default="lines", show_default=True)
-@click.option("--key-separator", help="What parts key and value in a line.")
-@click.option("--compression", type=click.Choice(["none", "lz4", "zstd"]), default="none", show_default=True)
+@topic_argument()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["lines", "json"]),
+    default="lines",
+    show_default=True,
+    help="A record a line, or an object a line.",
+)
+@click.option(
+    "--key-separator",
+    metavar="TEXT",
+    help="What parts key and value in a line; \\t is a tab. A line without it has no key.  [default: no keys]",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "lz4", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How batches are compressed.",
+)
 @fabric_options
 @json_option
 def command(
     topic: str,
-    files: tuple[BinaryIO, ...],
+    files: tuple[str, ...],
     layout: str,
     key_separator: str | None,
     compression: Any,
@@ -36,48 +64,163 @@ def command(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Write each line of FILES, or of standard input, as one record; ends when all are acknowledged.
+    """Write each line of FILES, or of standard input, to TOPIC as one record; ends when all are acknowledged.
 
-    With --format json a line is an object: value, key (text), headers (text to text), partition, timestamp (ms).
+    With --format json a line is an object: "value" (text or null) or "value_base64" (any bytes), and if wanted "key"
+    or "key_base64", "headers" or "headers_base64" (names to text), "partition" and "timestamp" (ms since 1970).
+    "topic" and "offset" are ignored, so that what consume --format json prints can be sent again.
+
+    A bad line ends the command with status 1; the lines before it are sent.
     """
-    sources = files or (sys.stdin.buffer,)
-    with connect(url, timeout) as fabric, fabric.producer(compression=compression) as producer:
-        lines = (line.removesuffix(b"\n") for source in sources for line in source)
-        if layout == "json":
-            count = _send_objects(producer, topic, lines)
-        elif key_separator:
-            count = 0
-            for count, line in enumerate(lines, 1):  # noqa: B007
-                key, found, value = line.partition(key_separator.encode())
-                producer.send(topic, value if found else key, key=key if found else None)
-        else:
-            count = producer.send_many(topic, lines)
-        producer.flush()
+    if key_separator == "" or (key_separator and layout == "json"):
+        raise click.UsageError("--key-separator wants some text, and --format lines")
+    with connect(url, timeout) as fabric:
+        limit = fabric.topics.describe(topic).config.record_bytes_max
+        with fabric.producer(compression=compression) as producer, _progress(files) as advance:
+            work = _Work(producer, topic, limit, advance)
+            try:
+                for name in files or ("-",):
+                    work.send(name, layout, key_separator)
+                producer.flush()
+            except BaseException as problem:
+                _last_words(producer, work.taken, problem)
+                raise
     if as_json:
-        click.echo(json.dumps({"topic": topic, "records": count}))
+        import json
+
+        click.echo(json.dumps({"topic": topic, "records": work.taken}))
     else:
-        click.echo(f"{count:,} records acknowledged", err=True)
+        click.echo(f"{work.taken:,} records acknowledged", err=True)
 
 
-def _send_objects(producer: Producer, topic: str, lines: Iterator[bytes]) -> int:
-    count = 0
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or not set(entry) <= _FIELDS:
-            raise errors.InvalidArgument(
-                name=f"line {number}", value=repr(line[:60]), allowed="a JSON object with " + ", ".join(sorted(_FIELDS))
-            )
-        value, key = entry.get("value"), entry.get("key")
-        producer.send(
-            topic,
-            value.encode() if isinstance(value, str) else value,
-            key=key.encode() if isinstance(key, str) else key,
-            headers={name: str(text).encode() for name, text in (entry.get("headers") or {}).items()},
-            partition=entry.get("partition"),
-            timestamp=entry.get("timestamp"),
-        )
-        count += 1
-    return count
+class _Work:
+    """Sends files and counts what was taken."""
+
+    def __init__(self, producer: Producer, topic: str, limit: int, advance: Advance) -> None:
+        self.taken = 0
+        self._producer = producer
+        self._topic = topic
+        self._limit = limit
+        self._advance = advance
+
+    def send(self, name: str, layout: str, key_separator: str | None) -> None:
+        """Send one file."""
+        from zfabric.core.client.producer import RECORD_OVERHEAD
+        from zfabric.settings import MIB
+
+        # Text in JSON may take six characters a byte, and keys and headers come on top.
+        line_max = self._limit - RECORD_OVERHEAD if layout == "lines" else 6 * self._limit + MIB
+        if key_separator is not None:
+            line_max += MIB
+        separator = (key_separator or "").replace("\\t", "\t").encode()
+        for piece in self._pieces(name, line_max):
+            if layout == "json":
+                self._send_objects(piece)
+            elif separator:
+                self._send_keyed(piece, separator)
+            else:
+                self.taken += self._producer.send_many(self._topic, piece.lines)
+            self._advance(self.taken, piece.bytes)
+
+    def _pieces(self, name: str, line_max: int) -> Iterator[Piece]:
+        from zfabric.cli.lines import LineTooLong, pieces
+
+        source = STDIN if name == "-" else name
+        with _opened(name) as file:
+            try:
+                yield from pieces(file, source, line_max)
+            except LineTooLong as long:
+                error = errors.RecordTooLarge(size=long.size, topic=self._topic, limit=self._limit)
+                error.add_note(f"it is {long}")
+                raise error from long
+
+    def _send_objects(self, piece: Piece) -> None:
+        from zfabric.cli.lines import parse
+
+        for number, line in enumerate(piece.lines, piece.first):
+            if line and not line.isspace():
+                value, key, headers, partition, timestamp = parse(line, piece.source, number)
+                with _blaming(piece.source, number):
+                    self._producer.send(
+                        self._topic, value, key=key, headers=headers, partition=partition, timestamp=timestamp
+                    )
+                self.taken += 1
+
+    def _send_keyed(self, piece: Piece, separator: bytes) -> None:
+        for number, line in enumerate(piece.lines, piece.first):
+            key, found, value = line.partition(separator)
+            with _blaming(piece.source, number):
+                self._producer.send(self._topic, value if found else key, key=key if found else None)
+            self.taken += 1
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+    else:
+        with open(name, "rb") as file:
+            yield file
+
+
+@contextmanager
+def _blaming(source: str, line: int) -> Iterator[None]:
+    """Let an error say which line made it."""
+    try:
+        yield
+    except errors.RecordTooLarge as error:
+        error.add_note(f"it is {source} line {line:,}")
+        raise
+    except (errors.InvalidArgument, errors.UnknownPartition) as error:
+        raise errors.BadInput(source=source, line=line, problem=str(error)) from error
+
+
+def _last_words(producer: Producer, taken: int, problem: BaseException) -> None:
+    """Flush what was taken before the command was ended, and say what became of it."""
+    if isinstance(problem, errors.DeliveryError):
+        problem.add_note(f"{taken - problem.records:,} records are acknowledged")
+        return
+    try:
+        producer.flush(FLUSH_S)
+    except errors.DeliveryError as lost:
+        problem.add_note(f"{taken - lost.records:,} records before it are acknowledged; {lost}")
+    except errors.ZFabricError as failed:
+        problem.add_note(f"and then: {failed}")
+    else:
+        problem.add_note(f"{taken:,} records before it are acknowledged")
+
+
+def _tell_nobody(taken: int, size: int) -> None:
+    """Nobody looks on."""
+
+
+@contextmanager
+def _progress(files: tuple[str, ...]) -> Iterator[Advance]:
+    """Yield what to tell of each piece: it is shown if somebody looks on and nobody types."""
+    if not sys.stderr.isatty() or (not files and sys.stdin.isatty()):
+        yield _tell_nobody
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.fields[records]:,} records"),
+        TextColumn("{task.fields[rate]:,.0f} records/s"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as progress:
+        task = progress.add_task("", total=_size(files), records=0, rate=0.0)
+
+        def advance(taken: int, size: int) -> None:
+            seconds = progress.tasks[0].elapsed or 0.0
+            progress.update(task, advance=size, records=taken, rate=taken / seconds if seconds else 0.0)
+
+        yield advance
+
+
+def _size(files: tuple[str, ...]) -> int | None:
+    """Return the bytes of all files together; None if one is a pipe, whose end nobody knows."""
+    states = [os.fstat(sys.stdin.fileno()) if name == "-" else os.stat(name) for name in files or ("-",)]
+    return sum(state.st_size for state in states) if all(stat.S_ISREG(state.st_mode) for state in states) else None

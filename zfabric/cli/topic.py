@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
-from zfabric.cli.options import connect, fabric_options, json_option, show
+from zfabric.cli.options import connect, fabric_options, json_option, show, topic_argument
 
 
 @click.group()
@@ -16,23 +15,56 @@ def command() -> None:
 
 
 def _config_options(function: Any) -> Any:
-    for option in (
-        click.option("--retention", type=float, help="Seconds that records are kept.  [default: for ever]"),
-        click.option("--retention-bytes", type=int, help="Bytes kept per partition.  [default: all]"),
-        click.option("--cleanup", type=click.Choice(["delete", "compact", "compact,delete"])),
+    """Add what ``create`` and ``alter`` share; without a value a topic keeps what it has, or the default."""
+    options = (
         click.option(
-            "--commit-interval", type=float, help="Seconds that acks may wait to share an fsync.  [default: 0]"
+            "--retention",
+            type=float,
+            metavar="SECONDS",
+            help="How long records are kept; -1 for ever.  [default: for ever]",
         ),
-        click.option("--record-bytes-max", type=int, help="Largest record in bytes.  [default: 1048576]"),
-    ):
+        click.option(
+            "--retention-bytes",
+            type=int,
+            metavar="BYTES",
+            help="What is kept per partition; -1 all.  [default: all; 64 MiB with durability memory]",
+        ),
+        click.option(
+            "--cleanup",
+            type=click.Choice(["delete", "compact", "compact,delete"]),
+            help="What goes: old records, or all but the latest of a key.  [default: delete]",
+        ),
+        click.option(
+            "--tombstone-retention",
+            type=float,
+            metavar="SECONDS",
+            help="How long a tombstone stays in a compacted topic.  [default: 86400]",
+        ),
+        click.option(
+            "--commit-interval",
+            type=float,
+            metavar="SECONDS",
+            help="How long acknowledgements may wait to share an fsync.  [default: 0]",
+        ),
+        click.option("--record-bytes-max", type=int, metavar="BYTES", help="Largest record.  [default: 1048576]"),
+    )
+    for option in reversed(options):  # click shows the one that was added last first.
         function = option(function)
     return function
 
 
 @command.command()
 @click.argument("name")
-@click.option("--partitions", type=int, default=1, show_default=True)
-@click.option("--durability", type=click.Choice(["fsync", "os", "memory"]), default="fsync", show_default=True)
+@click.option(
+    "--partitions", type=int, default=1, show_default=True, metavar="PARTITIONS", help="How many, 1 to 10,000."
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["fsync", "os", "memory"]),
+    default="fsync",
+    show_default=True,
+    help="What an acknowledgement means: on the disk, in the kernel's page cache, or in memory alone.",
+)
 @click.option("--if-absent", is_flag=True, help="Take a topic that exists as it is.")
 @_config_options
 @fabric_options
@@ -47,7 +79,7 @@ def create(
     as_json: bool,
     **config: Any,
 ) -> None:
-    """Create a topic."""
+    """Create topic NAME."""
     given = {key: value for key, value in config.items() if value is not None}
     with connect(url, timeout) as fabric:
         info = fabric.topics.create(name, partitions=partitions, durability=durability, if_absent=if_absent, **given)
@@ -65,24 +97,26 @@ def list_topics(url: str | None, timeout: float, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name")
+@topic_argument("name")
 @fabric_options
 @json_option
 def describe(name: str, url: str | None, timeout: float, as_json: bool) -> None:
-    """Show a topic's configuration and partitions."""
+    """Show the configuration of topic NAME and its partitions, sizes in bytes."""
     with connect(url, timeout) as fabric:
         info = fabric.topics.describe(name)
     _show(info, as_json=as_json)
 
 
 @command.command()
-@click.argument("name")
-@click.option("--partitions", type=int, help="More partitions than now.")
+@topic_argument("name")
+@click.option(
+    "--partitions", type=int, metavar="PARTITIONS", help="More than now, up to 10,000.  [default: as many as now]"
+)
 @_config_options
 @fabric_options
 @json_option
 def alter(name: str, partitions: int | None, url: str | None, timeout: float, as_json: bool, **config: Any) -> None:
-    """Change a topic."""
+    """Change topic NAME: what is not given stays as it is."""
     given = {key: value for key, value in config.items() if value is not None}
     with connect(url, timeout) as fabric:
         info = fabric.topics.alter(name, partitions=partitions, **given)
@@ -90,16 +124,21 @@ def alter(name: str, partitions: int | None, url: str | None, timeout: float, as
 
 
 @command.command()
-@click.argument("name")
+@topic_argument("name")
 @fabric_options
-def delete(name: str, url: str | None, timeout: float) -> None:
-    """Remove a topic with all its records."""
+@json_option
+def delete(name: str, url: str | None, timeout: float, as_json: bool) -> None:
+    """Remove topic NAME with all its records."""
     with connect(url, timeout) as fabric:
         fabric.topics.delete(name)
+    if as_json:
+        show([{"topic": name}], ("topic",), as_json=True)
 
 
 def _show(info: Any, *, as_json: bool) -> None:
     """Print a topic: everything as JSON, or its partitions as a table."""
+    import msgspec
+
     rows = [msgspec.structs.asdict(partition) for partition in info.partitions]
     if as_json:
         import json
