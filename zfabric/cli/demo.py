@@ -14,8 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+
+from zfabric.cli.options import console, json_option
 
 TOPIC = "lines"
 PARTITIONS = 4
@@ -45,7 +48,8 @@ def lines_of(path: Path) -> Iterator[bytes]:
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(exists=True))
 @click.option("--no-kill", is_flag=True, help="Leave the leader process alive.")
-def command(paths: tuple[str, ...], no_kill: bool) -> None:
+@json_option
+def command(paths: tuple[str, ...], no_kill: bool, as_json: bool) -> None:
     """Stream every line of PATHS (default: Python's standard library) through a topic, and verify.
 
     Two consumer processes count words live; half-way the leader is killed with -9. Ends with status 1 if a line is
@@ -55,13 +59,17 @@ def command(paths: tuple[str, ...], no_kill: bool) -> None:
     total = sum(1 for path in files for _ in lines_of(path))
     click.echo(f"{total:,} lines of {len(files):,} files", err=True)
     with tempfile.TemporaryDirectory(prefix="zfabric-demo-", ignore_cleanup_errors=True) as directory:
-        failed = _run(files, total, f"zf+file:{directory}/data", Path(directory), kill=not no_kill)
-    if failed:
+        found = _run(files, total, f"zf+file:{directory}/data", Path(directory), kill=not no_kill)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _show(found)
+    if not found["verified"]:
         raise click.exceptions.Exit(1)
 
 
-def _run(files: list[Path], total: int, url: str, directory: Path, *, kill: bool) -> bool:
-    """Stream, count and verify; tells whether something is wrong."""
+def _run(files: list[Path], total: int, url: str, directory: Path, *, kill: bool) -> dict[str, Any]:
+    """Stream, count and verify; returns what ``--json`` prints."""
     from zfabric.settings import LeaderSettings
     from zfabric.sync.fabric import connect
 
@@ -72,9 +80,10 @@ def _run(files: list[Path], total: int, url: str, directory: Path, *, kill: bool
         for number, result in enumerate(results):
             mine = [str(p) for p in range(PARTITIONS) if p % WORKERS == number]
             command = [sys.executable, "-m", "zfabric.cli.demo_worker", url, TOPIC, str(result), *mine]
-            workers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+            # A session of its own: Ctrl-C comes to us alone, and we end it.
+            workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
         try:
-            _stream(fabric, files, total, kill=kill)
+            found = _stream(fabric, files, total, kill=kill)
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.close()
@@ -86,21 +95,21 @@ def _run(files: list[Path], total: int, url: str, directory: Path, *, kill: bool
                     worker.wait()
     if any(statuses):
         click.echo(f"consumers ended with {statuses}", err=True)
-        return True
-    return _verify(files, total, [json.loads(path.read_text()) for path in results])
+        return {**found, "words": {}, "wrong_files": [], "verified": False}
+    return {**found, **_verify(files, [json.loads(path.read_text()) for path in results])}
 
 
-def _stream(fabric: object, files: list[Path], total: int, *, kill: bool) -> None:
-    """Send all lines, keyed by their file; kill the leader half-way."""
-    from rich.console import Console
+def _stream(fabric: object, files: list[Path], total: int, *, kill: bool) -> dict[str, Any]:
+    """Send all lines, keyed by their file; kill the leader half-way. Returns counts, rate and latency."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from zfabric.sync.fabric import Fabric
 
     assert isinstance(fabric, Fabric)
     sent, began, latencies = 0, time.perf_counter(), []
+    killed: int | None = None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-    with Progress(*columns, console=Console(stderr=True)) as progress, fabric.producer() as producer:
+    with Progress(*columns, console=console(stderr=True)) as progress, fabric.producer() as producer:
         task = progress.add_task("lines", total=total, rate="")
         for path in files:
             key = str(path).encode()
@@ -110,9 +119,9 @@ def _stream(fabric: object, files: list[Path], total: int, *, kill: bool) -> Non
                 sent += 1
                 if kill and sent > total // 2:
                     kill = False
-                    pid = fabric.status()[0].pid
-                    os.kill(pid, signal.SIGKILL)
-                    progress.console.print(f"killed leader process {pid} with -9 after {sent:,} lines")
+                    killed = fabric.status()[0].pid
+                    os.kill(killed, signal.SIGKILL)
+                    progress.console.print(f"killed leader process {killed} with -9 after {sent:,} lines")
             if delivery is not None and sent % 50 == 0:
                 asked = time.perf_counter()
                 delivery.result(timeout=60)
@@ -121,14 +130,23 @@ def _stream(fabric: object, files: list[Path], total: int, *, kill: bool) -> Non
         producer.flush(timeout=120)
     seconds = time.perf_counter() - began
     click.echo(f"{sent:,} lines acknowledged in {seconds:.1f} s: {sent / seconds:,.0f} lines/s", err=True)
+    found: dict[str, Any] = {
+        "files": len(files),
+        "lines": sent,
+        "seconds": round(seconds, 3),
+        "lines_per_s": round(sent / seconds, 1),
+        "killed_pid": killed,
+    }
     if latencies:
         latencies.sort()
         p50, p99 = (latencies[int(len(latencies) * q)] * 1e3 for q in (0.5, 0.99))
         click.echo(f"wait for an acknowledgement: p50 {p50:.1f} ms, p99 {p99:.1f} ms", err=True)
+        found.update(ack_p50_ms=round(p50, 3), ack_p99_ms=round(p99, 3))
+    return found
 
 
-def _verify(files: list[Path], total: int, results: list[dict[str, dict[str, object]]]) -> bool:
-    """Compare what the consumers saw with the files themselves; tells whether something differs."""
+def _verify(files: list[Path], results: list[dict[str, dict[str, object]]]) -> dict[str, Any]:
+    """Compare what the consumers saw with the files themselves."""
     words: Counter[str] = Counter()
     seen: dict[str, object] = {}
     for result in results:
@@ -142,10 +160,13 @@ def _verify(files: list[Path], total: int, results: list[dict[str, dict[str, obj
             count += 1
         if count and seen.get(str(path)) != [count, digest.hexdigest()]:
             wrong.append(str(path))
-    for word, count in words.most_common(WORDS_SHOWN):
+    return {"words": dict(words.most_common(WORDS_SHOWN)), "wrong_files": wrong, "verified": not wrong}
+
+
+def _show(found: dict[str, Any]) -> None:
+    for word, count in found["words"].items():
         click.echo(f"{count:>9,}  {word}")
-    if wrong:
-        click.echo(f"WRONG: {len(wrong)} files differ, the first is {wrong[0]}")
-        return True
-    click.echo(f"verified: every one of {total:,} lines exactly once, in order per file")
-    return False
+    if found["verified"]:
+        click.echo(f"verified: every one of {found['lines']:,} lines exactly once, in order per file")
+    elif found["wrong_files"]:
+        click.echo(f"WRONG: {len(found['wrong_files'])} files differ, the first is {found['wrong_files'][0]}")
