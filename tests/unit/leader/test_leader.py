@@ -246,6 +246,30 @@ def test_a_memory_ring_is_bounded_and_never_reuses_offsets():
     assert node.produce(0).base_offset > 100
 
 
+def test_a_memory_topic_reserves_its_offsets_also_in_a_turn_that_is_repeated():
+    """What was told in the repeat was appended before, and is nevertheless never given again."""
+    node = Node(TopicConfig(durability="memory"))
+    payload = batch.encode_columns(0, None, [b"v"], None)
+    header, payload = batch.seal(
+        payload, codec=0, flags=0, count=1, base_timestamp=0, max_timestamp=0, producer_id=5, producer_epoch=0,
+        base_sequence=0, last_sequence=0, partition=P,
+    )  # fmt: skip
+    leader = node.turn(Type.PRODUCE, messages.Produce(header, payload, payload), commit=False)
+    node.disk.abandon()
+    leader.abandon()
+    leader.reload(node.disk.write())
+    assert node.produce(0).base_offset == 0
+    node.restart()
+    assert node.produce(0).base_offset > 0
+
+
+def test_a_size_bound_takes_nothing_from_a_topic_that_is_only_compacted():
+    node = Node(TopicConfig(cleanup="compact", retention_bytes=1000))
+    for number in range(20):
+        node.produce(number, [b"x" * 100], keys_=[b"%d" % number])
+    assert [offset for offset, _ in node.fetch(0)] == list(range(20))
+
+
 def test_shared_commits_are_answered_together():
     node = Node(TopicConfig(commit_interval_ms=1000))
     payload = batch.encode_columns(0, None, [b"v"], None)

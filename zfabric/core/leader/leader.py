@@ -267,6 +267,10 @@ class Leader:
         for partition_id, held in list(self._partitions.items()):
             if isinstance(held.log, MemoryLog):
                 held.log.reserved = held.groups = -1
+                if held.log.state.end:
+                    # Its repeated commands are duplicates now, but the offsets they are told must be reserved again.
+                    self._dirty[partition_id] = held
+                    self.must_sync = True
             else:
                 del self._partitions[partition_id]
 
@@ -337,7 +341,8 @@ class Leader:
         self, partition: Partition, header: batch.BatchHeader, stamped: bytes, body: messages.Produce, txn: Transaction
     ) -> None:
         config, log = partition.config, partition.log
-        if not isinstance(log, StoredLog) or 0 <= config.retention_bytes < log.state.bytes:
+        over = "delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes
+        if over or not isinstance(log, StoredLog):
             self.counters.trimmed += log.trim(config, self._wall_ms, TRIM_WITH_APPEND, txn)
         counters = self.counters
         counters.batches_in += 1

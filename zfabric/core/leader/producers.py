@@ -34,12 +34,13 @@ EPOCH_MAX = (1 << 32) - 1
 
 
 class Remembered(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A batch as it was answered."""
+    """A batch as it was answered; ``sparse`` if its sequences are the application's."""
 
     first: int
     last: int
     base_offset: int
     append_time: int
+    sparse: bool = False
 
 
 class ProducerState(msgspec.Struct, array_like=True):
@@ -84,13 +85,8 @@ class ProducerTable:
             UnknownProducer: nothing is remembered of a producer that is beyond its first record.
             LimitExceeded: the partition has as many producers as it may.
         """
-        producer, epoch, first, last = (
-            header.producer_id,
-            header.producer_epoch,
-            header.base_sequence,
-            header.last_sequence,
-        )
-        sparse = header.flags & SPARSE
+        producer, epoch, first = header.producer_id, header.producer_epoch, header.base_sequence
+        sparse = bool(header.flags & SPARSE)
         state = self.find(producer, txn)
         if state is None:
             if first and not sparse:
@@ -102,7 +98,7 @@ class ProducerTable:
         if sparse:
             if first > state.sparse_last:
                 return None
-            return self._original(state, first, last, epoch, state.sparse_last + 1)
+            return self._original(state, header, state.sparse_last + 1)
         if epoch > state.epoch:
             if first:
                 raise self._gap(producer, epoch, first, 0)
@@ -111,7 +107,7 @@ class ProducerTable:
             return None
         if first > state.last:
             raise self._gap(producer, epoch, first, state.last + 1)
-        return self._original(state, first, last, epoch, state.last + 1)
+        return self._original(state, header, state.last + 1)
 
     def _check_room(self) -> None:
         if self.rows >= PRODUCERS_PER_PARTITION_MAX:
@@ -127,11 +123,14 @@ class ProducerTable:
             partition=self.partition, producer=producer, epoch=epoch, sequence=sequence, expected=expected
         )
 
-    def _original(self, state: ProducerState, first: int, last: int, epoch: int, expected: int) -> Remembered:
+    def _original(self, state: ProducerState, header: BatchHeader, expected: int) -> Remembered:
+        first, last, sparse = header.base_sequence, header.last_sequence, bool(header.flags & SPARSE)
         for entry in reversed(state.batches):
-            if entry.first == first and entry.last == last:
+            # A producer may send both kinds, and the same numbers mean other records then.
+            if entry.first == first and entry.last == last and entry.sparse == sparse:
                 return entry
         if last >= expected:
+            epoch = header.producer_epoch
             raise errors.ProtocolViolation(
                 problem=f"sequences {first} to {last} of partition id {self.partition}, epoch {epoch}, overlap",
                 allowed=f"a batch that was sent before, or one from {expected} on",
@@ -147,12 +146,13 @@ class ProducerTable:
             self.rows += 1
         if header.producer_epoch > state.epoch:
             state.epoch, state.last, state.batches = header.producer_epoch, -1, []
-        if header.flags & SPARSE:
+        sparse = bool(header.flags & SPARSE)
+        if sparse:
             state.sparse_last = header.last_sequence
         else:
             state.last = header.last_sequence
         state.touched_ms = append_time
-        state.batches.append(Remembered(header.base_sequence, header.last_sequence, base_offset, append_time))
+        state.batches.append(Remembered(header.base_sequence, header.last_sequence, base_offset, append_time, sparse))
         del state.batches[:-PRODUCER_BATCHES_KEPT]
         self._dirty.add(producer)
         self._known.move_to_end(producer)
@@ -213,7 +213,8 @@ class ProducerTable:
             if looked == most:
                 break
             looked += 1
-            if _decode(cursor.value()).touched_ms < wall_ms - idle:
+            # The row of one that sent something in this very turn is not written yet.
+            if producer not in self._dirty and _decode(cursor.value()).touched_ms < wall_ms - idle:
                 doomed.append(producer)
             producer = -1
             found = cursor.next()

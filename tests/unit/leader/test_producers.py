@@ -1,0 +1,58 @@
+"""What a partition remembers of its producers, and when it forgets."""
+
+from __future__ import annotations
+
+import pytest
+
+from zfabric import errors
+from zfabric.core.leader.producers import IDLE_MS, ProducerTable
+from zfabric.sim.disk import SimDisk
+from zfabric.wire import batch
+
+WALL = 1_700_000_000_000
+
+
+def header(first, last, *, sparse=False, producer=5):
+    raw, _ = batch.seal(
+        b"", codec=0, flags=batch.SPARSE if sparse else 0, count=1, base_timestamp=0, max_timestamp=0,
+        producer_id=producer, producer_epoch=0, base_sequence=first, last_sequence=last, partition=1,
+    )  # fmt: skip
+    return batch.parse(raw)
+
+
+@pytest.fixture
+def table():
+    return ProducerTable(1, 0, stored=True)
+
+
+@pytest.fixture
+def txn():
+    return SimDisk().write()
+
+
+def test_a_producer_that_wakes_in_the_turn_of_its_expiry_is_kept(table, txn):
+    table.remember(header(0, 0), 0, WALL, txn)
+    table.flush(txn)
+    late = WALL + IDLE_MS + 1
+    table.remember(header(1, 1), 1, late, txn)
+    assert table.expire(late, 100, 0, txn) == (0, -1)
+    table.flush(txn)
+    assert table.find(5, txn).last == 1
+    assert table.rows == 1
+
+
+def test_a_producer_that_stays_idle_is_forgotten(table, txn):
+    table.remember(header(0, 0), 0, WALL, txn)
+    table.flush(txn)
+    assert table.expire(WALL + IDLE_MS + 1, 100, 0, txn) == (1, -1)
+    assert (table.find(5, txn), table.rows) == (None, 0)
+
+
+def test_the_two_kinds_of_sequences_are_never_taken_for_each_other(table, txn):
+    """I8: a retry returns the offset of its own batch, also where the other kind used the same numbers."""
+    table.remember(header(0, 0), 0, WALL, txn)
+    table.remember(header(0, 0, sparse=True), 1, WALL, txn)
+    assert table.check(header(0, 0), txn).base_offset == 0
+    assert table.check(header(0, 0, sparse=True), txn).base_offset == 1
+    with pytest.raises(errors.ProtocolViolation):
+        table.check(header(0, 1), txn)
