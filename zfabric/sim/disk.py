@@ -41,6 +41,7 @@ from typing import Final
 import lmdb
 
 from zfabric import errors
+from zfabric.model import Buffer
 
 __all__ = ["MapFull", "SimDisk"]
 
@@ -49,7 +50,6 @@ MapFull = lmdb.MapFullError
 
 _KEY_BYTES_MAX: Final = 511
 
-Buffer = bytes | memoryview
 _Undo = dict[bytes, bytes | None]
 
 
@@ -147,7 +147,7 @@ class SimDisk:
             StorageFailed: an earlier commit failed.
         """
         self._check_usable()
-        entry = bytes(record) if isinstance(record, bytes | memoryview) else b"".join(record)
+        entry = bytes(record) if isinstance(record, bytes | bytearray | memoryview) else b"".join(record)
         assert entry
         if self.disk_full:
             raise self._full()

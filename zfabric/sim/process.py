@@ -1,0 +1,313 @@
+"""A leader process in virtual time: the real machines and the real turn, on a simulated disk and network.
+
+What it adds is what ``server/loop.py`` does with sockets and clocks, and ways to die:
+
+* :meth:`Process.kill` between two turns, or between a commit and its effects (:attr:`Process.commit_seconds` lie in
+  between); what had arrived and was not handled is gone;
+* :meth:`Process.power_cut`, which takes from the disk what was not synced as well;
+* a commit that fails, which ends the process by itself;
+* :meth:`Process.freeze`: it does nothing for a while, then goes on with what has arrived, as after SIGSTOP.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from zfabric import errors
+from zfabric.core.cluster.placement import Placement
+from zfabric.core.effects import LeaderEffect, Reply
+from zfabric.core.leader.leader import Leader
+from zfabric.core.leader.turn import Incoming, Turn
+from zfabric.core.transaction import Transaction
+from zfabric.settings import LeaderSettings
+from zfabric.sim.disk import SimDisk
+from zfabric.sim.network import Frames, Network
+from zfabric.sim.world import MILLISECOND, SECOND, World
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+ATTACH_NS = 500 * MILLISECOND
+TURN_MESSAGES = 256
+TURN_NS = 20_000
+
+
+class Process:
+    """One leader process and its disk. It has to be started.
+
+    Attributes:
+        disk: what outlives the process. alive: it runs. died: called when it ended by itself.
+        commit_seconds: the mean time between a commit and its effects. leader: the machine, while it runs.
+        starts, deaths: how often it was started, and died.
+    """
+
+    def __init__(self, world: World, network: Network, number: int, count: int, settings: LeaderSettings) -> None:
+        self.name = f"leader-{number}"
+        self.number = number
+        self.disk = SimDisk(self.name)
+        self.alive = False
+        self.commit_seconds = 0.0005
+        self.died: Callable[[Process], None] = lambda _: None
+        self.starts = self.deaths = 0
+        self.endpoint = endpoint_of(number)
+        self.publish = f"sim://{self.name}/publish"
+        self.leader: Leader
+        self._world = world
+        self._network = network
+        self._count = count
+        self._settings = settings
+        self._turn: Turn
+        self._inbox: deque[tuple[bytes, Frames]] = deque()
+        self._carried: deque[Incoming] = deque()
+        self._subscribers: dict[bytes, dict[bytes, None]] = {}
+        self._topics: dict[bytes, set[bytes]] = {}
+        self._scheduled: int | None = None
+        self._busy_until = 0
+        self._frozen_until = 0
+        self._controller_session = 0
+        self._peers: dict[bytes, None] = {}
+
+    # Life.
+
+    def start(self) -> None:
+        """Start the process on what its disk holds, and serve."""
+        assert not self.alive
+        self.leader = Leader(self.number, self._settings)
+        placement = Placement() if self.number == 0 else None
+
+        def start(txn: Transaction) -> None:
+            self.leader.start(txn)
+            if placement is not None:
+                placement.start("simulated", self._count, self._settings.record_bytes_max, txn)
+                placement.listen(messages.LeaderAddress(0, self.endpoint, self.publish))
+
+        self._turn = Turn(self.disk, self.leader, placement)
+        try:
+            self._turn.begin(start)
+        except errors.StorageFailed:
+            self.disk.kill(self._world.random)
+            self.died(self)
+            return
+        self.alive = True
+        self.starts += 1
+        self._busy_until = self._frozen_until = 0
+        self._network.bind(self.endpoint, self.name, self)
+        self._network.bind(self.publish, self.name, self)
+        self._world.note(f"{self.name} serves, epoch {self.leader.epoch}")
+        if self.number:
+            self._attach_again()
+        self._schedule(self._world.now)
+
+    def kill(self) -> None:
+        """End it as SIGKILL does."""
+        if self.alive:
+            self._world.note(f"{self.name} is killed")
+            self._end()
+            self.disk.kill(self._world.random)
+
+    def power_cut(self) -> None:
+        """End it, and lose what the disk had not synced."""
+        if self.alive:
+            self._world.note(f"{self.name} loses power")
+            self._end()
+            self.disk.crash(self._world.random)
+
+    def stop(self) -> None:
+        """End it in order: answer what is there, say goodbye."""
+        if not self.alive:
+            return
+        while self._inbox or self._carried:
+            for effects in self._pass():
+                self._perform(effects)
+        self._turn.close()
+        goodbye = messages.command(Type.GOODBYE, 0, messages.Empty())
+        self._perform([Reply(peer, (goodbye,)) for peer in self._peers])
+        self._end()
+        self.disk.kill(self._world.random)
+
+    def freeze(self, seconds: float) -> None:
+        """Do nothing for a while; after 3 s its connections break, as heartbeats have no answer."""
+        self._frozen_until = max(self._frozen_until, self._world.now + int(seconds * SECOND))
+        self._world.note(f"{self.name} is frozen for {seconds:.3f} s")
+
+    def _end(self) -> None:
+        self.alive = False
+        self.deaths += 1
+        self._network.unbind(self)
+        self._network.leave(self)
+        self._inbox.clear()
+        self._carried.clear()
+        self._subscribers.clear()
+        self._topics.clear()
+        self._peers.clear()
+        self._scheduled = None
+
+    # For the network, as a server.
+
+    def take(self, peer: bytes, frames: Frames) -> None:
+        """A message has arrived."""
+        self._peers[peer] = None
+        self._inbox.append((peer, frames))
+        self._schedule(self._world.now + TURN_NS)
+
+    def subscribe(self, peer: bytes, topic: bytes, *, on: bool) -> None:
+        """A subscription has arrived."""
+        if on:
+            self._topics.setdefault(topic, set()).add(peer)
+            self._subscribers.setdefault(peer, {})[topic] = None
+        else:
+            self._topics.get(topic, set()).discard(peer)
+            self._subscribers.get(peer, {}).pop(topic, None)
+
+    def left(self, peer: bytes) -> None:
+        """A connection has ended; what it sent is handled all the same."""
+        for topic in self._subscribers.pop(peer, {}):
+            self._topics[topic].discard(peer)
+        self._peers.pop(peer, None)
+
+    # For the network, as a client of leader 0.
+
+    def _attach_again(self) -> None:
+        starts = self.starts
+        self._controller_session += 1
+        self._network.open(self, self._controller_session, endpoint_of(0))
+
+        def attach() -> None:
+            if self.alive and self.starts == starts:
+                version = self.leader.assignment_version
+                body = messages.Attach(self.number, self.endpoint, self.publish, version)
+                frames = [messages.command(Type.ATTACH, 1, body)]
+                self._network.send(self, self._controller_session, frames)
+                self._world.after(ATTACH_NS, attach)
+
+        attach()
+
+    def connected(self, session: int) -> None:
+        """The connection to leader 0 is there."""
+
+    def receive(self, session: int, frames: Frames) -> None:
+        """Leader 0 has answered."""
+        if session == self._controller_session and self.alive:
+            command = messages.read(frames)
+            if command.type == Type.ASSIGN:
+                self._carried.append((b"", command))
+                self._schedule(self._world.now)
+
+    def lost(self, session: int) -> None:
+        """The connection to leader 0 has ended."""
+        if session == self._controller_session and self.alive:
+            self._controller_session += 1
+            self._network.open(self, self._controller_session, endpoint_of(0))
+
+    # Turns.
+
+    def _schedule(self, when: int) -> None:
+        when = max(when, self._busy_until, self._frozen_until, self._world.now)
+        if self._scheduled is not None and self._scheduled <= when:
+            return
+        self._scheduled = when
+        starts = self.starts
+
+        def due() -> None:
+            if not self.alive or self.starts != starts or self._scheduled != when:
+                return
+            self._scheduled = None
+            if self._frozen_until > self._world.now:
+                self._schedule(self._frozen_until)
+            else:
+                self._take_turn()
+
+        self._world.at(when, due)
+
+    def _take_turn(self) -> None:
+        world = self._world
+        passes = self._pass()
+        try:
+            changed = next(passes)
+        except errors.StorageFailed:
+            self.kill()
+            self.died(self)
+            return
+        starts = self.starts
+        self._busy_until = world.now + int(world.random.expovariate(1.0 / self.commit_seconds) * SECOND) + 1
+
+        def committed() -> None:
+            if not self.alive or self.starts != starts:
+                return  # It died after the commit and before anybody was told.
+            self._perform(changed)
+            for answered in passes:
+                self._perform(answered)
+            if self._inbox or self._carried:
+                self._schedule(world.now + TURN_NS)
+            wanted = self._turn.next_deadline()
+            if wanted is not None:
+                self._schedule(wanted)
+
+        world.at(self._busy_until, committed)
+
+    def _pass(self) -> Iterator[list[LeaderEffect]]:
+        """Handle what has arrived: yields the effects of the changes, and later the answers of the rest."""
+        world, turn = self._world, self._turn
+        self.leader.storage_full = None
+        try:
+            self.disk.check_room()
+        except errors.StorageFull as error:
+            self.leader.storage_full = error
+        refused: list[LeaderEffect] = []
+        writes: list[Incoming] = []
+        reads: deque[Incoming] = deque()
+        incoming, self._carried = self._carried, deque()
+        for _ in range(min(TURN_MESSAGES, len(self._inbox))):
+            peer, frames = self._inbox.popleft()
+            try:
+                incoming.append((peer, messages.read(frames)))
+            except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+                refused.append(Reply(peer, (messages.failure(messages.request_id(frames[0]), error),)))
+        for peer, command in incoming:
+            if command.type == Type.STATUS:
+                refused.append(self._status(peer, command))
+            else:
+                (writes if command.type in turn.writes else reads).append((peer, command))
+        yield refused + turn.change(writes, world.now, world.wall_ms())
+        if reads:
+            yield turn.answer(reads, self._settings.turn_bytes)
+            self._carried.extend(reads)
+
+    def _status(self, peer: bytes, command: Command) -> Reply:
+        counters = self.leader.counters
+        values: dict[str, int | float | str] = {
+            "id": self.number,
+            "pid": self.number + 1,
+            "endpoint": self.endpoint,
+            "publish": self.publish,
+            "partitions": self.leader.led(),
+            "clients": len(self._peers),
+            "rss_bytes": 0,
+            "rss_anon_bytes": 0,
+            "uptime_s": 0.0,
+            "records_in": counters.records_in,
+            "bytes_in": counters.bytes_in,
+            "batches_in": counters.batches_in,
+            "commits": self.disk.commits,
+            "published": counters.published,
+            "fetched_bytes": counters.fetched_bytes,
+            "errors": counters.errors,
+            "subscriptions": sum(map(len, self._subscribers.values())),
+            "map_bytes": 0,
+            "used_bytes": sum(len(key) + len(value) for key, value in self.disk.items()),
+        }
+        return Reply(peer, (messages.command(Type.STATUS_IS, command.request, messages.StatusIs(values)),))
+
+    def _perform(self, effects: list[LeaderEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Reply):
+                if effect.peer:
+                    self._network.reply(effect.peer, effect.frames)
+            else:
+                for peer in sorted(self._topics.get(bytes(effect.frames[0]), ())):
+                    self._network.reply(peer, effect.frames, publication=True)
+
+
+def endpoint_of(number: int) -> str:
+    """Return where a leader takes requests."""
+    return f"sim://leader-{number}"
