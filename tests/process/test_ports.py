@@ -1,5 +1,6 @@
 """The sessions of a client on real sockets: what a socket's life tells, and that its end harms no other."""
 
+import select
 import time
 
 import pytest
@@ -41,6 +42,19 @@ def ports():
     context.destroy(linger=0)
 
 
+def poll_for(ports, seconds=20):
+    """Return what came in, looking only where a poll says that there is something."""
+    poller = select.poll()
+    for fd in ports.fds():
+        poller.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while True:
+        ready = [fd for fd, _ in poller.poll(seconds * 1000)]
+        assert time.monotonic() < deadline
+        if incoming := ports.drain(ready=ready):
+            return incoming
+
+
 def wait_for(ports, wanted, seconds=20):
     """Return what came in until each of ``wanted`` had."""
     seen = []
@@ -72,6 +86,20 @@ def test_a_session_waits_for_a_server_that_comes_later(ports, server, endpoint):
     router = server(endpoint)
     wait_for(ports, {(1, Change.CONNECTED)})
     assert router.recv_multipart()[1:] == [b"early"]
+
+
+def test_descriptors_alone_tell_of_a_new_session_and_of_its_messages(ports, server, endpoint):
+    """A pipe that was never read counts its reader as awake, and signals nothing."""
+    router = server(endpoint)
+    ports.perform([OpenSession(1, endpoint), Send(1, (b"question",))])
+    assert ports.drain(ready=()) == []
+    assert poll_for(ports) == [(1, Change.CONNECTED)]
+    peer, _ = router.recv_multipart()
+    for answer in (b"one", b"two"):
+        router.send_multipart((peer, answer))
+        assert poll_for(ports) == [(1, [answer])]
+    router.close(linger=0)
+    assert poll_for(ports) == [(1, Change.LOST)]
 
 
 @pytest.mark.timeout(120)

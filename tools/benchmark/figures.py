@@ -171,12 +171,12 @@ def large_log(megabytes: int, tell: TELL) -> list[Row]:
     ]
 
 
-def wear(seconds: float, tell: TELL) -> list[Row]:
+def wear(seconds: float, commit_interval: float, tell: TELL) -> list[Row]:
     """Measure the bytes written for each lone record of 200 bytes at 200 a second, with and without commit_interval."""
     import zfabric
 
     rows = []
-    for interval in (0.0, 1.0):
+    for interval in (0.0, commit_interval):
         tell(f"bytes written, commit_interval {interval:g} s")
         with running.home() as home, running.node(f"{home}/data") as node, zfabric.connect(node.url) as fabric:
             fabric.topics.create("t", commit_interval=interval)
@@ -198,7 +198,7 @@ def measure(*, smoke: bool, big: bool, runs: int, tell: TELL) -> list[Row]:
     """Measure all of them."""
     rows = start_up(1 if smoke else max(runs, 5), tell)
     rows += idle(0.5 if smoke else 10.0, tell)
-    rows += wear(0.3 if smoke else 5.0, tell)
+    rows += wear(*((0.3, 0.2) if smoke else (5.0, 1.0)), tell)
     rows += many_topics(20 if smoke else 1_000, tell)
     rows += large_log(10 if smoke else 1_000, tell)
     if big:

@@ -89,10 +89,10 @@ class Consumer:
             CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
         """
         check_range("max_records", max_records, 1, 10_000_000)
-        await self._ready(timeout)
+        waited = await self._ready(timeout)
         with self._pump.lock:
             records = self._core.take(max_records)
-            self._pump.flush()
+            self._pump.flush(look=not waited)
         if self._deserializer is None:
             return records
         return [record._replace(value=self._deserializer(record.topic, record.value)) for record in records]
@@ -100,7 +100,7 @@ class Consumer:
     async def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:
         """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
         check_range("max_batches", max_batches, 1, 1_000_000)
-        await self._ready(timeout)
+        waited = await self._ready(timeout)
         batches: list[RecordBatch] = []
         with self._pump.lock:
             while len(batches) < max_batches:
@@ -113,26 +113,29 @@ class Consumer:
                 if batch is None:
                     break
                 batches.append(batch)
-            self._pump.flush()
+            self._pump.flush(look=not waited)
         return batches
 
-    async def _ready(self, timeout: float | None) -> None:
+    async def _ready(self, timeout: float | None) -> bool:
+        """Wait until there may be something to take; tells whether it waited, and so looked at the sockets."""
         if not self._core.cursors or not self._core.opened:
             await self.open()
         if self._core.closed:
             raise errors.Closed(what="consumer")
         with self._pump.lock:
             pending = self._core.ready()
-        if not pending.done:
-            await self._pump.wait(pending, timeout)
+        if pending.done:
+            return False
+        await self._pump.wait(pending, timeout)
+        return True
 
     async def __aiter__(self) -> AsyncIterator[Record]:
         """Yield records for ever; the position is behind each record when it is yielded."""
         while not self._core.closed:
-            await self._ready(None)
+            waited = await self._ready(None)
             with self._pump.lock:
                 records = self._core.take(500)
-                self._pump.flush()
+                self._pump.flush(look=not waited)
             after = dict(self.position)
             cursors = self._core.cursors
             for record in records:

@@ -54,10 +54,13 @@ class Pump:
         if self._closed:
             raise errors.Closed(what="fabric")
 
-    def flush(self) -> None:
-        """Send what the core wants sent, take what has come, and ask the loop to come back when there is more."""
+    def flush(self, *, look: bool = True) -> None:
+        """Send what the core wants sent, take what has come, and ask the loop to come back when there is more.
+
+        Without ``look``, what has come is left to the loop.
+        """
         self.check()
-        due_ns = self.driver.step()
+        due_ns = self.driver.step(None if look else ())
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()

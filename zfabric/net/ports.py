@@ -279,6 +279,8 @@ class Ports:
         self._by_fd[session.socket_fd] = self._by_fd[session.monitor_fd] = session
         self._due[session] = None
         self.generation += 1
+        # A pipe that was never found empty takes its reader to be awake: the descriptor would stay silent.
+        self._watch(session)
 
     def _close(self, session: _Session) -> None:
         self.generation += 1

@@ -2,8 +2,9 @@
 
 One lock guards the core and the sockets. Whoever waits becomes the driver if nobody is: steps, then polls raw
 descriptors outside the lock (see ``net/ports.py`` for why that is safe). The others wait on a condition. An I/O thread
-for everything would cost 107 against 59 us a round trip (measured), so the thread here sleeps 2 ms after each sign of
-work and takes over only if no caller has come by then.
+for everything would cost 107 against 59 us a round trip (measured), so the thread here takes over only once no caller
+has come by for 2 ms. While callers come and go it naps rather than parks: to wake it at each of their returns would
+cost more than what they came for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import select
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -21,17 +23,24 @@ if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
     from zfabric.net.driver import Driver
 
-_PATIENCE_S = 0.002
+_PATIENCE_NS = 2_000_000
+_PARK_NS = 20_000_000
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 
 
 class Pump:
-    """Drives one client for any number of threads."""
+    """Drives one client for any number of threads.
+
+    Attributes:
+        lock: held by whoever touches the core. forked: this is a child's copy.
+        stepped_ns: when a caller last drove the sockets (monotonic).
+    """
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.lock = threading.RLock()
         self.forked = False
+        self.stepped_ns = 0
         self._owner = os.getpid()
         self._changed = threading.Condition(self.lock)
         self._work = threading.Event()
@@ -57,10 +66,11 @@ class Pump:
         if self._closed:
             raise errors.Closed(what="fabric")
 
-    def flush(self) -> None:
-        """Send what the core wants sent, take what has come; call it with the lock held."""
+    def flush(self, *, look: bool = True) -> None:
+        """Send what the core wants sent and, if asked to ``look``, take what has come; call it with the lock held."""
         self.check()
-        self.driver.step()
+        self.stepped_ns = time.monotonic_ns()
+        self.driver.step(None if look else ())
         if not self._waiters and not self._work.is_set() and self.driver.core.busy():
             self._attend()
         elif self._driving:
@@ -74,34 +84,36 @@ class Pump:
             if self._driving:
                 self._wake()
             try:
-                while not self._drive(pending, deadline_ns):
+                ready: Sequence[int] = ()
+                while (found := self._drive(pending, deadline_ns, ready)) is not None:
+                    ready = found
                     if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                         return pending.done
             finally:
                 self._waiters -= 1
                 self._changed.notify_all()
-                if not self._waiters and not self._closed and self.driver.core.busy():
+                if not (self._waiters or self._closed or self._work.is_set()) and self.driver.core.busy():
                     self._attend()
         self.driver.run_callbacks()
         return True
 
-    def _drive(self, pending: Pending[Any], deadline_ns: int | None) -> bool:
-        """One step and one wait; with the lock held."""
+    def _drive(self, pending: Pending[Any], deadline_ns: int | None, ready: Sequence[int]) -> Sequence[int] | None:
+        """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
         self.check()
-        due_ns = self.driver.step()
+        self.stepped_ns = time.monotonic_ns()
+        due_ns = self.driver.step(ready)
         if pending.done:
-            return True
+            return None
         if deadline_ns is not None:
             due_ns = deadline_ns if due_ns is None else min(due_ns, deadline_ns)
         seconds = None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
         if self._driving:
             self._changed.wait(seconds)
-            return pending.done
-        self._poll(seconds)
-        return False
+            return ()
+        return self._poll(seconds)
 
-    def _poll(self, seconds: float | None) -> None:
-        """Poll outside the lock; the caller holds it once."""
+    def _poll(self, seconds: float | None) -> Sequence[int]:
+        """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""
         if self._generation != self.driver.generation:
             self._generation = self.driver.generation
             fds = set(self.driver.fds())
@@ -113,14 +125,15 @@ class Pump:
         self._driving = True
         self.lock.release()
         try:
-            ready = self._poller.poll(None if seconds is None else seconds * 1e3)
+            ready = [fd for fd, _ in self._poller.poll(None if seconds is None else seconds * 1e3)]
         finally:
             self.lock.acquire()
             self._driving = False
-        if any(fd == self._wake_reader for fd, _ in ready):
+        if self._wake_reader in ready:
             os.read(self._wake_reader, 4096)
         if self._waiters > 1:
             self._changed.notify_all()
+        return ready
 
     def _wake(self) -> None:
         try:
@@ -137,19 +150,23 @@ class Pump:
     def _run(self) -> None:
         while True:
             self._work.wait()
-            time.sleep(_PATIENCE_S)
+            time.sleep(_PATIENCE_NS / 1e9)
             with self.lock:
                 if self._closed or self.forked:
                     return
+                quiet_ns = time.monotonic_ns() - self.stepped_ns
                 if self._waiters or not self.driver.core.busy():
-                    self._work.clear()
+                    if quiet_ns > _PARK_NS:
+                        self._work.clear()
+                    continue
+                if quiet_ns < _PATIENCE_NS:
                     continue
                 due_ns = self.driver.step()
                 if not self._driving and not self._waiters:
-                    self._poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+                    ready = self._poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
                     self._changed.notify_all()
                     if not self._closed:
-                        self.driver.step()
+                        self.driver.step(ready)
             self.driver.run_callbacks()
 
     def close(self) -> None:

@@ -300,12 +300,16 @@ class Client:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = [at_ns for at_ns, _ in self._later]
-        asked = [self.requests.next_deadline()]
-        asked += [producer.next_deadline() for producer in self.producers]
-        asked += [reader.next_deadline() for reader in self._readers]
-        deadlines += [wanted for wanted in asked if wanted is not None]
-        return min(deadlines, default=None)
+        nearest = self.requests.next_deadline()
+        for at_ns, _ in self._later:
+            if nearest is None or at_ns < nearest:
+                nearest = at_ns
+        for machines in (self.producers, self._readers):
+            for machine in machines:
+                wanted = machine.next_deadline()
+                if wanted is not None and (nearest is None or wanted < nearest):
+                    nearest = wanted
+        return nearest
 
     def busy(self) -> bool:
         """Tell whether something goes on that a pump has to attend to though nobody waits."""

@@ -269,13 +269,12 @@ class Requests:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = [self._locate_ns] if self._locate_ns is not None else []
+        nearest = self._locate_ns
         for connection in self._connections.values():
-            if connection.open_at_ns is not None:
-                deadlines.append(connection.open_at_ns)
-            if connection.scan_ns is not None:
-                deadlines.append(connection.scan_ns)
-        return min(deadlines, default=None)
+            for wanted in (connection.open_at_ns, connection.scan_ns):
+                if wanted is not None and (nearest is None or wanted < nearest):
+                    nearest = wanted
+        return nearest
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""
