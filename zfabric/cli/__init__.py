@@ -22,6 +22,7 @@ _COMMANDS = {
     "completion": "Print the script for shell completion.",
     "consume": "Read a topic.",
     "demo": "Stream real files through a fabric, crash it, verify.",
+    "doctor": "Check a data directory, or its disk.",
     "group": "Committed offsets of consumer groups.",
     "produce": "Write lines or NDJSON to a topic.",
     "serve": "Run a node.",

@@ -64,7 +64,7 @@ class VolumeReader:
         """Yield the tree of the last commit.
 
         Raises:
-            Damaged: the meta pages are gone.
+            Damaged: a meta page is gone.
             DirectoryLocked: a process began to lead the volume while it was read without LMDB's lock; read it again.
             StorageFailed: LMDB cannot open it.
         """
@@ -83,10 +83,12 @@ class VolumeReader:
     def _pin(self) -> tuple[lmdb.Transaction[bytes], lmdbfile.Meta]:
         """Begin a read transaction; returns it with its meta page."""
         for _ in range(_ATTEMPTS):
-            need = lmdbfile.read_meta(self._fd).need_bytes
+            newest = lmdbfile.read_meta(self._fd)
+            if os.fstat(self._fd).st_size < 2 * newest.page_bytes:
+                raise lmdbfile.Damaged(f"{DATA} was cut within its meta pages")
             try:
                 if self._env is None:
-                    self._env = open_reader(self._directory, need)
+                    self._env = open_reader(self._directory, newest.need_bytes)
                 txn: lmdb.Transaction[bytes] = self._env.begin()
             except lmdb.MapResizedError:
                 self._unmap()

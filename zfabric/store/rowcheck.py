@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -27,18 +27,12 @@ from zfabric.core.leader import keys
 from zfabric.core.leader.groups import GroupRow
 from zfabric.core.leader.log import PartitionState
 from zfabric.core.leader.producers import ProducerState
+from zfabric.store.finding import Finding, Totals, What
 from zfabric.store.lmdbtree import Hole, Row, Tree
 from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader
 from zfabric.wire.crc import crc32c
 from zfabric.wire.messages import AssignedTopic
-
-What = Literal[
-    "batch", "missing", "state", "time index", "producer", "group", "epoch", "journal", "page", "file", "format", "row"
-]
-
-MENDED: Final = frozenset({"state", "time index"})
-"""Kinds of findings that a repair can mend from intact batches."""
 
 _decode_state = msgspec.msgpack.Decoder(PartitionState).decode
 _decode_topic = msgspec.msgpack.Decoder(AssignedTopic).decode
@@ -54,47 +48,6 @@ _KEY_BYTES: Final = {keys.BATCH: 13, keys.EPOCH: 9, keys.STATE: 5, keys.PRODUCER
 _OFFSET_END: Final = 1 << 63
 _EPOCH_END: Final = 1 << 32
 _DECODE_ERRORS: Final = (msgspec.MsgspecError, ValueError, struct.error)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it must be.
-
-    Attributes:
-        what: which kind of thing. problem: what is wrong with it.
-        volume: number of the leader whose volume it is.
-        topic, partition: whose it is; None where that is not known. id: number of the partition in the fabric.
-        offset: the first offset concerned; next_offset: the next one that can be read. None where there is none.
-        key: of the row in the volume, empty where it is not about one.
-    """
-
-    what: What
-    problem: str
-    volume: int
-    topic: str | None = None
-    partition: int | None = None
-    id: int | None = None
-    offset: int | None = None
-    next_offset: int | None = None
-    key: bytes = b""
-
-    @property
-    def mendable(self) -> bool:
-        """Whether a repair can rebuild it from intact batches."""
-        return self.what in MENDED and self.id is not None
-
-
-@dataclass(slots=True)
-class Totals:
-    """What was checked. bytes: of batches, headers included; journal_entries: that no commit covers yet."""
-
-    volumes: int = 0
-    partitions: int = 0
-    batches: int = 0
-    records: int = 0
-    bytes: int = 0
-    rows: int = 0
-    journal_entries: int = 0
 
 
 @dataclass(slots=True)
@@ -274,13 +227,11 @@ class RowCheck:
         if base > expected:
             walk.whole = False
             self._find("missing", "no batch covers these offsets", walk.id, expected, base)
-        elif not resumed:
-            first = walk.batches == 0
+        elif walk.batches == 0 and not resumed:
             problem = f"it says that the log begins at {expected}, the first batch at {base}"
-            if first:
-                self._find("state", problem, walk.id, base, base, keys.state(walk.id))
-            else:
-                self._find("batch", f"it begins inside the batch before, which ends at {expected}", walk.id, base)
+            self._find("state", problem, walk.id, base, base, keys.state(walk.id))
+        elif not resumed:
+            self._find("batch", f"it begins inside the batch before, which ends at {expected}", walk.id, base)
 
     def _open(self, walk: _Walk, what: What, offset: int, problem: str, key: bytes = b"") -> None:
         """Note damage of which only the next batch can tell how far it reaches."""
@@ -462,9 +413,9 @@ class RowCheck:
         """Read which partitions exist: again in each snapshot, since topics come and go."""
         self._loaded = self._tree.meta.transaction
         self._places.clear()
-        for value in self._values(keys.ASSIGNED):
+        for row in self._rows(keys.ASSIGNED):
             try:
-                topic = _decode_topic(value)
+                topic = _decode_topic(row.value or b"")
             except _DECODE_ERRORS:
                 continue  # The row itself is reported when the pass comes to it.
             self._places.update((place.id, (topic.name, place.number)) for place in topic.partitions)
@@ -479,21 +430,13 @@ class RowCheck:
                     return
                 yield found
 
-    def _values(self, table: bytes) -> Iterable[bytes]:
-        return (row.value for row in self._rows(table) if row.value is not None)
-
     def _read_state(self, partition: int) -> tuple[bytes | None, PartitionState | None]:
         """Return (a partition's state row, the state in it); each None where it cannot be had."""
         row = self._tree.find(keys.state(partition))
         if row is None:
             return None, None
         value = row.value or b""
-        try:
-            state = _decode_state(value)
-        except _DECODE_ERRORS:
-            return value, None
-        sane = 0 <= state.start <= state.end < _OFFSET_END and 0 <= state.epoch < _EPOCH_END
-        return value, state if sane else None
+        return value, decode_state(value)
 
     def _find(
         self,
@@ -506,6 +449,15 @@ class RowCheck:
     ) -> None:
         topic, number = self._places.get(-1 if partition is None else partition, (None, None))
         self.findings.append(Finding(what, problem, self._volume, topic, number, partition, offset, next_offset, key))
+
+
+def decode_state(value: bytes | None) -> PartitionState | None:
+    """Return the state in a row, or None if there is no row, or none that makes sense."""
+    try:
+        state = _decode_state(value or b"")
+    except _DECODE_ERRORS:
+        return None
+    return state if 0 <= state.start <= state.end < _OFFSET_END and 0 <= state.epoch < _EPOCH_END else None
 
 
 _WHAT: Final[dict[bytes, What]] = {

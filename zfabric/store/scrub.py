@@ -20,14 +20,13 @@ from zfabric import errors
 from zfabric.store import journal
 from zfabric.store.directory import DataDirectory
 from zfabric.store.engine import DATA
+from zfabric.store.finding import Finding, Totals
 from zfabric.store.formatfile import FORMAT_NEW, check_format, is_newer
 from zfabric.store.lmdbfile import Damaged
 from zfabric.store.lmdbtree import Hole
 from zfabric.store.reader import VolumeReader
-from zfabric.store.rowcheck import Finding, RowCheck, Totals
+from zfabric.store.rowcheck import RowCheck
 from zfabric.store.volume import VERSION
-
-__all__ = ["Finding", "Scrub", "Totals"]
 
 STEP_ROWS: Final = 20_000
 STEP_NS: Final = 50_000_000

@@ -1,0 +1,202 @@
+"""``zfabric doctor``: is the data on this disk whole, and what is the disk worth."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zfabric import errors
+from zfabric.cli.options import console, json_option, show
+
+if TYPE_CHECKING:
+    from zfabric.store.directory import DataDirectory, Holder
+    from zfabric.store.finding import Finding, Totals
+    from zfabric.store.probe import DiskReport, Latency
+    from zfabric.store.repair import Repair
+
+DAMAGED = 5
+SHOWN_MAX = 50
+_COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
+
+
+@click.command()
+@click.argument("directory", required=False, metavar="[DIR]", type=click.Path(file_okay=False))
+@click.option("--repair", "mend", is_flag=True, help="Mend what can be rebuilt without loss; see above.")
+@click.option("--disk", is_flag=True, help="Measure the disk below DIR instead of checking what is on it.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=600),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --disk: how long to measure.",
+)
+@json_option
+def command(directory: str | None, mend: bool, disk: bool, seconds: float, as_json: bool) -> None:
+    """Check the data directory DIR: every batch, every small row, every file.
+
+    DIR is by default that of ZFABRIC_URL, else ./zfabric-data. Nothing is changed, and a running leader is not
+    disturbed. What is damaged is named by topic, partition and offset, with the next offset that can be read. Exit
+    code 0: all is whole; 5: something is damaged.
+
+    --repair never touches records: a damaged batch stays, its readers are told and can seek past it. It computes the
+    state of a partition anew where it disagrees with the batches, and removes rows of the time index that lead
+    elsewhere and rows of producers and groups that cannot be decoded. Before that, the rows as they are go to
+    DIR/quarantine-TIME.ndjson. It refuses while somebody leads the directory.
+
+    --disk makes a temporary directory in DIR, measures what a commit costs, and weighs whether an fsync reaches the
+    medium, as far as a program can tell.
+    """
+    if disk and mend:
+        raise click.UsageError("--disk and --repair do not go together")
+    path = directory if directory is not None else _default_directory()
+    if disk:
+        _disk(path, seconds, as_json=as_json)
+        return
+    from zfabric.store.directory import DataDirectory
+    from zfabric.store.repair import repair
+
+    place = DataDirectory.check(path)
+    findings, totals, seconds = _scrub(place)
+    repaired: Repair | None = None
+    if mend:
+        repaired = repair(place, findings)
+        if repaired.mended:
+            findings, totals, seconds = _scrub(place)
+    holder = place.holder()
+    if as_json:
+        click.echo(json.dumps(_document(path, holder, findings, totals, repaired)))
+    else:
+        _show(path, holder, findings, totals, seconds)
+        _show_repair(path, findings, repaired)
+    if findings:
+        raise click.exceptions.Exit(DAMAGED)
+
+
+def _default_directory() -> str:
+    from zfabric.modes import url
+
+    target = url.parse(None)
+    if target.mode != "embedded":
+        raise errors.InvalidArgument(name="ZFABRIC_URL", value=target.url, allowed="zf+file:DIR; or name a DIR")
+    return target.path
+
+
+# Checking.
+
+
+def _scrub(place: DataDirectory) -> tuple[list[Finding], Totals, float]:
+    """Return (findings, what was checked, seconds); shows progress on a terminal."""
+    from zfabric.store.scrub import Scrub
+
+    scrub = Scrub(place)
+    begin = time.monotonic()
+    findings: list[Finding] = []
+    screen = console(stderr=True)
+    with screen.status("checking") as line:
+        for step in scrub.steps():
+            findings += step
+            line.update(f"checked {scrub.totals.records:,} records, {len(findings):,} findings")
+    return findings, scrub.totals, time.monotonic() - begin
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "what": finding.what,
+        "volume": finding.volume,
+        "topic": finding.topic,
+        "partition": finding.partition,
+        "offset": finding.offset,
+        "next_readable": finding.next_offset,
+        "problem": finding.problem,
+        "mendable": finding.mendable,
+    }
+
+
+def _document(
+    path: str, holder: Holder | None, findings: list[Finding], totals: Totals, repaired: Repair | None
+) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "directory": path,
+        "healthy": not findings,
+        "led_by": None if holder is None else holder["pid"],
+        "checked": dataclasses.asdict(totals),
+        "findings": [_row(finding) for finding in findings],
+        "mended": [] if repaired is None else [_row(finding) for finding in repaired.mended],
+        "quarantine": None if repaired is None or not repaired.quarantine else repaired.quarantine,
+    }
+
+
+def _show(path: str, holder: Holder | None, findings: list[Finding], totals: Totals, seconds: float) -> None:
+    led = "nobody leads it" if holder is None else f"led by process {holder['pid']}"
+    click.echo(
+        f"{path}: {totals.partitions:,} partitions, {totals.batches:,} batches, "
+        f"{totals.records:,} records, {totals.bytes:,} bytes checked in {seconds:.1f} s; {led}"
+    )
+    if not findings:
+        click.echo("all is whole")
+        return
+    show([_row(finding) for finding in findings[:SHOWN_MAX]], _COLUMNS, as_json=False)
+    if len(findings) > SHOWN_MAX:
+        click.echo(f"and {len(findings) - SHOWN_MAX:,} more; --json lists all")
+    if any(finding.offset is not None for finding in findings):
+        click.echo(
+            "Everything else is readable. A reader that comes to such an offset gets CorruptBatch, "
+            "and goes on with seek(partition, next_readable)."
+        )
+    if any(finding.what in ("file", "page") for finding in findings):
+        click.echo("The file itself is damaged: write no more into it, and restore it from a copy if there is one.")
+
+
+def _show_repair(path: str, findings: list[Finding], repaired: Repair | None) -> None:
+    if repaired is None:
+        click.echo("Nothing was changed.")
+        if any(finding.mendable for finding in findings):
+            click.echo(f"'zfabric doctor {path} --repair' mends small rows: state, time index, producer, group.")
+    elif repaired.mended:
+        click.echo(f"Mended {len(repaired.mended):,} rows; as they were, they are in {repaired.quarantine}")
+    else:
+        click.echo("There was nothing that can be mended without loss; nothing was changed.")
+
+
+# The disk.
+
+
+def _disk(path: str, seconds: float, *, as_json: bool) -> None:
+    import dataclasses
+    import os
+
+    from zfabric.store.probe import probe_disk
+
+    if not os.path.isdir(path):
+        raise errors.NotFound(kind="directory", name=path)
+    with console(stderr=True).status("measuring"):
+        report = probe_disk(path, seconds=seconds)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        _show_disk(report)
+
+
+def _show_disk(report: DiskReport) -> None:
+    facts = report.facts
+    device = facts.device or "no device of its own"
+    cache = f", cache: {facts.write_cache}" if facts.write_cache else ""
+    click.echo(f"{report.path}: {facts.filesystem or 'unknown file system'} on {device}{cache}")
+    rows = [
+        _latency("a commit of one record (LMDB, two flushes)", report.commit),
+        _latency("a write and one flush", report.flush),
+        _latency("a write without a flush", report.write),
+    ]
+    show(rows, ("what", "p50_us", "p99_us", "samples"), as_json=False)
+    click.echo(f"an fsync reaches the medium: {report.honours_fsync} ({'; '.join(report.reasons)})")
+    click.echo("Only a power cut can prove it.")
+
+
+def _latency(what: str, latency: Latency) -> dict[str, Any]:
+    return {"what": what, "p50_us": latency.p50_us, "p99_us": latency.p99_us, "samples": latency.samples}
