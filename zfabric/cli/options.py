@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
+    from rich.table import Table
 
     from zfabric.sync.fabric import Fabric
 
@@ -102,7 +103,7 @@ def console(*, stderr: bool = False) -> Console:
             raise  # noqa: PLE0704 - rich calls this from its handler
 
     made = Piped(stderr=stderr, highlight=False)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
+    if not made.is_terminal:
         made.width = _WIDE
     return made
 
@@ -114,28 +115,35 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
 
         click.echo(json.dumps(rows))
         return
-    console().print(table(rows, columns))
+    from rich.measure import Measurement
+
+    out, made = console(), _table(rows, columns)
+    # A terminal that is too narrow breaks lines; a digit is never left out.
+    wanted = Measurement.get(out, out.options.update(max_width=_WIDE), made).minimum
+    out.width = max(out.width, wanted)
+    out.print(made)
 
 
-def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Any:
+def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
     """Return a rich table: numbers to the right and never broken, floats with one digit, None as a dash."""
     from rich.table import Table
 
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        number = all(isinstance(row[name], int | float | None) for row in rows)
-        made.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        if all(isinstance(row[name], int | float | None) for row in rows):
+            widest = max([len(name), *(len(_cell(name, row[name])) for row in rows)])
+            made.add_column(name, justify="right", no_wrap=True, min_width=widest)
+        else:
+            made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(
-            *(_cell(str(row[name]) if name in _NAMES and row[name] is not None else row[name]) for name in columns)
-        )
+        made.add_row(*(_cell(name, row[name]) for name in columns))
     return made
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None:
         return "–"
-    if isinstance(value, bool):
+    if name in _NAMES or isinstance(value, bool):
         return str(value)
     if isinstance(value, float):
         return f"{value:,.1f}"

@@ -4,23 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zfabric.cli.options import connect, fabric_options, json_option, pause, show
-
-_COLUMNS = (
-    "id",
-    "pid",
-    "partitions",
-    "clients",
-    "subscriptions",
-    "rss_bytes",
-    "records_in_per_s",
-    "bytes_in_per_s",
-    "records_out_per_s",
-    "bytes_out_per_s",
-    "commits_per_s",
-    "errors",
-    "endpoint",
-)
+from zfabric.cli.options import connect, console, fabric_options, json_option, pause
 
 
 @click.command()
@@ -35,10 +19,10 @@ _COLUMNS = (
 @fabric_options
 @json_option
 def command(sample: float, url: str | None, timeout: float, as_json: bool) -> None:
-    """Show leaders with pid, partitions, memory (bytes), rates (per second) and totals since their start.
+    """Show leaders with pid, partitions, clients, subscriptions, memory (bytes) and rates (per second).
 
     Rates are those of the last half second (see --sample), in from producers and out to consumers. A leader that does
-    not answer is shown without values.
+    not answer is shown without values. --json has all fields, with endpoints and totals since each leader's start.
     """
     from zfabric.cli.reading import leader_rows, read
 
@@ -48,4 +32,11 @@ def command(sample: float, url: str | None, timeout: float, as_json: bool) -> No
             before = read(fabric, topics=False)
             pause(sample)
         rows = leader_rows(before, read(fabric, topics=False))
-    show(rows, _COLUMNS, as_json=as_json)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(rows))
+        return
+    from zfabric.cli.tables import leader_table
+
+    console().print(leader_table(rows))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, fabric_options, pause, table
+from zfabric.cli.options import connect, console, fabric_options, pause
 
 if TYPE_CHECKING:
     from zfabric.cli.reading import Reading
@@ -24,28 +24,6 @@ if TYPE_CHECKING:
 
 ANSWER_S = 1.0
 """Longest wait for one leader's answer: a dead one must not stop the display of the others."""
-_LEADERS = {
-    "id": "leader",
-    "pid": "pid",
-    "partitions": "partitions",
-    "rss_bytes": "rss bytes",
-    "clients": "clients",
-    "subscriptions": "subs",
-    "records_in_per_s": "records in/s",
-    "bytes_in_per_s": "bytes in/s",
-    "records_out_per_s": "records out/s",
-    "bytes_out_per_s": "bytes out/s",
-    "commits_per_s": "commits/s",
-    "errors_per_s": "errors/s",
-}
-_TOPICS = {
-    "topic": "topic",
-    "partitions": "partitions",
-    "records_per_s": "records/s",
-    "records": "records",
-    "end_offset": "end offset",
-    "bytes": "bytes",
-}
 
 
 @click.command()
@@ -178,18 +156,16 @@ def _frame(document: dict[str, Any], topics_max: int) -> Any:
     from rich.console import Group
     from rich.text import Text
 
+    from zfabric.cli.tables import leader_table, topic_table
+
     clock = time.strftime("%H:%M:%S", time.localtime(document["time"] / 1000))
     head = Text(f"{clock}  {document['url']}")
     if not document["reachable"]:
         return Group(head, Text(f"no answer, trying again: {document['problem']}", style="bold red"), Text())
-    parts: list[Any] = [head, _table(document["leaders"], _LEADERS)]
+    parts: list[Any] = [head, leader_table(document["leaders"])]
     topics = document["topics"]
     if topics and topics_max:
-        parts += [Text(), _table(topics[:topics_max], _TOPICS)]
+        parts += [Text(), topic_table(topics[:topics_max])]
     if len(topics) > topics_max:
         parts.append(Text(f"and {len(topics) - topics_max:,} more topics", style="dim"))
     return Group(*parts, Text())
-
-
-def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> Any:
-    return table([{title: row[name] for name, title in columns.items()} for row in rows], list(columns.values()))

@@ -147,6 +147,6 @@ def _show(info: Any, *, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     config = info.config
-    click.echo(f"{info.name}: durability {config.durability}, cleanup {config.cleanup}", err=True)
+    click.echo(f"{info.name}: durability {config.durability}, cleanup {config.cleanup}")
     columns = ("partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification")
     show(rows, columns, as_json=False)
