@@ -25,6 +25,8 @@ BATCH_RECORDS_MAX: Final = 1 << 20
 BATCH_OVERHEAD_MAX: Final = 1 * MIB
 """A batch may exceed the largest record by this much: room for keys, headers and many small records."""
 REQUEST_FRAMES_MAX: Final = 8
+REQUEST_BYTES_MAX: Final = 512 * KIB
+"""Largest command frame that a leader decodes: small structures take a hundred times their bytes once decoded."""
 FETCH_PARTITIONS_MAX: Final = 10_000
 FETCH_BYTES_MAX: Final = 16 * MIB
 NAME_BYTES_MAX: Final = 249

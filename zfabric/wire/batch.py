@@ -47,16 +47,17 @@ between have been superseded.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer, Record
-from zfabric.settings import BATCH_RECORDS_MAX, RECORD_BYTES_CEILING
+from zfabric.settings import BATCH_RECORDS_MAX, HEADERS_MAX, RECORD_BYTES_CEILING
 from zfabric.wire import codecs
 from zfabric.wire.crc import crc32c
 
@@ -80,13 +81,19 @@ RAW_BYTES_MAX: Final = RECORD_BYTES_CEILING + (RECORD_BYTES_CEILING >> 1)
 _TIME_LIMIT: Final = 1 << 60
 
 Column = list[Any]
-_Deltas = int | list[int]
-_Bytes = bytes | list[bytes | None] | None
-_Headers = dict[str, bytes] | list[dict[str, bytes] | None] | None
+
+_RECORDS = Meta(max_length=BATCH_RECORDS_MAX)
+_OneHeaders = Annotated[dict[str, bytes], Meta(max_length=HEADERS_MAX)]
+_DeltaColumn = int | Annotated[list[int], _RECORDS]
+_BytesColumn = bytes | Annotated[list[bytes | None], _RECORDS] | None
+_HeadersColumn = _OneHeaders | Annotated[list[_OneHeaders | None], _RECORDS] | None
+_Distances = Annotated[list[int], _RECORDS]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[_Deltas, _Bytes, _Bytes, _Headers]).decode
-_decode_compacted = msgspec.msgpack.Decoder(tuple[_Deltas, _Bytes, _Bytes, _Headers, list[int]]).decode
+_decode = msgspec.msgpack.Decoder(tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn]).decode
+_decode_compacted = msgspec.msgpack.Decoder(
+    tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn, _Distances]
+).decode
 
 
 class BatchHeader(NamedTuple):
@@ -157,8 +164,8 @@ def check_produced(header: BatchHeader, payload: Buffer, payload_max: int) -> No
         raise _refuse(f"batch codec {codec} flags {flags:#x}", f"codec 0 to {codecs.ZSTD}, flags 0 or {SPARSE}")
     if not 1 <= count <= BATCH_RECORDS_MAX:
         raise _refuse(f"record count {count:,}", f"1 to {BATCH_RECORDS_MAX:,}")
-    if length != len(payload) or length > payload_max:
-        raise _refuse(f"payload of {len(payload):,} bytes, header says {length:,}", f"equal, and up to {payload_max:,}")
+    if length != len(payload) or not 1 <= length <= payload_max:
+        raise _refuse(f"payload of {len(payload):,} bytes, header says {length:,}", f"equal, and 1 to {payload_max:,}")
     if raw > RAW_BYTES_MAX or (codec == codecs.NONE and raw != length):
         raise _refuse(f"raw length {raw:,} of payload {length:,}", f"up to {RAW_BYTES_MAX:,}, equal without a codec")
     if not -_TIME_LIMIT <= base_time <= max_time <= _TIME_LIMIT:
@@ -200,6 +207,8 @@ def damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, of
         return f"the batch is of partition id {header.partition} offset {header.base_offset}"
     if header.payload_length != len(payload):
         return f"payload of {len(payload):,} bytes, header says {header.payload_length:,}"
+    if header.span < max(header.records, 1) or (header.span > header.records and not header.flags & COMPACTED):
+        return f"{header.records:,} records over {header.span:,} offsets"
     crc = crc32c(payload)
     if crc != header.payload_crc:
         return f"payload CRC {crc:#010x}, header says {header.payload_crc:#010x}"
@@ -207,7 +216,7 @@ def damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, of
 
 
 def encode_columns(
-    deltas: _Deltas, keys: object, values: object, headers: object, offsets: list[int] | None = None
+    deltas: int | list[int], keys: object, values: object, headers: object, offsets: list[int] | None = None
 ) -> bytes:
     """Encode the payload from its columns."""
     if offsets is None:
@@ -257,8 +266,14 @@ def decode_columns(header: BatchHeader, payload: Buffer) -> Columns:
     Raises:
         ProtocolViolation: it is not what the header says: its producer was wrong, the leader never looks inside.
     """
-    raw = codecs.decompress(header.codec, payload, header.raw_length)
     count, base = header.records, header.base_timestamp
+    if header.format != COLUMNAR or header.flags & ~(COMPACTED | SPARSE):
+        problem = f"payload format {header.format}, flags {header.flags:#x}"
+        raise errors.ProtocolViolation(problem=problem, allowed=f"format {COLUMNAR}, flags 0 to {COMPACTED | SPARSE}")
+    if count > BATCH_RECORDS_MAX or header.raw_length > RAW_BYTES_MAX:
+        problem = f"batch of {count:,} records, {header.raw_length:,} bytes"
+        raise errors.ProtocolViolation(problem=problem, allowed=f"{BATCH_RECORDS_MAX:,}, {RAW_BYTES_MAX:,} bytes")
+    raw = codecs.decompress(header.codec, payload, header.raw_length)
     distances: Sequence[int] = range(count)
     try:
         if header.flags & COMPACTED:
@@ -278,7 +293,15 @@ def decode_columns(header: BatchHeader, payload: Buffer) -> Columns:
     if any(len(column) != count for column in columns):
         sizes = ", ".join(str(len(column)) for column in columns)
         raise errors.ProtocolViolation(problem=f"columns of {sizes} entries", allowed=f"{count} each")
+    if header.flags & COMPACTED and not _ascend(distances, header.span):
+        raise errors.ProtocolViolation(problem="distances out of order", allowed=f"ascending, below {header.span:,}")
     return columns
+
+
+def _ascend(distances: Sequence[int], span: int) -> bool:
+    return not distances or (
+        distances[0] >= 0 and distances[-1] < span and all(a < b for a, b in itertools.pairwise(distances))
+    )
 
 
 class RecordBatch:
@@ -360,11 +383,17 @@ class RecordBatch:
     def records(self) -> list[Record]:
         """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns."""
         columns = self.decoded()
-        headers: Iterable[object] = self.headers if any(columns.headers) else repeat({})
+        headers: Iterable[object] = self.headers if any(columns.headers) else itertools.repeat({})
         rows = zip(
-            repeat(self.topic), repeat(self.partition), self.offsets, self.timestamps, self.keys, self.values, headers
+            itertools.repeat(self.topic),
+            itertools.repeat(self.partition),
+            self.offsets,
+            self.timestamps,
+            self.keys,
+            self.values,
+            headers,
         )
-        return list(map(tuple.__new__, repeat(Record), rows))
+        return list(map(tuple.__new__, itertools.repeat(Record), rows))
 
 
 def split(blob: Buffer) -> Iterable[tuple[BatchHeader, memoryview, memoryview]]:

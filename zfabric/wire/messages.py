@@ -29,7 +29,8 @@ command as well, since reconnects are invisible to it; the version stands in eve
 repeating the command: each of them may be repeated safely. Garbage is answered with ERROR where a request id can be
 read, and dropped where not; the session lives on.
 
-Body fields named ``partition`` are partition ids (u32, unique in the fabric), not numbers within a topic.
+Body fields named ``partition`` are partition ids (u32, unique in the fabric), not numbers within a topic. Every number
+and every list has its range in its type, so nothing behind the decoder meets one that it cannot store or loop over.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer, TopicConfig
+from zfabric.settings import FETCH_PARTITIONS_MAX, PARTITIONS_MAX
 from zfabric.wire.batch import HEADER_BYTES
 
 SIGNATURE: Final = b"zf"
@@ -57,8 +60,15 @@ HEAD: Final = struct.Struct("<QI")
 
 FLAG_NO_ANSWER: Final = 1
 FLAG_LEADER_ONLY: Final = 2
+_PRODUCE_FLAGS: Final = 3
 DURABILITIES: Final = ("fsync", "os", "memory")
 UNKNOWN_OFFSET: Final = (1 << 64) - 1
+
+_Id = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+_Signed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Text = Annotated[str, Meta(max_length=1_000)]
+_ASKED, _ALL = Meta(max_length=FETCH_PARTITIONS_MAX), Meta(max_length=PARTITIONS_MAX)
 
 
 class Type(IntEnum):
@@ -103,7 +113,7 @@ class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Hello(_Body, frozen=True):
     """First command of a session: who is there and which versions it speaks."""
 
-    software: str
+    software: _Text
     lowest: int
     highest: int
 
@@ -111,17 +121,17 @@ class Hello(_Body, frozen=True):
 class Welcome(_Body, frozen=True):
     """The leader's half of the handshake: the agreed version, who it is, and its bounds (bytes)."""
 
-    version: int
-    fabric: str
-    leader: int
-    frame_bytes_max: int
-    software: str = ""
+    version: _Id
+    fabric: _Text
+    leader: _Id
+    frame_bytes_max: _Count
+    software: _Text = ""
 
 
 class Failure(_Body, frozen=True):
     """Body of ERROR: code and values of a class in ``zfabric.errors``."""
 
-    code: int
+    code: _Id
     values: dict[str, str | int | float | None]
 
 
@@ -132,41 +142,41 @@ class Empty(_Body, frozen=True):
 class LeaderAddress(_Body, frozen=True):
     """Where one leader listens; host ``*`` stands for the host by which the asker reached us."""
 
-    id: int
-    endpoint: str
-    publish: str
+    id: _Id
+    endpoint: _Text
+    publish: _Text
 
 
 class PartitionPlace(_Body, frozen=True):
     """One partition: its id, its number within the topic, the id of its leader."""
 
-    id: int
-    number: int
-    leader: int
+    id: _Id
+    number: _Id
+    leader: _Id
 
 
 class TopicMeta(_Body, frozen=True):
     """A topic as the controller knows it; partitions in order of their number."""
 
-    name: str
-    id: int
+    name: _Text
+    id: _Id
     config: TopicConfig
-    partitions: list[PartitionPlace]
+    partitions: Annotated[list[PartitionPlace], _ALL]
 
 
 class Metadata(_Body, frozen=True):
     """Ask where these topics are; None asks for all."""
 
-    topics: list[str] | None = None
+    topics: Annotated[list[str], _ASKED] | None = None
 
 
 class MetadataIs(_Body, frozen=True):
     """All leaders, the topics asked for, and which of those do not exist."""
 
-    fabric: str
-    leaders: list[LeaderAddress]
-    topics: list[TopicMeta]
-    unknown: list[str]
+    fabric: _Text
+    leaders: Annotated[list[LeaderAddress], _ASKED]
+    topics: Annotated[list[TopicMeta], _ALL]
+    unknown: Annotated[list[str], _ASKED]
 
 
 class CreateTopic(_Body, frozen=True):
@@ -201,18 +211,18 @@ class AlterTopic(_Body, frozen=True):
 class Describe(_Body, frozen=True):
     """Ask a leader about its partitions."""
 
-    partitions: list[int]
+    partitions: Annotated[list[_Id], _ASKED]
 
 
 class PartitionIs(_Body, frozen=True):
     """What a leader knows of one partition; sizes in bytes."""
 
-    partition: int
-    epoch: int
-    start_offset: int
-    end_offset: int
-    bytes: int
-    batches: int
+    partition: _Id
+    epoch: _Count
+    start_offset: _Count
+    end_offset: _Count
+    bytes: _Count
+    batches: _Count
     durability: str
     write_amplification: float
 
@@ -220,94 +230,94 @@ class PartitionIs(_Body, frozen=True):
 class Described(_Body, frozen=True):
     """Answer to DESCRIBE."""
 
-    partitions: list[PartitionIs]
+    partitions: Annotated[list[PartitionIs], _ASKED]
 
 
 class InitProducer(_Body, frozen=True):
     """A named producer begins: fence its earlier instances on this partition."""
 
-    partition: int
+    partition: _Id
     producer: int
 
 
 class ProducerIs(_Body, frozen=True):
     """The epoch to use, and the last application sequence stored (-1: none)."""
 
-    epoch: int
-    last_sequence: int
+    epoch: _Id
+    last_sequence: _Signed
 
 
 class FetchPart(_Body, frozen=True):
     """Read a partition from an offset on."""
 
-    partition: int
-    offset: int
+    partition: _Id
+    offset: _Count
 
 
 class Fetch(_Body, frozen=True):
     """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one."""
 
-    max_bytes: int
-    parts: list[FetchPart]
+    max_bytes: _Count
+    parts: Annotated[list[FetchPart], _ASKED]
 
 
 class FetchedPart(_Body, frozen=True):
     """Result for one partition: an error, or ``length`` bytes of batches in the following frame, the log's bounds."""
 
-    partition: int
-    start_offset: int
-    end_offset: int
-    epoch: int
-    length: int
+    partition: _Id
+    start_offset: _Count
+    end_offset: _Count
+    epoch: _Count
+    length: _Count
     failure: Failure | None = None
 
 
 class Fetched(_Body, frozen=True):
     """Answer to FETCH, parts in the order asked for; parts beyond ``max_bytes`` are left out."""
 
-    parts: list[FetchedPart]
+    parts: Annotated[list[FetchedPart], _ASKED]
 
 
 class FindOffset(_Body, frozen=True):
     """Ask for the first offset at or after a timestamp (ms since 1970); -1: the end, -2: the start."""
 
-    partition: int
-    timestamp: int
+    partition: _Id
+    timestamp: _Signed
 
 
 class FindOffsets(_Body, frozen=True):
     """Several of these."""
 
-    parts: list[FindOffset]
+    parts: Annotated[list[FindOffset], _ASKED]
 
 
 class OffsetIs(_Body, frozen=True):
     """An offset, and the bounds of its log."""
 
-    partition: int
-    offset: int
-    start_offset: int
-    end_offset: int
+    partition: _Id
+    offset: _Count
+    start_offset: _Count
+    end_offset: _Count
 
 
 class OffsetsAre(_Body, frozen=True):
     """Answer to FIND_OFFSETS."""
 
-    parts: list[OffsetIs]
+    parts: Annotated[list[OffsetIs], _ASKED]
 
 
 class CommitOffset(_Body, frozen=True):
     """A group has processed everything below this offset."""
 
-    partition: int
-    offset: int
+    partition: _Id
+    offset: _Count
 
 
 class CommitOffsets(_Body, frozen=True):
     """Store them, in one transaction; ``force`` allows to go back (a reset)."""
 
     group: str
-    parts: list[CommitOffset]
+    parts: Annotated[list[CommitOffset], _ASKED]
     force: bool = False
 
 
@@ -315,17 +325,17 @@ class GetOffsets(_Body, frozen=True):
     """Ask what a group has committed in these partitions."""
 
     group: str
-    partitions: list[int]
+    partitions: Annotated[list[_Id], _ASKED]
 
 
 class Committed(_Body, frozen=True):
     """What a group committed in a partition: offset -1 for nothing; timestamp in ms; the log's end."""
 
     group: str
-    partition: int
-    offset: int
-    timestamp: int
-    end_offset: int
+    partition: _Id
+    offset: _Signed
+    timestamp: _Signed
+    end_offset: _Count
 
 
 class CommittedAre(_Body, frozen=True):
@@ -349,28 +359,28 @@ class StatusIs(_Body, frozen=True):
 class Attach(_Body, frozen=True):
     """A leader tells the controller where it listens, and the assignment version it has."""
 
-    leader: int
-    endpoint: str
-    publish: str
-    version: int
+    leader: _Id
+    endpoint: _Text
+    publish: _Text
+    version: _Count
 
 
 class AssignedTopic(_Body, frozen=True):
     """A topic with the partitions that one leader leads."""
 
-    id: int
-    name: str
+    id: _Id
+    name: _Text
     config: TopicConfig
-    partitions: list[PartitionPlace]
+    partitions: Annotated[list[PartitionPlace], _ALL]
 
 
 class Assign(_Body, frozen=True):
     """What changed since the version that the leader has: topics to lead, ids of topics that are gone."""
 
-    fabric: str
-    version: int
-    topics: list[AssignedTopic]
-    gone: list[int]
+    fabric: _Text
+    version: _Count
+    topics: Annotated[list[AssignedTopic], _ALL]
+    gone: list[_Id]
 
 
 class Produce(NamedTuple):
@@ -402,6 +412,13 @@ BODIES: Final[dict[int, type[_Body]]] = {
     Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, **dict.fromkeys(_EMPTY_TYPES, Empty),
 }  # fmt: skip
 
+ANSWERS: Final[dict[int, int]] = {
+    Type.METADATA: Type.METADATA_IS, Type.CREATE_TOPIC: Type.TOPIC_IS, Type.DELETE_TOPIC: Type.TOPIC_IS,
+    Type.ALTER_TOPIC: Type.TOPIC_IS, Type.DESCRIBE: Type.DESCRIBED, Type.PRODUCE: Type.PRODUCED,
+    Type.INIT_PRODUCER: Type.PRODUCER_IS, Type.FETCH: Type.FETCHED, Type.FIND_OFFSETS: Type.OFFSETS_ARE,
+    Type.COMMIT_OFFSETS: Type.DONE, Type.GET_OFFSETS: Type.COMMITTED_ARE, Type.LIST_GROUPS: Type.COMMITTED_ARE,
+    Type.DELETE_GROUP: Type.DONE, Type.STATUS: Type.STATUS_IS,  # Each unless it is ERROR.
+}  # fmt: skip
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: Final = {number: msgspec.msgpack.Decoder(kind).decode for number, kind in BODIES.items()}
 
@@ -478,6 +495,8 @@ def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Comman
         raise errors.ProtocolViolation(problem="a message without frames", allowed="a command frame")
     first = frames[0]
     kind, flags, request = peek(first)
+    if flags > (_PRODUCE_FLAGS if kind == Type.PRODUCE else 0):
+        raise errors.ProtocolViolation(problem=f"flags {flags:#x} of command type {kind}", allowed="0; PRODUCE: to 3")
     if kind == Type.PRODUCE:
         if len(frames) != 2 or len(first) != COMMAND_BYTES + HEADER_BYTES:
             problem = f"PRODUCE of {len(frames)} frames, the first of {len(first)} bytes"
@@ -498,6 +517,5 @@ def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Comman
         raise errors.ProtocolViolation(problem=problem, allowed="the fields of that command") from error
     extra = 1 if kind == Type.FETCHED else 0
     if len(frames) != 1 + extra:
-        problem = f"{Type(kind).name} of {len(frames)} frames"
-        raise errors.ProtocolViolation(problem=problem, allowed=str(1 + extra))
+        raise errors.ProtocolViolation(problem=f"{Type(kind).name} of {len(frames)} frames", allowed=str(1 + extra))
     return Command(kind, flags, request, body, frames[1:])
