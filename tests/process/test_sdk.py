@@ -109,6 +109,18 @@ def test_send_many_with_keys_keeps_a_key_in_its_partition(fabric):
     assert all(len(partitions) == 1 for partitions in places.values())
 
 
+@pytest.mark.parametrize("batch_bytes", [1000, 256 << 10, 32 << 20])
+def test_large_values_fit_into_batches_that_a_leader_takes(fabric, batch_bytes):
+    """A batch may exceed the largest record by 1 MiB, whatever the producer was told about batch_bytes."""
+    values = [bytes([number]) * 100_000 for number in range(20)] + [b"x" * ((1 << 20) - 16)] * 2
+    with fabric.producer(batch_bytes=batch_bytes) as producer:
+        assert producer.send_many("t", values) == len(values)
+        for value in values:
+            producer.send("t", value)
+        producer.flush(60)
+    assert [record.value for record in read(fabric, "t", 2 * len(values))] == values * 2
+
+
 def test_starting_points(fabric):
     fill(fabric, "t", [b"old"])
     with fabric.consumer("t", start="latest") as latest:

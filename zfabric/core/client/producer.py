@@ -27,7 +27,7 @@ from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS, Request
 from zfabric.model import TopicConfig
-from zfabric.settings import BATCH_RECORDS_MAX, KEY_BYTES_MAX, ProducerSettings, check_range
+from zfabric.settings import BATCH_OVERHEAD_MAX, BATCH_RECORDS_MAX, KEY_BYTES_MAX, ProducerSettings, check_range
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 RECORD_OVERHEAD = 16
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 1_000_000_000
+_OPEN_BYTES_MAX = BATCH_OVERHEAD_MAX * 3 // 4
+"""A batch below this has room for one more record of the largest size: what a leader takes exceeds that by 1 MiB."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 
 OnDelivery = Callable[[Any, Exception | None], None]
@@ -275,6 +277,12 @@ class Producer:
         route = self._routes[topic]
         if route.compacted and keys is None:
             raise errors.InvalidArgument(name="keys", value="None", allowed=f"one key a record: {topic!r} is compacted")
+        if size > route.record_max + _OPEN_BYTES_MAX and len(values) > 1:
+            half = len(values) // 2
+            left = sum(len(value or b"") for value in values[:half])
+            self.send_chunk(topic, values[:half], None if keys is None else keys[:half], left, timestamp, now)
+            self.send_chunk(topic, values[half:], None if keys is None else keys[half:], size - left, timestamp, now)
+            return
         if size > route.record_max and max(len(value or b"") for value in values) + RECORD_OVERHEAD > route.record_max:
             biggest = max(len(value or b"") for value in values)
             raise errors.RecordTooLarge(size=biggest, topic=topic, limit=route.record_max)
