@@ -25,6 +25,7 @@ States::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,8 @@ MapFull = lmdb.MapFullError
 
 VERSION: Final = 1
 LOCK: Final = "LOCK"
-_OURS: Final = frozenset({LOCK, FORMAT, FORMAT_NEW, DATA, "lock.mdb", JOURNAL})
+_CREATED: Final = (DATA, "lock.mdb", JOURNAL)
+_OURS: Final = frozenset({LOCK, FORMAT, FORMAT_NEW, *_CREATED})
 
 _GROW_AT: Final = 0.8
 _GROW_ROOM: Final = 1 * MIB
@@ -161,11 +163,14 @@ class Volume:
         else:
             names = set(os.listdir(directory))
             refuse_foreign(directory, names - (_OURS if FORMAT_NEW in names else {LOCK}))
+            _remove_unfinished(directory)
             write_format(directory, "volume", VERSION)
         env = open_environment(directory, settings.map_bytes, need_bytes)
         try:
             volume = cls(directory, settings, lock, env)
             if not complete:
+                # LMDB leaves the first pages of a new file to the kernel; a complete directory has them on the disk.
+                env.sync(True)
                 finish_format(directory)
         except BaseException:
             env.close()
@@ -473,6 +478,13 @@ def _take_lock(directory: str) -> lockfile.FileLock:
         holder = lockfile.read_holder(path) or b""
         raise errors.DirectoryLocked(directory=directory, pid=int(holder) if holder.isdigit() else 0)
     return lock
+
+
+def _remove_unfinished(directory: str) -> None:
+    """Remove what a creation left that a power cut ended: files of any content, in which nothing was ever promised."""
+    for name in _CREATED:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))
 
 
 def _abort(txn: lmdb.Transaction[memoryview]) -> None:

@@ -135,6 +135,18 @@ def test_a_creation_that_was_interrupted_begins_again(path, left):
         assert get(volume, b"k") == b"v"
 
 
+@pytest.mark.parametrize("content", [bytes(8192), b"\xff" * 8192, bytes(100)], ids=["zeros", "ones", "cut"])
+def test_what_an_interrupted_creation_left_in_the_files_does_not_matter(path, content):
+    """A power cut keeps any part of what was not flushed."""
+    path.mkdir()
+    for name in ("FORMAT.new", "data.mdb", "lock.mdb", "journal"):
+        (path / name).write_bytes(content)
+    with Volume.open(path, SMALL) as volume:
+        assert volume.journal_bytes == 0
+        put(volume, (b"k", b"v"))
+        volume.commit()
+
+
 @pytest.mark.parametrize("length", [0, 1, 4096, 8191, 8192, 12288])
 def test_a_cut_data_file_is_found_before_lmdb_maps_it(path, length):
     """A page that the file does not have is SIGBUS, so the check may not rely on LMDB."""

@@ -1,0 +1,103 @@
+"""Leader processes under a test's own hand: on a fixed port, with a preloaded library, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from typing import Self
+
+from zfabric.modes.options import LeaderOptions, encode
+from zfabric.settings import LeaderSettings
+
+
+def free_port() -> int:
+    """Return a port below the ephemeral range that can be bound now."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def compile_library(source: str, target: str) -> str:
+    """Compile a C file to a library for ``LD_PRELOAD``; returns its path."""
+    command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, source, "-ldl", "-pthread"]
+    subprocess.run(command, check=True)
+    return target
+
+
+class LeaderProcess:
+    """The only leader of a node, without a supervisor.
+
+    Args:
+        data: the data directory. preload: libraries. environment: more variables.
+        program: what to give to Python before the options; the leader itself by default.
+
+    Attributes:
+        url: for clients; the same after a restart.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        settings: LeaderSettings,
+        *,
+        preload: str = "",
+        environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "zfabric.server"),
+    ) -> None:
+        port, publish = free_port(), free_port()
+        self.url = f"zf://127.0.0.1:{port}"
+        self._options = LeaderOptions(
+            data=data,
+            listen=f"tcp://127.0.0.1:{port}",
+            publish=f"tcp://127.0.0.1:{publish}",
+            advertise=f"tcp://127.0.0.1:{port}",
+            advertise_publish=f"tcp://127.0.0.1:{publish}",
+            settings=settings,
+        )
+        self._environment = {**os.environ, **(environment or {}), **({"LD_PRELOAD": preload} if preload else {})}
+        self._program = program
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, *self._program, encode(self._options)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=self._environment)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.stdout.close()
+        assert line, f"the leader ended with status {process.wait()}"
+        assert json.loads(line).get("ready"), line
+        return process
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def again(self, **environment: str) -> None:
+        """Start another on the same port, with these variables changed."""
+        self._environment.update(environment)
+        self.process = self._start()
+
+    def stop(self) -> int:
+        """Let it drain; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
