@@ -369,6 +369,28 @@ def test_a_reader_that_has_gone_before_is_no_error(fabric, arguments):
         assert (process.communicate(timeout=30)[1], process.returncode) == (b"", 0)
 
 
+@pytest.mark.parametrize(
+    "arguments", ["topic list", "topic list --json", "status", "top --count 1 --interval 0.05", "consume TOPIC"]
+)
+def test_a_closed_standard_output_is_no_crash_and_a_full_one_an_error(fabric, topic, arguments):
+    run(fabric, "produce", topic, stdin=b"line\n")
+    text = " ".join([*ZFABRIC, arguments.replace("TOPIC", topic)])
+    for place, status, said in ((">&-", 0, b""), (">/dev/full", 1, b"error: [Errno 28] No space left on device\n")):
+        done = subprocess.run(
+            ["bash", "-c", f"{text} {place}"],
+            stderr=subprocess.PIPE,
+            timeout=60,
+            env={**os.environ, "ZFABRIC_URL": fabric.url},
+        )
+        assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_produce_without_standard_input_is_wrong_usage(fabric, topic):
+    text = " ".join([*ZFABRIC, "produce", topic, "<&-"])
+    done = subprocess.run(["bash", "-c", text], capture_output=True, env={**os.environ, "ZFABRIC_URL": fabric.url})
+    assert (done.returncode, b"standard input is closed" in done.stderr) == (2, True)
+
+
 def test_consume_notices_that_nobody_reads_though_there_is_nothing_to_write(fabric, topic):
     run(fabric, "produce", topic, stdin=b"line\n")
     with running(fabric, "consume", topic, "--follow") as consume:

@@ -37,6 +37,7 @@ _EXITS: list[tuple[type[Exception], int]] = [
     (errors.UnknownPartition, 4),
     (errors.NotFound, 4),
     (errors.CorruptBatch, 5),
+    (errors.CorruptRow, 5),
     (errors.DirectoryDamaged, 5),
     (errors.InvalidArgument, 2),
     (errors.ConfigurationError, 2),
@@ -89,8 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say_notes(stop)
         raise
     except BrokenPipeError:
-        # Whoever read us has enough; what is left in the buffer must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _forget_output()
         return 0
     except errors.ZFabricError as error:
         click.echo(f"error: {error}", err=True)
@@ -98,8 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
         return next((status for kind, status in _EXITS if isinstance(error, kind)), 1)
     except OSError as error:
         click.echo(f"error: {error}", err=True)
+        _forget_output()
         return 1
     return 0
+
+
+def _forget_output() -> None:
+    """Whoever read us has enough, or the disk has: what is left in the buffer must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _say_notes(error: BaseException) -> None:
@@ -115,4 +121,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def run() -> None:
     """Entry point of the ``zfabric`` script."""
     signal.signal(signal.SIGTERM, _terminate)
+    # What a shell closed (zfabric ... >&-) must not become a socket or a data file that somebody then prints into.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
     sys.exit(main())

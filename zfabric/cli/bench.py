@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from zfabric.sync.fabric import Fabric
 
 STAMP_BYTES = 8
+ROOM_BYTES = 1 << 10
+"""What a record may take beyond its value."""
 READER_S = 60.0
 """Longest wait for the consumer process to be ready, or to end after the last record was acknowledged."""
 QUANTILES = {"p50_us": 0.5, "p99_us": 0.99, "p99_9_us": 0.999, "max_us": 1.0}
@@ -103,7 +106,8 @@ def command(  # noqa: PLR0917 - one parameter an option
     """
     with connect(url, timeout) as fabric:
         topic = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
-        fabric.topics.create(topic, partitions=partitions, durability=durability)
+        largest = max(1 << 20, size + ROOM_BYTES)
+        fabric.topics.create(topic, partitions=partitions, durability=durability, record_bytes_max=largest)
         try:
             document: dict[str, Any] = {
                 "url": fabric.url,
@@ -153,7 +157,7 @@ def _send(fabric: Fabric, topic: str, records: int, size: int, *, many: bool) ->
     with fabric.producer() as producer:
         began = time.perf_counter()
         if many:
-            producer.send_many(topic, [value] * records)
+            producer.send_many(topic, repeat(value, records))
         else:
             for _ in range(records):
                 producer.send(topic, value)
@@ -194,10 +198,14 @@ def _latency(fabric: Fabric, topic: str, rate: float, duration: float, size: int
                 raise errors.Unreachable(url=fabric.url, seconds=READER_S, detail="the consumer process did not start")
             achieved = _pace(fabric, topic, rate, count, size)
             said, _ = reader.communicate(timeout=READER_S)
+        except subprocess.TimeoutExpired as error:
+            raise errors.RequestTimeout(what="the consumer process", seconds=READER_S) from error
         finally:
             if reader.poll() is None:
                 reader.kill()
-    delays = sorted(json.loads(said))
+    delays = sorted(json.loads(said or b"[]"))
+    if not delays:
+        raise errors.Unreachable(url=fabric.url, seconds=READER_S, detail="the consumer process read nothing")
     found = {name: round(quantile(delays, q) / 1e3, 1) for name, q in QUANTILES.items()}
     return {"rate_per_s": rate, "achieved_per_s": achieved, "records": len(delays), **found}
 
@@ -219,7 +227,7 @@ def _pace(fabric: Fabric, topic: str, rate: float, count: int, size: int) -> flo
                 delivery.result(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
         seconds = (time.monotonic_ns() - began) / 1e9
         producer.flush()
-    return round(count / max(seconds, 1e-9), 1)
+    return round(count / max(seconds, count / rate), 1)
 
 
 def _show(document: dict[str, Any]) -> None:

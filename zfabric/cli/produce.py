@@ -157,6 +157,8 @@ class _Work:
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
     if name == "-":
+        if sys.stdin is None:
+            raise click.UsageError("standard input is closed: name a FILE")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:
@@ -197,7 +199,7 @@ def _tell_nobody(taken: int, size: int) -> None:
 @contextmanager
 def _progress(files: tuple[str, ...]) -> Iterator[Advance]:
     """Yield what to tell of each piece: it is shown if somebody looks on and nobody types."""
-    if not sys.stderr.isatty() or (not files and sys.stdin.isatty()):
+    if not sys.stderr.isatty() or (not files and (sys.stdin is None or sys.stdin.isatty())):
         yield _tell_nobody
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
