@@ -21,6 +21,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptBatch",
     "CorruptFrame",
+    "CorruptRow",
     "DeliveryError",
     "DeliveryTimeout",
     "DirectoryDamaged",
@@ -346,6 +347,15 @@ class CorruptBatch(ZFabricError):
     partition: int
     offset: int
     next_offset: int
+    problem: str
+
+
+class CorruptRow(ZFabricError):
+    """A small row of a leader (the state of a partition, a producer, a group, a topic) cannot be decoded."""
+
+    code = 36
+    template = "{what} cannot be read: {problem}; others are not concerned; run 'zfabric doctor'"
+    what: str
     problem: str
 
 

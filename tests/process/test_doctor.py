@@ -196,6 +196,57 @@ def test_a_wrong_state_row_is_named_and_mended_when_asked(directory):
         assert producer.send("t", b"more", partition=1).result(timeout=20).offset == offset_of(BATCHES)
 
 
+SMALL = {"state": keys.STATE, "producer": keys.PRODUCER, "group": keys.GROUP}
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_a_small_row_that_cannot_be_decoded_concerns_nobody_else(directory, what):
+    """Its users are told by name, everybody else goes on; a repair sets it aside."""
+    with connect(directory) as fabric:
+        fabric.topics.create("other")
+        with fabric.producer(name="named") as producer:
+            producer.send("t", b"v", partition=0).result(timeout=20)
+            producer.send("other", b"v").result(timeout=20)
+        with fabric.consumer("t", group="g") as consumer:
+            consumer.commit({0: 1})
+    wait_for_the_leader_to_end(directory)
+    with rows(directory) as txn, txn.cursor() as cursor:
+        assert cursor.set_range(SMALL[what])
+        txn.put(cursor.key(), b"\xc1")
+    assert [entry[:3] for entry in check(directory)[1]] == [(what, "t", 0)]
+    with connect(directory) as fabric:
+        with fabric.consumer("other") as consumer:
+            assert consumer.poll(timeout=10.0)[0].value == b"v"
+        with pytest.raises(errors.CorruptRow) as told:
+            use(fabric, what)
+        assert what in told.value.what
+        with fabric.producer() as producer:
+            assert producer.send("other", b"w").result(timeout=20).offset == 1
+    wait_for_the_leader_to_end(directory)
+    assert check(directory, "--repair")[:2] == (0, [])
+    with connect(directory) as fabric:
+        use(fabric, what)
+
+
+def use(fabric, what):
+    """Do what needs the row."""
+    if what == "producer":
+        with fabric.producer(name="named") as producer:
+            producer.send("t", b"v", partition=0).result(timeout=20)
+    else:
+        fabric.consumer("t", group="g", partitions=[0]).poll(timeout=0.5)
+
+
+@pytest.mark.parametrize("key", [b"CF", b"CTt", keys.assigned(1)], ids=["controller", "topic", "assignment"])
+def test_a_leader_that_cannot_read_its_topics_says_so(directory, key):
+    with rows(directory) as txn:
+        assert txn.get(key) is not None
+        txn.put(key, b"\xc1")
+    assert "row" in {entry[0] for entry in check(directory)[1]}
+    with connect(directory) as fabric, pytest.raises(errors.CorruptRow):
+        fabric.topics.list()
+
+
 def test_a_cut_file_is_an_error_and_no_signal(directory):
     path = directory / "leader-0" / "data.mdb"
     os.truncate(path, path.stat().st_size - 3 * 4096)

@@ -27,6 +27,7 @@ from collections.abc import Callable
 import msgspec
 
 from zfabric import errors
+from zfabric.core import rows
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer, TopicConfig
@@ -154,13 +155,13 @@ class Placement:
             self.fabric = fabric
             self._write_facts(txn)
         else:
-            facts = _decode_facts(row)
+            facts = rows.decode(_decode_facts, row, "the controller's state")
             self.fabric, self.version = facts.fabric, facts.version
             self._next_topic, self._next_partition = facts.next_topic, facts.next_partition
         cursor = txn.cursor()
         found = cursor.set_range(_TOPIC)
         while found and bytes(cursor.key()[:2]) == _TOPIC:
-            topic = _decode_topic(cursor.value())
+            topic = rows.decode(_decode_topic, cursor.value(), f"topic {bytes(cursor.key()[2:])!r}")
             self._topics[topic.meta.name] = topic
             found = cursor.next()
         found = cursor.set_range(_GONE)

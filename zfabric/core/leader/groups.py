@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from zfabric import errors
+from zfabric.core import rows
 from zfabric.core.leader import keys
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
@@ -29,9 +30,13 @@ _decode = msgspec.msgpack.Decoder(GroupRow).decode
 
 
 def committed(partition: int, group: str, txn: Transaction) -> GroupRow | None:
-    """Return what ``group`` committed in ``partition``."""
+    """Return what ``group`` committed in ``partition``.
+
+    Raises:
+        CorruptRow: it cannot be decoded.
+    """
     row = txn.get(keys.group(partition, group))
-    return None if row is None else _decode(row)
+    return None if row is None else rows.decode(_decode, row, f"group {group!r} of partition id {partition}")
 
 
 def commit(

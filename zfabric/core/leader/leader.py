@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from zfabric import errors
+from zfabric.core import rows
 from zfabric.core.effects import LeaderEffect, Publish, Reply
 from zfabric.core.leader import groups, keys
 from zfabric.core.leader.compaction import Compactor, due
@@ -177,7 +178,8 @@ class Leader:
         cursor = txn.cursor()
         found = cursor.set_range(keys.ASSIGNED)
         while found and bytes(cursor.key()[:1]) == keys.ASSIGNED:
-            self._take_topic(_decode_topic(cursor.value()))
+            topic = f"topic id {keys.split_id(cursor.key())[0]}"
+            self._take_topic(rows.decode(_decode_topic, cursor.value(), topic))
             found = cursor.next()
         found = cursor.set_range(keys.DOOMED)
         while found and bytes(cursor.key()[:1]) == keys.DOOMED:
@@ -564,7 +566,10 @@ class Leader:
         for _ in range(min(SWEEP_PARTITIONS, len(self._sweep))):
             partition_id = self._sweep.pop()
             if partition_id in self._places:
-                busy |= self._maintain_partition(partition_id, txn)
+                try:
+                    busy |= self._maintain_partition(partition_id, txn)
+                except errors.CorruptRow:
+                    self.counters.errors += 1  # Whoever uses the partition is told.
         self._maintenance_due = self._now + (BUSY_NS if busy else self._settings.maintenance_ms * 1_000_000)
 
     def _maintain_partition(self, partition_id: int, txn: Transaction) -> bool:

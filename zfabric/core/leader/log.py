@@ -25,6 +25,7 @@ from typing import Protocol
 import msgspec
 
 from zfabric import errors
+from zfabric.core import rows
 from zfabric.core.leader import keys
 from zfabric.core.transaction import Cursor, Transaction
 from zfabric.model import Buffer, TopicConfig
@@ -96,9 +97,15 @@ class Log(Protocol):
 
 
 def load_state(partition: int, txn: Transaction) -> PartitionState:
-    """Read the partition's state row; a new partition has none."""
+    """Read the partition's state row; a new partition has none.
+
+    Raises:
+        CorruptRow: it cannot be decoded.
+    """
     row = txn.get(keys.state(partition))
-    return PartitionState() if row is None else _decode_state(row)
+    return (
+        PartitionState() if row is None else rows.decode(_decode_state, row, f"the state of partition id {partition}")
+    )
 
 
 def _outside(topic: str, number: int, offset: int, state: PartitionState) -> errors.OffsetOutOfRange:
@@ -274,7 +281,7 @@ class StoredLog:
         found = cursor.set_range(keys.time(self.partition, timestamp))
         before = cursor.prev() if found else cursor.last()
         offset = state.start
-        if before and bytes(cursor.key()[:5]) == mine:
+        if before and bytes(cursor.key()[:5]) == mine and len(cursor.value()) == keys.U64.size:
             offset = max(offset, keys.U64.unpack(cursor.value())[0])
         if offset >= state.end:
             return state.end
@@ -325,7 +332,9 @@ class StoredLog:
             cursor = txn.cursor()
             if not cursor.set_range(mine) or bytes(cursor.key()[:5]) != mine:
                 return
-            if keys.U64.unpack(cursor.value())[0] >= self.state.start:
+            row = cursor.value()
+            # One of another length is damaged, and of no use.
+            if len(row) == keys.U64.size and keys.U64.unpack(row)[0] >= self.state.start:
                 return
             txn.delete(bytes(cursor.key()))
 

@@ -21,8 +21,10 @@ from collections import OrderedDict
 import msgspec
 
 from zfabric import errors
+from zfabric.core import rows
 from zfabric.core.leader import keys
 from zfabric.core.transaction import Transaction
+from zfabric.model import Buffer
 from zfabric.settings import PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX
 from zfabric.wire.batch import SPARSE, BatchHeader
 from zfabric.wire.messages import UNKNOWN_OFFSET
@@ -30,7 +32,8 @@ from zfabric.wire.messages import UNKNOWN_OFFSET
 CACHED_PRODUCERS = 10_000
 IDLE_MS = 7 * 86_400_000
 CROWDED_IDLE_MS = 60_000
-EPOCH_MAX = (1 << 32) - 1
+EPOCH_MAX = (1 << 31) - 1
+"""Of a named producer; half of what a batch can carry, since its client counts on from there."""
 
 
 class Remembered(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -73,8 +76,18 @@ class ProducerTable:
         if state is None and self._stored:
             row = txn.get(keys.producer(self.partition, producer))
             if row is not None:
-                state = self._known[producer] = _decode(row)
+                state = self._known[producer] = self._decoded(producer, row)
         return state
+
+    def _decoded(self, producer: int, row: Buffer) -> ProducerState:
+        return rows.decode(_decode, row, f"producer {producer:#x} of partition id {self.partition}")
+
+    def _touched_ms(self, producer: int, row: Buffer, wall_ms: int) -> int:
+        """Return when a row was touched; one that cannot be decoded does not expire, so that it can be looked at."""
+        try:
+            return self._decoded(producer, row).touched_ms
+        except errors.CorruptRow:
+            return wall_ms
 
     def check(self, header: BatchHeader, txn: Transaction) -> Remembered | None:
         """Judge a batch: None if it is new and next, the original's answer if it is a duplicate.
@@ -214,7 +227,7 @@ class ProducerTable:
                 break
             looked += 1
             # The row of one that sent something in this very turn is not written yet.
-            if producer not in self._dirty and _decode(cursor.value()).touched_ms < wall_ms - idle:
+            if producer not in self._dirty and self._touched_ms(producer, cursor.value(), wall_ms) < wall_ms - idle:
                 doomed.append(producer)
             producer = -1
             found = cursor.next()
