@@ -31,21 +31,24 @@ class _NoLock:
 
 
 class Pump:
-    """Drives one client within the loop in which it was first used."""
+    """Drives one client within the loop in which it was first used.
+
+    Attributes:
+        stepped_ns: when the sockets were last driven (monotonic). now: gives the time (monotonic ns).
+    """
+
+    now = staticmethod(time.monotonic_ns)
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.lock = _NoLock()
+        self.stepped_ns = 0
         self._owner = os.getpid()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._generation = -1
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
-
-    def now(self) -> int:
-        """Return the time (monotonic ns)."""
-        return time.monotonic_ns()
 
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
@@ -60,6 +63,7 @@ class Pump:
         Without ``look``, what has come is left to the loop.
         """
         self.check()
+        self.stepped_ns = time.monotonic_ns()
         due_ns = self.driver.step(None if look else ())
         loop = self._loop
         if loop is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from types import TracebackType, new_class
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from zfabric import errors
 from zfabric.core.client.outbox import Delivery as CoreDelivery
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core
 
 Serializer = Callable[[str, Any], bytes | None]
+_LOOK_NS = 1_000_000
+"""A caller that goes on sending looks for acknowledgements this often: they let the next batch go."""
 
 
 class Delivery(CoreDelivery):
     """The fate of one record that was sent: ``done``, ``error``, and :meth:`result`."""
 
-    __slots__ = ()
-    pump: Pump
+    pump: ClassVar[Pump]
 
     def result(self, timeout: float | None = None) -> RecordMetadata:
         """Wait for the acknowledgement and return where the record went.
@@ -56,7 +57,9 @@ class Producer:
     @staticmethod
     def delivery(pump: Pump) -> Callable[[OutBatch, int], Delivery]:
         """Return the class of deliveries that wait with ``pump``."""
-        return type("Delivery", (Delivery,), {"__slots__": (), "pump": pump, "__doc__": Delivery.__doc__})
+        kind = new_class("Delivery", (Delivery,), exec_body=lambda body: body.update(pump=pump))
+        kind.__doc__ = Delivery.__doc__
+        return kind
 
     def send(
         self,
@@ -92,7 +95,7 @@ class Producer:
                 delivery: Delivery | None = core.send(
                     topic, value, key, headers, partition, timestamp, sequence, on_delivery, now
                 )
-                if core.wants_flush:
+                if core.wants_flush or now - pump.stepped_ns > _LOOK_NS:
                     core.wants_flush = False
                     pump.flush()
             if delivery is not None:

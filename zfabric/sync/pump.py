@@ -33,8 +33,10 @@ class Pump:
 
     Attributes:
         lock: held by whoever touches the core. forked: this is a child's copy.
-        stepped_ns: when a caller last drove the sockets (monotonic).
+        stepped_ns: when a caller last drove the sockets (monotonic). now: gives the time (monotonic ns).
     """
+
+    now = staticmethod(time.monotonic_ns)
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -54,10 +56,6 @@ class Pump:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller.register(self._wake_reader, select.POLLIN)
         _pumps.add(self)
-
-    def now(self) -> int:
-        """Return the time (monotonic ns)."""
-        return time.monotonic_ns()
 
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""

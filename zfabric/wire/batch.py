@@ -47,6 +47,7 @@ between have been superseded.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import struct
 from collections.abc import Iterable, Sequence
@@ -381,19 +382,34 @@ class RecordBatch:
         return [entry or {} for entry in self.decoded().headers[self.first :]]
 
     def records(self) -> list[Record]:
-        """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns."""
+        """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns.
+
+        The garbage collector pauses meanwhile: a thousand new tuples, none of them garbage, would set it off again and
+        again (measured where an application keeps some batches, all collections counted: 600 against 490 ns a record).
+        """
         columns = self.decoded()
-        headers: Iterable[object] = self.headers if any(columns.headers) else itertools.repeat({})
+        headers: Iterable[object] = itertools.repeat({})
+        if columns.headers.count(None) != len(columns.headers):
+            headers = self.headers
         rows = zip(
             itertools.repeat(self.topic),
             itertools.repeat(self.partition),
             self.offsets,
-            self.timestamps,
-            self.keys,
-            self.values,
+            self._rest(columns.timestamps),
+            self._rest(columns.keys),
+            self._rest(columns.values),
             headers,
         )
-        return list(map(tuple.__new__, itertools.repeat(Record), rows))
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return list(map(tuple.__new__, itertools.repeat(Record), rows))
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _rest(self, column: Column) -> Column:
+        return column[self.first :] if self.first else column
 
 
 def split(blob: Buffer) -> Iterable[tuple[BatchHeader, memoryview, memoryview]]:

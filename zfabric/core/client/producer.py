@@ -109,6 +109,9 @@ class Producer:
         self.closed = False
         self.fatal: errors.ZFabricError | None = None
         self.used = 0
+        # From so many bytes on, `blocked` is asked before each record: always, where more than room may be missing.
+        self._check_from = -1 if named else settings.buffer_bytes
+        self._batch_bytes = settings.batch_bytes
         self.wants_flush = False
         self.call_timeout_ns = 10_000_000_000
         self.acknowledged = 0
@@ -187,43 +190,35 @@ class Producer:
             InvalidArgument, RecordTooLarge, UnknownPartition: the record cannot be sent as it is.
         """
         route = self._routes.get(topic)
-        settings = self.settings
-        if route is None:
-            return None
-        unusual = self.used >= settings.buffer_bytes or self.closed or self._named
-        if unusual and self.blocked(topic, now, now) is not None:
+        if route is None or (self.used >= self._check_from and self.blocked(topic, now, now) is not None):
             return None
         if type(value) is not bytes:
             value = check_payload("value", value)
-        size = RECORD_OVERHEAD + (len(value) if value is not None else 0)
+        size = RECORD_OVERHEAD if value is None else RECORD_OVERHEAD + len(value)
         if key is None:
             outbox = route.outboxes[route.sticky]
+            unusual = route.compacted
         else:
             if type(key) is not bytes:
                 key = check_payload("key", key)
                 assert key is not None
             size += len(key)
             outbox = route.outboxes[key_hash(key) % route.count]
+            unusual = len(key) > KEY_BYTES_MAX
         if headers is not None:
             headers = check_headers(headers)
             if headers:
                 size += sum(len(name) + len(content) for name, content in headers.items())
-        if (
-            partition is not None
-            or sequence is not None
-            or size > route.record_max
-            or (key is not None and len(key) > KEY_BYTES_MAX)
-            or (route.compacted and key is None)
-        ):
+        if unusual or size > route.record_max or partition is not None or sequence is not None:
             outbox = self._check(topic, route, outbox, key, partition, sequence, size)
             if sequence is not None and sequence <= outbox.application:
                 return self._repeated(topic, outbox, timestamp)
+        wall = now // 1_000_000 + self._client.wall_offset_ms
         batch = outbox.open
         if batch is None:
-            wall = self._client.wall_ms(now)
             batch = outbox.open = OutBatch(topic, outbox.number, now, wall)
             self._live[batch] = None
-            due_ns = now + settings.delivery_timeout_ns
+            due_ns = now + self.settings.delivery_timeout_ns
             if self._expiry_ns is None or due_ns < self._expiry_ns:
                 self._expiry_ns = due_ns
         if key is not None or partition is not None:
@@ -241,7 +236,7 @@ class Producer:
             batch.headers = [None] * index
             batch.headers.append(headers)
         if timestamp is None:
-            timestamp = self._client.wall_ms(now)
+            timestamp = wall
         elif not -(1 << 59) <= timestamp <= 1 << 59:
             check_range("timestamp", timestamp, -(1 << 59), 1 << 59, "ms since 1970")
         batch.deltas.append(timestamp - batch.base_timestamp)
@@ -258,7 +253,7 @@ class Producer:
             if batch.callbacks is None:
                 batch.callbacks = []
             batch.callbacks.append((on_delivery, delivery))
-        if batch.size >= settings.batch_bytes or batch.count >= BATCH_RECORDS_MAX:
+        if batch.size >= self._batch_bytes or index >= BATCH_RECORDS_MAX - 1:
             self._close(route, outbox)
             self._advance(topic, route, outbox, now)
             self.wants_flush = True
@@ -385,6 +380,7 @@ class Producer:
     def close(self) -> None:
         """Give up what is not acknowledged."""
         self.closed = True
+        self._check_from = -1
         for batch in list(self._live):
             self._finish(batch, errors.Closed(what="producer"))
         for route in self._routes.values():
