@@ -398,7 +398,7 @@ class Loop:
             "commits": stats.commits,
             "published": counters.published,
             "fetched_bytes": counters.fetched_bytes,
-            "errors": self._turn.errors,
+            "errors": self._turn.refusals,
             "records_out": counters.records_out,
             "bytes_out": counters.bytes_out,
             "subscriptions": self._subscriptions,

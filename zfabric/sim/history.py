@@ -19,6 +19,7 @@ nonmonotonic-send         a producer's later value of a partition got an earlier
 vanished-read             a value was read, and the last reading does not have it
 end-regress               a consumer was told an end offset, later a smaller one
 offset-gap                the last reading is not dense
+lost-commit               a group began before an offset that it had committed
 deaf                      a consumer that lived to the end has not read to the end
 ========================  ============================================================================================
 """
@@ -74,37 +75,38 @@ class History:
     Attributes:
         sends, polls: in the order in which they began, and returned. ends: (process, partition, end offset) as told.
         final: the last reading, from the start of the log to its end, after all faults.
+        commits: offsets that groups committed and that their new consumers began at, in this order.
         positions: where each consumer that lived to the end stood then, by process and partition.
-        loses: the topic may lose acknowledged records (a memory topic whose leader died; an "os" one without power).
-        reuses: it may even give their offsets again.
+        loses: the topic may lose acknowledged records, and what it knew of its producers: a memory topic whose
+            leader died, an "os" one without power. A record that is sent again is then stored again.
+        reuses: it may even give the lost offsets again ("os").
     """
 
     sends: list[Send] = field(default_factory=list)
     polls: list[Poll] = field(default_factory=list)
     ends: list[tuple[str, int, int]] = field(default_factory=list)
     final: list[Seen] = field(default_factory=list)
+    commits: list[tuple[str, int, int, Literal["committed", "begun"]]] = field(default_factory=list)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     loses: bool = False
     reuses: bool = False
 
     def anomalies(self) -> list[Anomaly]:
         """Return every broken rule, at most some of each kind."""
-        found: list[Anomaly] = []
         places = _Places(self)
+        found = places.reads_of_failed_sends() + places.phantoms() + self._gaps() + self._deaf()
+        order = self._polls_out_of_order(places)
         if not self.reuses:
             found += places.inconsistent_offsets()
-            found += places.vanished_reads() if not self.loses else []
             found += self._ends_that_regress()
-        found += places.duplicates()
-        found += places.reads_of_failed_sends()
-        found += places.phantoms()
+            found += [anomaly for anomaly in order if not (self.loses and anomaly.kind.endswith("poll-skip"))]
         if not self.loses:
+            found += self._sends_out_of_order(places)
+            found += places.duplicates()
             found += places.lost_writes()
+            found += places.vanished_reads()
             found += self._unseen()
-        found += self._polls_out_of_order(places)
-        found += self._sends_out_of_order(places)
-        found += self._gaps()
-        found += self._deaf()
+            found += self._lost_commits()
         return found
 
     def _unseen(self) -> list[Anomaly]:
@@ -166,6 +168,17 @@ class History:
             if before is not None and seen.offset != before + 1:
                 found.append(Anomaly("offset-gap", f"partition {seen.partition}: {seen.offset} follows {before}"))
             last[seen.partition] = seen.offset
+        return found
+
+    def _lost_commits(self) -> list[Anomaly]:
+        found = []
+        known: dict[tuple[str, int], int] = {}
+        for group, partition, offset, what in self.commits:
+            before = known.get((group, partition), -1)
+            if what == "begun" and offset < before:
+                found.append(Anomaly("lost-commit", f"{group} partition {partition}: began at {offset} of {before}"))
+            elif what == "committed":
+                known[group, partition] = max(before, offset)
         return found
 
     def _deaf(self) -> list[Anomaly]:

@@ -84,7 +84,7 @@ class Process:
         self._turn = Turn(self.disk, self.leader, placement)
         try:
             self._turn.begin(start)
-        except errors.StorageFailed:
+        except (errors.StorageFailed, errors.StorageFull):
             self.disk.kill(self._world.random)
             self.died(self)
             return
@@ -224,7 +224,7 @@ class Process:
         passes = self._pass()
         try:
             changed = next(passes)
-        except errors.StorageFailed:
+        except (errors.StorageFailed, errors.StorageFull):
             self.kill()
             self.died(self)
             return

@@ -27,7 +27,7 @@ class SimPump:
         locate: called when the core asks for a leader (embedded mode). name: by which the network knows the client.
 
     Attributes:
-        alive: neither closed nor killed.
+        alive: neither closed nor killed. stepped_ns: when :meth:`flush` was last called.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class SimPump:
     ) -> None:
         self.name = name
         self.alive = True
+        self.stepped_ns = world.now
         self.lock: AbstractContextManager[None] = nullcontext()
         self._world = world
         self._network = network
@@ -54,10 +55,11 @@ class SimPump:
         if not self.alive:
             raise errors.Closed(what="fabric")
 
-    def flush(self) -> None:
-        """Do all there is to do now, and come back when there is more."""
+    def flush(self, *, look: bool = True) -> None:
+        """Do all there is to do now, and come back when there is more; there is nothing to look for, it arrives."""
         self.check()
         core, world = self._core, self._world
+        self.stepped_ns = world.now
         while True:
             due_ns = core.next_deadline()
             if due_ns is not None and due_ns <= world.now:
@@ -80,9 +82,10 @@ class SimPump:
         for callback, delivery, error in core.take_callbacks():
             callback(delivery, error)
         due_ns = core.next_deadline()
+        assert due_ns is None or due_ns > world.now, "a deadline that a tick does not move would make a pump spin"
         if due_ns is not None and (self._due is None or due_ns < self._due):
             self._due = due_ns
-            world.at(max(due_ns, world.now + 1), lambda: self._timer(due_ns))
+            world.at(due_ns, lambda: self._timer(due_ns))
 
     def kill(self) -> None:
         """End the client as SIGKILL does: it sends nothing more and hears nothing more."""

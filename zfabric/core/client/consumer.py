@@ -323,7 +323,7 @@ class Consumer:
             cursor.records, cursor.taken = [], 0
         batch = cursor.buffer.popleft()
         cursor.buffered -= batch.header.payload_length + HEADER_BYTES
-        cursor.position = batch.header.next_offset
+        cursor.position = batch.header.next_offset if cursor.buffer else cursor.expected
         return batch
 
     def _load(self, cursor: Cursor) -> None:
@@ -346,7 +346,7 @@ class Consumer:
         if cursor.buffer:
             batch = cursor.buffer.popleft()
             cursor.buffered -= batch.header.payload_length + HEADER_BYTES
-            cursor.position = batch.header.next_offset
+            cursor.position = batch.header.next_offset if cursor.buffer else cursor.expected
         cursor.records, cursor.taken = [], 0
 
     # Committing.
@@ -509,8 +509,12 @@ class Consumer:
                       if c.leader == leader_id and not c.paused and c.error is None and c.expected >= 0
                       and c.buffered <= self._buffer_bytes // 2]  # fmt: skip
             leader.due_ns = now + IDLE_NS
+        if not wanted:
+            return
         endpoint = self._client.endpoint(leader_id)
-        if not wanted or endpoint is None:
+        if endpoint is None:
+            leader.retry_ns = now + RETRY_NS
+            self._client.refresh(self.topic, now)
             return
         leader.fetching = True
         asked_from = {cursor.id: cursor.expected for cursor in wanted}
@@ -535,7 +539,7 @@ class Consumer:
         for part in body.parts:
             cursor = self._by_id.get(part.partition)
             piece, at = blob[at : at + part.length], at + part.length
-            if cursor is None or asked_from.get(part.partition) is None:
+            if cursor is None:
                 continue
             if part.failure is not None:
                 self._failed(cursor, leader, part, now)
@@ -548,19 +552,30 @@ class Consumer:
         if leader.due_ns is None:
             leader.due_ns = now + IDLE_NS
         if leader.retry_ns is None and self._wanting(leader_id):
-            self._fetch(leader_id, now)
+            if any(self._by_id[known].expected != before for known, before in asked_from.items()):
+                self._fetch(leader_id, now)
+            else:
+                leader.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
 
     def _take_blob(self, cursor: Cursor, piece: memoryview) -> None:
-        for header, raw, payload in batch.split(piece):
-            problem = batch.damage(raw, payload, header, cursor.id, header.base_offset)
-            if problem:
-                cursor.error = errors.CorruptBatch(
-                    topic=self.topic, partition=cursor.number, offset=cursor.expected,
-                    next_offset=cursor.expected + 1, problem=problem,
-                )  # fmt: skip
-                return
-            if header.base_offset <= cursor.expected < header.next_offset:
-                self._take_in(cursor, header, payload)
+        try:
+            for header, raw, payload in batch.split(piece):
+                problem = batch.damage(raw, payload, header, cursor.id, header.base_offset)
+                if problem:
+                    self._damaged(cursor, problem)
+                    return
+                if header.base_offset <= cursor.expected < header.next_offset:
+                    self._take_in(cursor, header, payload)
+        except errors.CorruptBatch as error:
+            cursor.error = error
+        except errors.ProtocolViolation as error:
+            self._damaged(cursor, str(error))
+
+    def _damaged(self, cursor: Cursor, problem: str) -> None:
+        offset = cursor.expected
+        cursor.error = errors.CorruptBatch(
+            topic=self.topic, partition=cursor.number, offset=offset, next_offset=offset + 1, problem=problem
+        )
 
     def _failed(self, cursor: Cursor, leader: _Leader, part: messages.FetchedPart, now: int) -> None:
         assert part.failure is not None
@@ -568,10 +583,12 @@ class Consumer:
         if isinstance(error, errors.NotLeader) or error.retriable:
             leader.retry_ns = now + RETRY_NS
             self._client.refresh(self.topic, now)
-        elif isinstance(error, errors.OffsetOutOfRange) and self._skip_missing and not cursor.buffer:
+        elif isinstance(error, errors.OffsetOutOfRange) and self._skip_missing:
             target = error.start if cursor.expected < error.start else error.end
             self.skipped += max(0, target - cursor.expected)
-            cursor.clear(target)
+            cursor.expected = target
+            if not cursor.buffer:
+                cursor.position = target
         else:
             cursor.error = error
             self._wake()

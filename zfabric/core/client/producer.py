@@ -111,7 +111,7 @@ class Producer:
         self.used = 0
         # From so many bytes on, `blocked` is asked before each record: always, where more than room may be missing.
         self._check_from = -1 if named else settings.buffer_bytes
-        self._batch_bytes = settings.batch_bytes
+        self._batch_bytes = min(settings.batch_bytes, _OPEN_BYTES_MAX)
         self.wants_flush = False
         self.call_timeout_ns = 10_000_000_000
         self.acknowledged = 0
@@ -396,13 +396,13 @@ class Producer:
     # For the client.
 
     def tick(self, now: int) -> None:
-        """Send what has lingered or may be tried again; expire what is over."""
+        """Expire what is over; send what has lingered, may be tried again, or had waited for what expired."""
+        if self._expiry_ns is not None and self._expiry_ns <= now:
+            self._expire(now)
         for topic, route in self._routes.items():
             for outbox in route.outboxes:
                 if outbox.open is not None or outbox.sealed or outbox.under_way:
                     self._advance(topic, route, outbox, now)
-        if self._expiry_ns is not None and self._expiry_ns <= now:
-            self._expire(now)
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
@@ -413,8 +413,15 @@ class Producer:
         for route in self._routes.values():
             for outbox in route.outboxes:
                 if outbox.retry_at_ns is not None:
-                    deadlines.append(outbox.retry_at_ns)
-                if linger and outbox.open is not None:
+                    if all(batch.rejected for batch in outbox.under_way):
+                        deadlines.append(outbox.retry_at_ns)
+                elif (
+                    linger
+                    and outbox.open is not None
+                    and (outbox.begun or not self._named)
+                    and not outbox.sealed
+                    and len(outbox.under_way) < self.settings.in_flight_max
+                ):
                     deadlines.append(outbox.open.created_ns + linger)
         return min(deadlines, default=None)
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from zfabric import errors
+from zfabric.core.client import answers
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
 from zfabric.wire import messages
@@ -151,6 +152,10 @@ class Requests:
         def answered(command: Command) -> None:
             if command.type == Type.ERROR:
                 pending.fail(errors.from_wire(command.body.code, command.body.values))
+                return
+            wrong = answers.check(kind, body, command)
+            if wrong is not None:
+                pending.fail(wrong)
             else:
                 pending.resolve(command)
 
@@ -230,8 +235,8 @@ class Requests:
             return
         try:
             command = messages.read(frames)
-        except (errors.ProtocolViolation, errors.UnsupportedVersion):
-            self._replace(connection, now)
+        except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+            self._misunderstood(connection, messages.request_id(frames[0]), error, now)
             return
         if command.type == Type.GOODBYE:
             self._replace(connection, now)
@@ -243,6 +248,18 @@ class Requests:
                 request.answered(command)
             elif command.request == 0 or not connection.ready:
                 self._refused(connection, command, now)
+
+    def _misunderstood(self, connection: Connection, number: int, error: errors.ZFabricError, now: int) -> None:
+        """Fail the request that was answered with garbage, else every session would end with the same answer.
+
+        Not a batch: whether it was stored is open, so it is repeated on a new session.
+        """
+        request = connection.waiting.get(number)
+        if request is None or request.expired is None:
+            self._replace(connection, now)
+        else:
+            del connection.waiting[number]
+            request.answered(Command(Type.ERROR, 0, number, messages.failure_body(error), ()))
 
     def _refused(self, connection: Connection, command: Command, now: int) -> None:
         if connection.ready:

@@ -276,6 +276,11 @@ class Leader:
             else:
                 del self._partitions[partition_id]
 
+    def postpone(self) -> None:
+        """Try what is due later: there is no room for it now."""
+        self._maintenance_due = self._now + self._settings.maintenance_ms * 1_000_000
+        self._staging.postpone(self._maintenance_due)
+
     def take_effects(self) -> list[LeaderEffect]:
         """Return what is to be done now that the turn is durable."""
         effects, self._effects = self._effects, []

@@ -61,6 +61,10 @@ class Staging:
         self._bytes -= sum(_size(command) for _, command in waiting)
         return waiting
 
+    def postpone(self, due_ns: int) -> None:
+        """Let nothing be due before ``due_ns``."""
+        self._due = {partition_id: max(known, due_ns) for partition_id, known in self._due.items()}
+
     def settled(self) -> None:
         """The turn is durable."""
         self._added.clear()

@@ -146,8 +146,7 @@ class Turn:
                 self._store.commit()
                 break
             except self._store.map_full:
-                self._store.abandon()
-                self._leader.abandon()
+                self._abandon()
                 self._store.grow()
         self._leader.settled()
 
@@ -156,7 +155,7 @@ class Turn:
             self._leader.restore(entry, txn)
 
     @property
-    def errors(self) -> int:
+    def refusals(self) -> int:
         """How many commands were answered with an error since the start, or were none."""
         return self._leader.counters.errors + (self._controller.refused if self._controller is not None else 0)
 
@@ -173,17 +172,45 @@ class Turn:
 
         Raises:
             StorageFailed: nothing of this turn was told; the process has to end.
+            StorageFull: the same; there is not even room for what the journal holds.
         """
         self._leader.clock(now, wall_ms)
         due = self.next_deadline()
         if commands or (due is not None and due <= now):
-            while True:
-                try:
-                    self._attempt(commands, now)
-                    break
-                except self._store.map_full:
-                    self._grow()
+            try:
+                self._repeat(commands, now)
+            except errors.StorageFull as error:
+                return self._refuse_all(commands, error)
         return self._effects()
+
+    def _repeat(self, commands: Sequence[Incoming], now: int) -> None:
+        while True:
+            try:
+                self._attempt(commands, now)
+                return
+            except self._store.map_full:
+                self._abandon()
+                self._store.grow()
+                self.grown += 1
+                self._begin_again()
+
+    def _refuse_all(self, commands: Sequence[Incoming], error: errors.StorageFull) -> list[LeaderEffect]:
+        """The disk is full in the middle of a turn: nothing of it happened, and those who asked are told so."""
+        self._abandon()
+        self._leader.storage_full = error
+        try:
+            self._begin_again()
+        except self._store.map_full:
+            raise error from None
+        if not self._store.journal_bytes:
+            self._store.abandon()
+        self._leader.postpone()
+        refused: list[LeaderEffect] = [
+            Reply(peer, (messages.failure(command.request, error),))
+            for peer, command in commands
+            if not (command.type == Type.PRODUCE and command.flags & messages.FLAG_NO_ANSWER)
+        ]
+        return refused
 
     def answer(self, commands: deque[Incoming], budget: int) -> list[LeaderEffect]:
         """Answer commands that only read, from the left, until they are through or ``budget`` bytes are exceeded."""
@@ -238,12 +265,12 @@ class Turn:
             store.abandon()
         leader.settled()
 
-    def _grow(self) -> None:
-        """The map is full: grow it, and put back what the abandoned transaction held for the journal."""
+    def _abandon(self) -> None:
         self._store.abandon()
         self._leader.abandon()
-        self._store.grow()
-        self.grown += 1
+
+    def _begin_again(self) -> None:
+        """Put back what the abandoned transaction held for the journal, and load what it had changed."""
         txn = self._store.write()
         if self._controller is not None:
             self._controller.abandon(txn)
