@@ -11,6 +11,7 @@ Two families matter to a reader of a stack trace: :class:`InvalidArgument` and i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import ClassVar
 
 __all__ = [
@@ -493,6 +494,8 @@ def _walk(kind: type[ZFabricError]) -> list[type[ZFabricError]]:
     return [kind, *(sub for child in kind.__subclasses__() for sub in _walk(child))]
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {"int": int, "str": str, "float": (int, float)}
+_UNKNOWN_TEXT_MAX = 1_000
 _BY_CODE: dict[int, type[ZFabricError]] = {kind.code: kind for kind in _walk(ZFabricError)}
 
 
@@ -502,7 +505,10 @@ def from_wire(code: int, values: dict[str, Value]) -> ZFabricError:
     An unknown code or missing values come from a newer or broken peer; they still make a readable error.
     """
     kind = _BY_CODE.get(code, ZFabricError)
-    try:
-        return kind(**values)
-    except (KeyError, ValueError, TypeError):
-        return ZFabricError(message=f"error {code}: {values}")
+    if kind is not ZFabricError:
+        wanted = {name: _KINDS[declared] for name, declared in kind.__annotations__.items() if declared in _KINDS}
+        given = {name: values[name] for name in (*wanted, *kind.defaults) if name in values}
+        with suppress(KeyError, ValueError):
+            if all(isinstance(given[name], fits) for name, fits in wanted.items()):
+                return kind(**given)
+    return ZFabricError(message=f"error {code}: {values}"[:_UNKNOWN_TEXT_MAX])

@@ -17,6 +17,7 @@ from zfabric.net.ports import Change, Ports
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
+ROUNDS_MAX = 32
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,7 @@ class Driver:
                 in elsewhere makes the next poll return at once. None looks at all.
         """
         core, ports = self.core, self._ports
-        while True:
+        for _ in range(ROUNDS_MAX):
             now = time.monotonic_ns()
             core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
             due_ns = core.next_deadline()
@@ -80,6 +81,7 @@ class Driver:
                     core.connected(session, now)
             if not incoming and not asked and not ports.more:
                 return core.next_deadline() if late else due_ns
+        return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
 
     def _locate(self) -> None:
         try:

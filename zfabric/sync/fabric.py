@@ -175,7 +175,10 @@ class Fabric:
         """Return what each leader process says of itself."""
         self.ask(Type.METADATA, messages.Metadata([]), "metadata")
         answers = [self.ask(Type.STATUS, messages.Empty(), "status", leader) for leader in self._core.leaders()]
-        return [msgspec.convert(answer.values, LeaderInfo, strict=False) for answer in answers]
+        try:
+            return [msgspec.convert(answer.values, LeaderInfo, strict=False) for answer in answers]
+        except msgspec.ValidationError as error:
+            raise errors.ProtocolViolation(problem=f"STATUS_IS: {error}", allowed="all counters of a leader") from error
 
     def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
         """Send one command to a leader (to leader 0 by default) and return the body of its answer.

@@ -243,7 +243,7 @@ class InitProducer(_Body, frozen=True):
 class ProducerIs(_Body, frozen=True):
     """The epoch to use, and the last application sequence stored (-1: none)."""
 
-    epoch: _Id
+    epoch: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
     last_sequence: _Signed
 
 

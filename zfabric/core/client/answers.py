@@ -1,0 +1,63 @@
+"""What an answer must be for its request, beyond what its decoder sees: then the machines behind can trust it.
+
+A leader that answers something else is broken or none of ours. Its answer becomes a ProtocolViolation for whoever
+asked; nothing of it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from zfabric import errors
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+
+def check(kind: int, asked: Any, answer: Command) -> errors.ProtocolViolation | None:
+    """Return what is wrong with ``answer`` to a command of type ``kind`` with the body ``asked``; None if nothing."""
+    if answer.type != messages.ANSWERS.get(kind):
+        problem = f"{Type(answer.type).name} as the answer to {Type(kind).name}"
+        return errors.ProtocolViolation(problem=problem, allowed=Type(messages.ANSWERS[kind]).name)
+    rule = _RULES.get(kind)
+    if rule is None or rule(asked, answer):
+        return None
+    return errors.ProtocolViolation(
+        problem=f"{Type(answer.type).name} that does not fit its {Type(kind).name}", allowed="what was asked for"
+    )
+
+
+def _metadata(asked: messages.Metadata, answer: Command) -> bool:
+    body: messages.MetadataIs = answer.body
+    return all(
+        [place.number for place in topic.partitions] == list(range(len(topic.partitions))) and topic.partitions
+        for topic in body.topics
+    )
+
+
+def _described(asked: messages.Describe, answer: Command) -> bool:
+    return [part.partition for part in answer.body.partitions] == asked.partitions
+
+
+def _found(asked: messages.FindOffsets, answer: Command) -> bool:
+    return [part.partition for part in answer.body.parts] == [part.partition for part in asked.parts]
+
+
+def _committed(asked: messages.GetOffsets, answer: Command) -> bool:
+    return [part.partition for part in answer.body.parts] == asked.partitions
+
+
+def _fetched(asked: messages.Fetch, answer: Command) -> bool:
+    parts = answer.body.parts
+    wanted = [part.partition for part in asked.parts]
+    length = sum(part.length for part in parts)
+    return [part.partition for part in parts] == wanted[: len(parts)] and length == len(answer.rest[0])
+
+
+_RULES: Final[dict[int, Callable[[Any, Command], bool]]] = {
+    Type.METADATA: _metadata,
+    Type.DESCRIBE: _described,
+    Type.FIND_OFFSETS: _found,
+    Type.GET_OFFSETS: _committed,
+    Type.FETCH: _fetched,
+}
