@@ -80,6 +80,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
             many small writers and the latency of each.
         turn_bytes: most payload bytes in one turn.
         memory_max_bytes: anonymous memory at which a leader drops all connections to free what strangers filled.
+        subscriptions_max: subscriptions at which a leader drops all subscribers; consumers come back by themselves.
         head_ms: milliseconds of silence after data before a HEAD beacon is published.
         grace_ms: embedded mode: milliseconds between the last client's end and the leader's.
         maintenance_ms: milliseconds between two steps of retention, compaction and expiry.
@@ -93,6 +94,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
     turn_messages: int = 256
     turn_bytes: int = 16 * MIB
     memory_max_bytes: int = 1 * GIB
+    subscriptions_max: int = 1_000_000
     head_ms: int = 50
     grace_ms: int = 2_000
     maintenance_ms: int = 500
@@ -107,6 +109,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_range("turn_messages", self.turn_messages, 1, 100_000, "messages")
         check_range("turn_bytes", self.turn_bytes, KIB, GIB, "bytes")
         check_range("memory_max_bytes", self.memory_max_bytes, 64 * MIB, 1 << 46, "bytes")
+        check_range("subscriptions_max", self.subscriptions_max, 1_000, 100_000_000, "subscriptions")
         check_range("head_ms", self.head_ms, 1, 60_000, "ms")
         check_range("grace_ms", self.grace_ms, 0, 3_600_000, "ms")
         check_range("maintenance_ms", self.maintenance_ms, 1, 3_600_000, "ms")

@@ -59,6 +59,8 @@ LIBZMQ_MIN: Final = (4, 3, 5)
 SUBSCRIPTION_BYTES_MAX: Final = 1024
 REQUESTS_QUEUED_MAX: Final = 1_000
 """Messages in each direction of a DEALER or of one ROUTER connection."""
+SUBSCRIPTIONS_QUEUED_MAX: Final = 100_000
+"""Subscriptions on their way from a SUB: libzmq drops what is beyond in silence, and a topic has many partitions."""
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
 HANDSHAKE_MS: Final = 3_000
@@ -104,7 +106,7 @@ def dealer(ctx: Context, frame_max: int) -> Socket:
 
 def sub(ctx: Context, frame_max: int, queue: int) -> Socket:
     """Return an unconnected SUB that keeps ``queue`` messages of at most ``frame_max`` bytes a frame."""
-    socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=REQUESTS_QUEUED_MAX)
+    socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=SUBSCRIPTIONS_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
     return socket
 

@@ -35,7 +35,6 @@ ATTACH_NS = 20_000_000
 RELEASE_NS = 10_000_000_000
 PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
-SUBSCRIPTIONS_MAX = 1_000_000
 DRAIN_NS = 2_000_000_000
 PUBLISHED_FRAMES = 3
 """Frames of a published batch: partition id, header, payload; a HEAD beacon has fewer."""
@@ -162,8 +161,8 @@ class Loop:
                 self._leader.counters.errors += event[:1] != b"\x00"
                 continue
             if event[:1] == b"\x01":
-                if self._subscriptions >= SUBSCRIPTIONS_MAX:
-                    log.warning("subscriptions_exceeded limit=%d, all subscribers are dropped", SUBSCRIPTIONS_MAX)
+                if self._subscriptions >= self._settings.subscriptions_max:
+                    log.warning("subscriptions_exceeded count=%d, all subscribers are dropped", self._subscriptions)
                     self._drop_subscribers()
                     return
                 sockets.approve(self._xpub, topic)
