@@ -323,7 +323,7 @@ class Consumer:
             cursor.records, cursor.taken = [], 0
         batch = cursor.buffer.popleft()
         cursor.buffered -= batch.header.payload_length + HEADER_BYTES
-        cursor.position = batch.header.next_offset
+        cursor.position = batch.header.next_offset if cursor.buffer else cursor.expected
         return batch
 
     def _load(self, cursor: Cursor) -> None:
@@ -346,7 +346,7 @@ class Consumer:
         if cursor.buffer:
             batch = cursor.buffer.popleft()
             cursor.buffered -= batch.header.payload_length + HEADER_BYTES
-            cursor.position = batch.header.next_offset
+            cursor.position = batch.header.next_offset if cursor.buffer else cursor.expected
         cursor.records, cursor.taken = [], 0
 
     # Committing.
@@ -509,8 +509,12 @@ class Consumer:
                       if c.leader == leader_id and not c.paused and c.error is None and c.expected >= 0
                       and c.buffered <= self._buffer_bytes // 2]  # fmt: skip
             leader.due_ns = now + IDLE_NS
+        if not wanted:
+            return
         endpoint = self._client.endpoint(leader_id)
-        if not wanted or endpoint is None:
+        if endpoint is None:
+            leader.retry_ns = now + RETRY_NS
+            self._client.refresh(self.topic, now)
             return
         leader.fetching = True
         asked_from = {cursor.id: cursor.expected for cursor in wanted}
@@ -579,10 +583,12 @@ class Consumer:
         if isinstance(error, errors.NotLeader) or error.retriable:
             leader.retry_ns = now + RETRY_NS
             self._client.refresh(self.topic, now)
-        elif isinstance(error, errors.OffsetOutOfRange) and self._skip_missing and not cursor.buffer:
+        elif isinstance(error, errors.OffsetOutOfRange) and self._skip_missing:
             target = error.start if cursor.expected < error.start else error.end
             self.skipped += max(0, target - cursor.expected)
-            cursor.clear(target)
+            cursor.expected = target
+            if not cursor.buffer:
+                cursor.position = target
         else:
             cursor.error = error
             self._wake()

@@ -471,6 +471,7 @@ class Producer:
         requests = self._client.requests
         batch.request_id = requests.next_id()
         batch.rejected = False
+        batch.sent_first = outbox.under_way[0] is batch
         header = batch.encoded(outbox.epoch, outbox.partition_id)
         frames = messages.produce(batch.request_id, self._flags, header, batch.payload)
         if len(batch.payload) > requests.frame_bytes_max:
@@ -528,17 +529,15 @@ class Producer:
         if isinstance(error, errors.ProducerFenced):
             self._fence(error)
             return
-        head = bool(outbox.under_way) and outbox.under_way[0] is batch
-        lost_state = isinstance(error, errors.UnknownProducer) or (
-            isinstance(error, errors.OutOfOrderSequence) and head
-        )
-        if error.retriable or lost_state:
+        out_of_place = isinstance(error, errors.UnknownProducer | errors.OutOfOrderSequence)
+        if error.retriable or out_of_place:
             batch.rejected = True
             if isinstance(error, errors.NotLeader):
                 self._client.refresh(topic, now)
-            if lost_state and head:
+            if out_of_place and batch.sent_first:
                 # The leader lost what it had acknowledged (an "os" or "memory" topic after a crash, a producer that
                 # was idle for a week): nothing before this batch is in doubt, so a new epoch cannot repeat anything.
+                # Of a batch that was sent behind others the answer may be older than theirs: it is sent again first.
                 self._new_epoch(outbox)
             self._postpone(topic, outbox, now)
             return
