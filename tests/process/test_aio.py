@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -29,6 +30,20 @@ async def test_a_hundred_sends_are_gathered_and_read(zfabric_url):
                     break
             await consumer.commit()
             assert sum(consumer.position.values()) == 600
+
+
+async def test_a_task_that_goes_on_sending_hears_of_acknowledgements_without_yielding(zfabric_url):
+    """Else the batch behind the first would wait until the loop has its turn."""
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t")
+        async with fabric.producer() as producer:
+            first = await producer.send("t", b"first")
+            deadline = time.monotonic() + 20
+            while not first.done:
+                assert time.monotonic() < deadline
+                await producer.send("t", b"next")  # It never suspends while there is room.
+                time.sleep(0.002)  # noqa: ASYNC251 - the loop must not have its turn
+            await producer.flush(timeout=10)
 
 
 async def test_a_cancelled_poll_leaves_nothing_half_done(zfabric_url):
