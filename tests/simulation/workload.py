@@ -314,6 +314,9 @@ class Run:
         positions = dict(consumer.position)
         try:
             await consumer.commit()
+        except errors.OffsetOutOfRange:
+            assert history.reuses, "only a log that lost its tail can end before a consumer"
+            return
         except PASSING:
             return
         history.commits += [(group, number, offset, "committed") for number, offset in positions.items()]

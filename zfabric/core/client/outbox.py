@@ -11,6 +11,7 @@ import msgspec
 from zfabric import errors
 from zfabric.core.client.pending import Pending
 from zfabric.model import Durability, RecordMetadata
+from zfabric.settings import HEADERS_MAX
 from zfabric.wire import batch, codecs
 from zfabric.wire.batch import SPARSE
 from zfabric.wire.messages import DURABILITIES, UNKNOWN_OFFSET, Produced
@@ -240,24 +241,32 @@ def check_payload(name: str, value: object) -> bytes | None:
     )
 
 
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_headers(headers: object) -> dict[str, bytes] | None:
     """Return headers as a dict of bytes, None if there are none.
 
     Raises:
         InvalidArgument: a name is no text, a value is not bytes-like, or there are more than 128.
     """
-    if not headers:
-        return None
-    if not isinstance(headers, dict) or len(headers) > 128:
+    if not isinstance(headers, dict) or len(headers) > HEADERS_MAX:
         raise errors.InvalidArgument(
             name="headers", value=type(headers).__name__, allowed="a dict of at most 128 names to bytes"
         )
     checked = {}
     for name, value in headers.items():
-        if not isinstance(name, str):
-            raise errors.InvalidArgument(name="header name", value=repr(name)[:100], allowed="text")
+        if not isinstance(name, str) or not _encodable(name):
+            raise errors.InvalidArgument(
+                name="header name", value=repr(name)[:100], allowed="text that UTF-8 can encode"
+            )
         content = check_payload(f"headers[{name!r}]", value)
         if content is None:
             raise errors.InvalidArgument(name=f"headers[{name!r}]", value="None", allowed="bytes")
         checked[name] = content
-    return checked
+    return checked or None

@@ -124,6 +124,7 @@ class Leader:
         self._partitions: dict[int, Partition] = {}
         self._dirty: dict[int, Partition] = {}
         self._heads: dict[int, int] = {}
+        self._touched_rings: dict[int, Partition] = {}
         self._staging = Staging(settings.turn_bytes)
         self._unstaging = False
         self._doomed: list[int] = []
@@ -254,11 +255,16 @@ class Leader:
         self.must_sync = False
         self.journal.clear()
         self._staging.settled()
+        for partition in self._touched_rings.values():
+            assert isinstance(partition.log, MemoryLog)
+            partition.log.settled()
+            partition.producers.settled()
+        self._touched_rings.clear()
 
     def abandon(self) -> None:
         """The transaction was given up: forget what was only in it; partitions are loaded again when used.
 
-        Memory topics keep what they have: they were never in the transaction.
+        Memory topics take back what the turn did to them.
         """
         self._unstaging = False
         self._staging.abandon(self._now)
@@ -268,13 +274,12 @@ class Leader:
         self.journal.clear()
         for partition_id, held in list(self._partitions.items()):
             if isinstance(held.log, MemoryLog):
-                held.log.reserved = held.groups = -1
-                if held.log.state.end:
-                    # Its repeated commands are duplicates now, but the offsets they are told must be reserved again.
-                    self._dirty[partition_id] = held
-                    self.must_sync = True
+                held.log.abandon()
+                held.producers.abandon()
+                held.groups = -1
             else:
                 del self._partitions[partition_id]
+        self._touched_rings.clear()
 
     def postpone(self) -> None:
         """Try what is due later: there is no room for it now."""
@@ -361,8 +366,10 @@ class Leader:
             self.must_sync = True
         elif partition.durability == 1:
             self.journal.append((stamped, body.payload))
-        elif isinstance(log, MemoryLog) and log.state.end > log.reserved:
-            self.must_sync = True  # The offsets given ahead are written down before any of them is told.
+        elif isinstance(log, MemoryLog):
+            self._touched_rings[partition.id] = partition
+            # The offsets given ahead are written down before any of them is told.
+            self.must_sync |= log.state.end > log.reserved
         self._effects.append(Publish((messages.PARTITION.pack(partition.id), stamped, body.part)))
         partition.published = log.state.end
         self._heads.pop(partition.id, None)
@@ -388,6 +395,8 @@ class Leader:
         partition = self._partition(body.partition, txn)
         state = partition.producers.begin(body.producer, self._wall_ms, txn)
         self._dirty[partition.id] = partition
+        if isinstance(partition.log, MemoryLog):
+            self._touched_rings[partition.id] = partition
         self.must_sync = True
         self._reply(
             peer,

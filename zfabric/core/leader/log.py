@@ -353,6 +353,7 @@ class MemoryLog:
         self.reserved = state.end
         self.state = msgspec.structs.replace(state, start=state.end, bytes=0, batches=0, unindexed=0, producers=0)
         self._ring: deque[tuple[BatchHeader, bytes, bytes]] = deque()
+        self._before: tuple[int, int, int, int] | None = None
 
     def append(
         self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
@@ -360,6 +361,8 @@ class MemoryLog:
         """Give the batch its offsets and keep it; returns the stamped header."""
         state = self.state
         base = state.end
+        if self._before is None:
+            self._before = (base, state.epoch, state.max_timestamp, self.reserved)
         stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
         kept = bytes(payload)
         self._ring.append((batch.parse(stamped), stamped, kept))
@@ -376,6 +379,23 @@ class MemoryLog:
             self.reserved = self.state.end + RESERVED_OFFSETS
             ahead = PartitionState(start=self.reserved, end=self.reserved, epoch=self.state.epoch)
             txn.put(keys.state(self.partition), _encode_state(ahead))
+
+    def settled(self) -> None:
+        """The turn is durable: what it appended stays."""
+        self._before = None
+
+    def abandon(self) -> None:
+        """The turn is given up: nobody has seen what it appended, and the offsets written down for it are not."""
+        if self._before is None:
+            return
+        state, ring = self.state, self._ring
+        state.end, state.epoch, state.max_timestamp, self.reserved = self._before
+        self._before = None
+        while ring and ring[-1][0].base_offset >= state.end:
+            ring.pop()
+        state.start = ring[0][0].base_offset if ring else state.end
+        state.bytes = sum(HEADER_BYTES + len(payload) for _, _, payload in ring)
+        state.batches = len(ring)
 
     def _index(self, offset: int) -> int:
         at = bisect_left(self._ring, offset, key=lambda entry: entry[0].base_offset)

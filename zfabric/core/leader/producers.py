@@ -69,6 +69,7 @@ class ProducerTable:
         self._stored = stored
         self._known: OrderedDict[int, ProducerState] = OrderedDict()
         self._dirty: set[int] = set()
+        self._before: dict[int, ProducerState | None] = {}
 
     def find(self, producer: int, txn: Transaction) -> ProducerState | None:
         """Return what is remembered of a producer."""
@@ -154,6 +155,7 @@ class ProducerTable:
         """Note that the batch was appended."""
         producer = header.producer_id
         state = self.find(producer, txn)
+        self._keep(producer, state)
         if state is None:
             state = self._known[producer] = ProducerState(batches=[])
             self.rows += 1
@@ -184,6 +186,7 @@ class ProducerTable:
                 limit=EPOCH_MAX,
                 instead="give the producer another name",
             )
+        self._keep(producer, state)
         if state is None:
             self._check_room()
             state = self._known[producer] = ProducerState(batches=[])
@@ -194,6 +197,26 @@ class ProducerTable:
         self._dirty.add(producer)
         self._known.move_to_end(producer)
         return state
+
+    def _keep(self, producer: int, state: ProducerState | None) -> None:
+        """Remember what a producer of a memory topic was before the turn; of others, the rows know."""
+        if not self._stored and producer not in self._before:
+            kept = state and msgspec.structs.replace(state, batches=list(state.batches))
+            self._before[producer] = kept
+
+    def settled(self) -> None:
+        """The turn is durable."""
+        self._before.clear()
+
+    def abandon(self) -> None:
+        """The turn is given up: a memory topic knows its producers as before."""
+        for producer, state in self._before.items():
+            if state is not None:
+                self._known[producer] = state
+            elif self._known.pop(producer, None) is not None:
+                self.rows -= 1
+        self._before.clear()
+        self._dirty.clear()
 
     def flush(self, txn: Transaction) -> None:
         """Write the rows of the producers that changed."""
