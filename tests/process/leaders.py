@@ -9,10 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Self
+
+import psutil
 
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.settings import LeaderSettings
+
+PATIENCE_S = 60.0
+
+SERVE = """
+import logging, sys
+from zfabric.server.supervisor import Supervisor
+logging.basicConfig(level="INFO")
+sys.exit(Supervisor(sys.argv[1], sys.argv[2], leaders=2, announce=lambda *_: print("ready", flush=True)).run())
+"""
 
 
 def free_port() -> int:
@@ -101,3 +113,52 @@ class LeaderProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+class Node:
+    """A supervisor with two leaders, on a port that it keeps.
+
+    Args:
+        data: the data directory. environment: more variables. log: where its log goes; nowhere by default.
+    """
+
+    def __init__(self, data: str, environment: dict[str, str] | None = None, log: str = os.devnull) -> None:
+        self._command = [sys.executable, "-c", SERVE, data, f"127.0.0.1:{free_port()}"]
+        self._environment = {**os.environ, **(environment or {})}
+        self._log = log
+        self.url = f"zf://{self._command[-1]}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it; what the one before left is still ending, so that may take several attempts."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with open(self._log, "ab") as log:
+                self.supervisor = subprocess.Popen(
+                    self._command, stdout=subprocess.PIPE, stderr=log, env=self._environment
+                )
+            assert self.supervisor.stdout is not None
+            ready = self.supervisor.stdout.readline()
+            self.supervisor.stdout.close()
+            if ready:
+                return
+            self.supervisor.wait()
+        raise AssertionError("no node came up")
+
+    def leaders(self) -> list[psutil.Process]:
+        """Return the leader processes that run now."""
+        return psutil.Process(self.supervisor.pid).children()
+
+    def kill(self, *, leaders: bool) -> None:
+        """Kill the supervisor, and the leaders at once with it or not."""
+        doomed = [self.supervisor.pid, *((child.pid for child in self.leaders()) if leaders else ())]
+        for pid in doomed:
+            os.kill(pid, signal.SIGKILL)
+        self.supervisor.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.supervisor.send_signal(signal.SIGTERM)
+        self.supervisor.wait()

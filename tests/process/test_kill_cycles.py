@@ -16,13 +16,12 @@ import sys
 import time
 from collections import Counter
 
-import psutil
 import pytest
 
 import zfabric
 import zfabric.aio
 from tests.process.flow import PATIENCE_S, AsyncFlow, Flow
-from tests.process.leaders import free_port
+from tests.process.leaders import Node
 from tests.scale import scaled
 from zfabric.settings import LeaderSettings
 from zfabric.store.directory import DataDirectory
@@ -81,53 +80,11 @@ async def test_the_asynchronous_twin_is_not_deaf_either(zfabric_url):
 
 # A node.
 
-SERVE = """
-import sys
-from zfabric.server.supervisor import Supervisor
-sys.exit(Supervisor(sys.argv[1], sys.argv[2], leaders=2, announce=lambda *_: print("ready", flush=True)).run())
-"""
-
-
-class Node:
-    """A supervisor with two leaders, on a port that it keeps."""
-
-    def __init__(self, data):
-        self._command = [sys.executable, "-c", SERVE, str(data), f"127.0.0.1:{free_port()}"]
-        self.url = f"zf://{self._command[-1]}"
-        self.start()
-
-    def start(self):
-        """Start it; what the one before left is still ending, so that may take several attempts."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            self.supervisor = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            ready = self.supervisor.stdout.readline()
-            self.supervisor.stdout.close()
-            if ready:
-                return
-            self.supervisor.wait()
-        raise AssertionError("no node came up")
-
-    def leaders(self):
-        return psutil.Process(self.supervisor.pid).children()
-
-    def kill(self, *, leaders):
-        """Kill the supervisor, and the leaders at once with it or not."""
-        doomed = [self.supervisor.pid, *((child.pid for child in self.leaders()) if leaders else ())]
-        for pid in doomed:
-            os.kill(pid, signal.SIGKILL)
-        self.supervisor.wait()
-
-    def stop(self):
-        self.supervisor.send_signal(signal.SIGTERM)
-        self.supervisor.wait()
-
 
 @pytest.fixture
 def node(tmp_path):
-    running = Node(tmp_path / "node")
-    yield running
-    running.stop()
+    with Node(str(tmp_path / "node")) as running:
+        yield running
 
 
 def test_a_node_brings_its_leaders_back_one_or_all_at_once(node):

@@ -256,6 +256,7 @@ class Loop:
                 self._status(*entry)
             else:
                 (writes if entry[1].type in turn.writes else reads).append(entry)
+        self._look_at_room()
         grown = turn.grown
         effects = turn.change(writes, now, time.time_ns() // 1_000_000)
         if effects:
@@ -292,14 +293,6 @@ class Loop:
     def _upkeep(self, now: int) -> None:
         self._upkeep_due = now + UPKEEP_NS
         self._volume.refresh_room()
-        try:
-            self._volume.check_room()
-        except errors.StorageFull as error:
-            if self._leader.storage_full is None:
-                log.warning("storage_full %s", error)
-            self._leader.storage_full = error
-        else:
-            self._leader.storage_full = None
         if not self._volume.writing and self._volume.grow_if_needed():
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
         self._leader.bytes_written = self._volume.stats().bytes_written
@@ -314,6 +307,16 @@ class Loop:
         self._watch_memory()
         if self._alone is not None:
             self._look_for_clients(now)
+
+    def _look_at_room(self) -> None:
+        try:
+            self._volume.check_room()
+        except errors.StorageFull as error:
+            if self._leader.storage_full is None:
+                log.warning("storage_full %s", error)
+            self._leader.storage_full = error
+        else:
+            self._leader.storage_full = None
 
     def _look_for_clients(self, now: int) -> None:
         assert self._alone is not None

@@ -60,8 +60,7 @@ MapFull = lmdb.MapFullError
 
 VERSION: Final = 1
 LOCK: Final = "LOCK"
-_CREATED: Final = (DATA, "lock.mdb", JOURNAL)
-_OURS: Final = frozenset({LOCK, FORMAT, FORMAT_NEW, *_CREATED})
+_OURS: Final = frozenset({LOCK, FORMAT, FORMAT_NEW, DATA, "lock.mdb", JOURNAL})
 
 _GROW_AT: Final = 0.8
 _GROW_ROOM: Final = 1 * MIB
@@ -330,7 +329,8 @@ class Volume:
         because a large batch needs neighbouring pages and may lengthen the file in spite of free ones.
         """
         found = os.statvfs(self.path)
-        self._free_bytes = found.f_bavail * found.f_frsize
+        # As it is once the journal is empty; until then its entries count twice, as they are and as pages to come.
+        self._free_bytes = found.f_bavail * found.f_frsize + self._journal.bytes
         wanted = self._settings.disk_reserve_bytes
         share = found.f_blocks * found.f_frsize // _RESERVE_SHARE
         self._reserve_bytes = self._floor_bytes = min(share, _RESERVE_MOST) if wanted < 0 else wanted
@@ -340,12 +340,12 @@ class Volume:
     def check_room(self) -> None:
         """Refuse an append when the reserve is reached and the file has too little to reuse; deletes never ask.
 
-        Costs a comparison: what is free was asked by :meth:`refresh_room`, less what commits have added since.
+        Costs a comparison, so ask before each turn: :meth:`refresh_room` noted what is free, commits what they added.
 
         Raises:
             StorageFull: it is refused.
         """
-        if self._free_bytes < self._floor_bytes:
+        if self._free_bytes - 2 * self._journal.bytes < self._floor_bytes:
             raise self._full()
 
     # Upkeep.
@@ -355,7 +355,7 @@ class Volume:
         return VolumeStats(
             map_bytes=self._map_bytes,
             used_bytes=self._used_bytes,
-            free_bytes=self._free_bytes,
+            free_bytes=self._free_bytes - self._journal.bytes,
             commits=self._commits,
             bytes_written=(_blocks_written() - self._written_before) * _USAGE_BLOCK,
             journal_bytes=self._journal.bytes,
@@ -448,7 +448,7 @@ class Volume:
         return errors.StorageFailed(directory=self.path, problem=self._failed)
 
     def _full(self) -> errors.StorageFull:
-        free, reserve = max(self._free_bytes, 0), self._reserve_bytes
+        free, reserve = max(self._free_bytes - self._journal.bytes, 0), self._reserve_bytes
         return errors.StorageFull(directory=self.path, free=free, reserve=reserve)
 
 
@@ -482,7 +482,7 @@ def _take_lock(directory: str) -> lockfile.FileLock:
 
 def _remove_unfinished(directory: str) -> None:
     """Remove what a creation left that a power cut ended: files of any content, in which nothing was ever promised."""
-    for name in _CREATED:
+    for name in _OURS - {LOCK, FORMAT, FORMAT_NEW}:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
 
