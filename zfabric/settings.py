@@ -7,6 +7,7 @@ it trust them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -33,6 +34,7 @@ NAME_BYTES_MAX: Final = 249
 GROUP_BYTES_MAX: Final = 200
 KEY_BYTES_MAX: Final = 1 * MIB
 HEADERS_MAX: Final = 128
+TIMESTAMP_MAX: Final = 1 << 59
 ERROR_TEXT_MAX: Final = 500
 
 # Bounds of a leader.
@@ -55,6 +57,30 @@ def check_range(name: str, value: object, low: int | float, high: int | float, u
         text = repr(value)[:100]
         allowed = f"{kind} from {low:,} to {high:,}{' ' + unit if unit else ''}"
         raise errors.InvalidArgument(name=name, value=text, allowed=allowed)
+
+
+def check_timeout(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` is a number of seconds; None means for ever."""
+    if value is not None:
+        check_range(name, value, 0.0, 1e9, "s")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="True or False")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` can be called or is None."""
+    if value is not None and not callable(value):
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="a callable or None")
+
+
+def check_iterable(name: str, value: object, of: str) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` can be iterated over."""
+    if not isinstance(value, Iterable):
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=f"an iterable of {of}")
 
 
 def check_name(kind: str, value: object, longest: int = NAME_BYTES_MAX) -> str:

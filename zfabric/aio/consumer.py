@@ -17,6 +17,9 @@ from zfabric.wire.batch import RecordBatch
 if TYPE_CHECKING:
     from zfabric.core.client.consumer import Consumer as Core
 
+PARTITION_MAX = (1 << 31) - 1
+OFFSET_MAX = (1 << 63) - 1
+
 Deserializer = Callable[[str, bytes | None], Any]
 
 
@@ -29,7 +32,7 @@ def start_of(start: object) -> int | str:
     if isinstance(start, bool):
         raise _wrong(start)
     if isinstance(start, int):
-        check_range("start", start, 0, (1 << 63) - 1)
+        check_range("start", start, 0, OFFSET_MAX)
         return start
     if start in ("earliest", "latest"):
         return str(start)
@@ -89,6 +92,7 @@ class Consumer:
             CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
         """
         check_range("max_records", max_records, 1, 10_000_000)
+        check_range("timeout", timeout, 0.0, 1e9, "s")
         waited = await self._ready(timeout)
         with self._pump.lock:
             records = self._core.take(max_records)
@@ -100,6 +104,7 @@ class Consumer:
     async def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:
         """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
         check_range("max_batches", max_batches, 1, 1_000_000)
+        check_range("timeout", timeout, 0.0, 1e9, "s")
         waited = await self._ready(timeout)
         batches: list[RecordBatch] = []
         with self._pump.lock:
@@ -153,6 +158,13 @@ class Consumer:
         Raises:
             InvalidArgument: the consumer has no group. OffsetOutOfRange: an offset beyond the log's end.
         """
+        if offsets is not None and not isinstance(offsets, dict):
+            raise errors.InvalidArgument(
+                name="offsets", value=repr(offsets)[:100], allowed="offsets by partition, None"
+            )
+        for partition, offset in (offsets or {}).items():
+            check_range("partition", partition, 0, PARTITION_MAX)
+            check_range("offset", offset, 0, OFFSET_MAX)
         with self._pump.lock:
             now = self._pump.now()
             pending = self._core.commit(offsets, now, now + int(self._timeout * 1e9))
@@ -160,6 +172,7 @@ class Consumer:
 
     async def seek(self, partition: int, offset: int | str | datetime) -> None:
         """Go on from ``offset`` (or "earliest", "latest", a time) in one partition."""
+        check_range("partition", partition, 0, PARTITION_MAX)
         await self.open()
         with self._pump.lock:
             now = self._pump.now()
@@ -183,13 +196,17 @@ class Consumer:
 
     def pause(self, *partitions: int) -> None:
         """Deliver nothing of these partitions (of all, without arguments) until :meth:`resume`."""
-        with self._pump.lock:
-            self._core.pause(partitions or list(self._core.cursors), self._pump.now())
+        self._pause(partitions, paused=True)
 
     def resume(self, *partitions: int) -> None:
         """Go on with paused partitions (with all, without arguments)."""
+        self._pause(partitions, paused=False)
+
+    def _pause(self, partitions: tuple[int, ...], *, paused: bool) -> None:
+        for partition in partitions:
+            check_range("partition", partition, 0, PARTITION_MAX)
         with self._pump.lock:
-            self._core.pause(partitions or list(self._core.cursors), self._pump.now(), paused=False)
+            self._core.pause(partitions or list(self._core.cursors), self._pump.now(), paused=paused)
 
     async def close(self) -> None:
         """End; what was not committed will be read again by the group. A second call does nothing."""

@@ -29,7 +29,16 @@ from zfabric.model import (
     TopicInfo,
 )
 from zfabric.net.driver import Driver
-from zfabric.settings import GROUP_BYTES_MAX, LeaderSettings, ProducerSettings, check_name, check_range
+from zfabric.settings import (
+    GROUP_BYTES_MAX,
+    LeaderSettings,
+    ProducerSettings,
+    check_callable,
+    check_flag,
+    check_iterable,
+    check_name,
+    check_range,
+)
 from zfabric.sync.consumer import Consumer, Deserializer, start_of
 from zfabric.sync.producer import Producer, Serializer
 from zfabric.sync.pump import Pump
@@ -52,6 +61,8 @@ def connect(url: str | None = None, *, timeout: float = 10.0, settings: LeaderSe
         ConfigurationError, NotSupported: the URL. DirectoryFormat: the directory is something else.
     """
     check_range("timeout", timeout, 0.001, 86_400.0, "s")
+    if settings is not None and not isinstance(settings, LeaderSettings):
+        raise errors.InvalidArgument(name="settings", value=repr(settings)[:100], allowed="LeaderSettings or None")
     name, mode = modes.attach(url, settings, timeout=timeout)
     random = Random(int.from_bytes(os.urandom(16), "big"))
     core = Client(mode.endpoint, name, mode.host, random, software=SOFTWARE, locate=mode.locating)
@@ -98,6 +109,8 @@ class Fabric:
             serializer: ``(topic, object) -> bytes`` for values.
         """
         check_range("linger", linger, 0, 60.0, "s")
+        check_flag("block", block)
+        check_callable("serializer", serializer)
         check_range("delivery_timeout", delivery_timeout, 0.001, 86_400.0, "s")
         settings = ProducerSettings(
             acks=acks,
@@ -153,15 +166,20 @@ class Fabric:
         if missing not in (None, "raise", "skip"):
             raise errors.InvalidArgument(name="missing", value=repr(missing)[:100], allowed="'raise', 'skip', None")
         check_range("buffer_bytes", buffer_bytes, 1 << 10, 1 << 34, "bytes")
-        for number in partitions or ():
-            check_range("partition", number, 0, (1 << 31) - 1)
+        check_callable("deserializer", deserializer)
+        if partitions is not None:
+            check_iterable("partitions", partitions, "numbers")
+            partitions = list(partitions)
+            check_range("number of partitions", len(partitions), 1, 10_000)
+            for number in partitions:
+                check_range("partition", number, 0, (1 << 31) - 1)
         self._pump.check()
         core = CoreConsumer(
             self._core,
             topic,
             group=group,
             start=start_of(start),
-            numbers=partitions,
+            numbers=None if partitions is None else list(dict.fromkeys(partitions)),
             skip_missing=None if missing is None else missing == "skip",
             buffer_bytes=buffer_bytes,
         )
@@ -269,11 +287,12 @@ class Topics:
         """
         check_name("topic", name)
         check_range("partitions", partitions, 1, 10_000)
+        check_flag("if_absent", if_absent)
         config = _config(
             TopicConfig(),
             durability=durability,
-            retention=-1.0 if retention is None else retention,
-            retention_bytes=-1 if retention_bytes is None else retention_bytes,
+            retention=retention,
+            retention_bytes=retention_bytes,
             cleanup=cleanup,
             tombstone_retention=tombstone_retention,
             commit_interval=commit_interval,
@@ -330,7 +349,8 @@ class Topics:
         """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability."""
         meta = self._meta(name)
         config = _config(meta.config, **changes)
-        check_range("partitions", partitions or 1, 1, 10_000)
+        if partitions is not None:
+            check_range("partitions", partitions, 1, 10_000)
         self._fabric.ask(Type.ALTER_TOPIC, messages.AlterTopic(name, config, partitions or 0), f"change of {name!r}")
         return self.describe(name)
 
@@ -350,14 +370,18 @@ def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
     fields: dict[str, Any] = {}
     for name, value in changes.items():
         if name in ("retention", "tombstone_retention", "commit_interval"):
-            seconds = -1.0 if value is None else value
-            check_range(name, seconds, -1.0, 1e12, "s")
             field = {"tombstone_retention": "tombstone_ms"}.get(name, f"{name}_ms")
-            fields[field] = int(seconds * 1000) if seconds >= 0 else -1
+            if value is None and name == "retention":
+                fields[field] = -1
+            else:
+                check_range(name, value, 0.0, 1e12, "s")
+                fields[field] = int(value * 1000)
         elif name in ("retention_bytes", "record_bytes_max"):
-            bound = -1 if value is None else value
-            check_range(name, bound, -1 if name == "retention_bytes" else 1, 1 << 60, "bytes")
-            fields[name] = bound
+            if value is None and name == "retention_bytes":
+                fields[name] = -1
+            else:
+                check_range(name, value, 0 if name == "retention_bytes" else 1, 1 << 60, "bytes")
+                fields[name] = value
         elif name in ("durability", "cleanup"):
             fields[name] = value
         else:

@@ -12,6 +12,7 @@ from zfabric import errors
 from zfabric.core.client.outbox import Delivery as CoreDelivery
 from zfabric.core.client.outbox import OutBatch, check_payload
 from zfabric.model import RecordMetadata
+from zfabric.settings import TIMESTAMP_MAX, check_callable, check_iterable, check_name, check_range, check_timeout
 from zfabric.sync.pump import Pump
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Delivery(CoreDelivery):
             RequestTimeout: not acknowledged yet; it goes on.
             DeliveryTimeout, ProducerFenced, RecordTooLarge, UnknownTopic, Closed: it was given up.
         """
+        check_timeout("timeout", timeout)
         if not self.done and not self.pump.wait(self.batch.wait(), timeout):
             raise errors.RequestTimeout(what="the acknowledgement", seconds=timeout)
         return self.metadata()
@@ -87,6 +89,10 @@ class Producer:
             BufferFull: no room, and the producer does not block or waited for its ``delivery_timeout``.
         """
         pump, core = self._pump, self._core
+        if on_delivery is not None:
+            check_callable("on_delivery", on_delivery)
+        if type(topic) is not str:
+            check_name("topic", topic)
         if self._serializer is not None:
             value = self._serializer(topic, value)
         while True:
@@ -103,6 +109,7 @@ class Producer:
             self._wait_for_room(topic)
 
     def _wait_for_room(self, topic: str) -> None:
+        check_name("topic", topic)
         core, timeout = self._core, self._core.settings.delivery_timeout_ns / 1e9
         with self._pump.lock:
             self._pump.check()
@@ -135,7 +142,12 @@ class Producer:
         Raises:
             As :meth:`send`; and InvalidArgument if there are fewer keys than values.
         """
+        check_name("topic", topic)
+        check_iterable("values", values, "bytes")
+        if timestamp is not None:
+            check_range("timestamp", timestamp, -TIMESTAMP_MAX, TIMESTAMP_MAX, "ms since 1970")
         if keys is not None:
+            check_iterable("keys", keys, "bytes or None")
             return self._send_keyed(topic, values, keys, timestamp)
         core, pump = self._core, self._pump
         if self._serializer is not None:
@@ -189,6 +201,7 @@ class Producer:
             DeliveryError: what was not acknowledged, by topic and partition: given up since the last flush, or
                 still under way when the time was over.
         """
+        check_timeout("timeout", timeout)
         with self._pump.lock:
             pending = self._core.flush(self._pump.now())
             self._pump.flush()
@@ -209,6 +222,7 @@ class Producer:
         Raises:
             DeliveryError: what could not be delivered.
         """
+        check_timeout("timeout", timeout)
         if self._core.closed:
             return
         try:

@@ -27,7 +27,14 @@ from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS, Request
 from zfabric.model import TopicConfig
-from zfabric.settings import BATCH_OVERHEAD_MAX, BATCH_RECORDS_MAX, KEY_BYTES_MAX, ProducerSettings, check_range
+from zfabric.settings import (
+    BATCH_OVERHEAD_MAX,
+    BATCH_RECORDS_MAX,
+    KEY_BYTES_MAX,
+    TIMESTAMP_MAX,
+    ProducerSettings,
+    check_range,
+)
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
@@ -214,6 +221,11 @@ class Producer:
             if sequence is not None and sequence <= outbox.application:
                 return self._repeated(topic, outbox, timestamp)
         wall = now // 1_000_000 + self._client.wall_offset_ms
+        if timestamp is None:
+            timestamp = wall
+        elif type(timestamp) is not int or not -TIMESTAMP_MAX <= timestamp <= TIMESTAMP_MAX:
+            check_range("timestamp", timestamp, -TIMESTAMP_MAX, TIMESTAMP_MAX, "ms since 1970")
+        # Nothing is refused from here on: half a record in an open batch would damage all of it.
         batch = outbox.open
         if batch is None:
             batch = outbox.open = OutBatch(topic, outbox.number, now, wall)
@@ -235,10 +247,6 @@ class Producer:
         elif headers:
             batch.headers = [None] * index
             batch.headers.append(headers)
-        if timestamp is None:
-            timestamp = wall
-        elif not -(1 << 59) <= timestamp <= 1 << 59:
-            check_range("timestamp", timestamp, -(1 << 59), 1 << 59, "ms since 1970")
         batch.deltas.append(timestamp - batch.base_timestamp)
         if sequence is not None:
             if batch.sequences is None:
