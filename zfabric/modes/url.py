@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from zfabric import errors
 from zfabric.settings import DEFAULT_PORT
 
 DEFAULT_DIRECTORY = "zfabric-data"
+_DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 class Target(NamedTuple):
@@ -55,7 +57,7 @@ def parse(url: str | None) -> Target:
     host, colon, digits = place.rpartition(":")
     if not colon or place.endswith("]"):
         host, digits = place, str(DEFAULT_PORT)
-    if not host or not digits.isdigit() or not 1 <= int(digits) <= 65_535:
+    if not host or not _DIGITS.fullmatch(digits) or not 1 <= int(digits) <= 65_535:
         raise _wrong(text, "wants host:port with a port from 1 to 65535")
     return Target(text, "node", "", host, int(digits))
 

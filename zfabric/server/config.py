@@ -28,8 +28,9 @@ def load(path: str | None, options: dict[str, Any]) -> LeaderSettings:
         source = path
         try:
             with open(path, "rb") as file:
-                values = dict(tomllib.load(file).get("leader", {}))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+                table = tomllib.load(file).get("leader", {})
+            values = msgspec.convert(table, dict[str, Any])
+        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise errors.ConfigurationError(
                 source=path, problem=str(error), instead="mend or leave out --config"
             ) from error

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import selectors
 import signal
 import socket
@@ -34,6 +35,7 @@ PAUSE_MAX_S = 5.0
 STOP_S = 5.0
 START_S = 20.0
 LEADERS_MAX = 64
+_DIGITS = re.compile(r"[0-9]{1,5}")
 ANY_PORT_MIN = 10_000
 
 
@@ -44,7 +46,7 @@ def split_listen(listen: str) -> tuple[str, int]:
         ConfigurationError: it is something else.
     """
     host, colon, digits = listen.rpartition(":")
-    if not colon or not host or not digits.isdigit() or int(digits) > 65_535:
+    if not colon or not host or not _DIGITS.fullmatch(digits) or int(digits) > 65_535:
         raise errors.ConfigurationError(
             source=f"--listen {listen[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
         )

@@ -1,0 +1,235 @@
+"""What is fuzzed: functions of bytes, each of which may raise nothing but what its decoder promises.
+
+Hypothesis runs them with every test (``tests/unit/test_fuzzing.py``), atheris for longer (``tools/fuzz``). What comes
+out besides is a bug: another exception, a broken assertion, or a result that does not survive its own encoder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+from zfabric import errors
+from zfabric.core.client.client import Client
+from zfabric.core.client.consumer import Consumer
+from zfabric.core.effects import CloseSession, OpenSession, Send
+from zfabric.model import TopicConfig
+from zfabric.modes import url
+from zfabric.modes.options import decode as decode_options
+from zfabric.server import config
+from zfabric.wire import batch, codecs, messages
+from zfabric.wire.messages import Type
+
+PLACE = 7
+RAW_MAX = 1 << 16
+
+
+def _pieces(data: bytes, most: int) -> list[bytes]:
+    """Cut data into frames: a length byte before each but the last; 255 stands for a command frame's own bytes."""
+    frames = []
+    while data and len(frames) < most:
+        length = data[0]
+        frames.append(data[1 : 1 + length])
+        data = data[1 + length :]
+    return [*frames, data] if data else frames
+
+
+def read(data: bytes) -> None:
+    """A message of any frames."""
+    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+        messages.read(_pieces(data, 10))
+
+
+def body(data: bytes) -> None:
+    """A command of any type with any body; what is understood is encoded, and understood again."""
+    kinds = sorted({*messages.BODIES, Type.PRODUCE, Type.PRODUCED})
+    kind = kinds[data[0] % len(kinds)] if data else Type.HELLO
+    frames = [messages.COMMAND.pack(messages.SIGNATURE, 1, kind, 0, 9) + data[1:]]
+    with suppress(errors.ProtocolViolation):
+        command = messages.read([*frames, b""] if kind in {Type.FETCHED, Type.PRODUCE} else frames)
+        assert command.request == 9
+        if kind in messages.BODIES:
+            again = messages.command(kind, 9, command.body)
+            assert messages.read([again, *command.rest]).body == command.body
+        if kind == Type.ERROR:
+            assert isinstance(errors.from_wire(command.body.code, command.body.values), errors.ZFabricError)
+
+
+def split(data: bytes) -> None:
+    """Batches one behind the other, each of them damaged or right, and decoded if it is right."""
+    with suppress(errors.ProtocolViolation):
+        for header, raw, payload in batch.split(data):
+            assert len(raw) == batch.HEADER_BYTES
+            if not batch.damage(raw, payload, header, header.partition, header.base_offset):
+                _decode(header, payload)
+
+
+def produced(data: bytes) -> None:
+    """What a producer may send."""
+    with suppress(errors.ProtocolViolation, errors.CorruptFrame):
+        header = batch.parse(data)
+        payload = data[batch.HEADER_BYTES :]
+        batch.check_produced(header, payload, RAW_MAX)
+        _decode(header, payload)
+
+
+def columns(data: bytes) -> None:
+    """A header and a payload whose checksums are right, whatever they say."""
+    with suppress(errors.ProtocolViolation):
+        header, payload = batch.parse(data), data[batch.HEADER_BYTES :]
+        _decode(header._replace(records=header.records % 64), payload)
+        _decode(header._replace(records=2, codec=header.codec % 3, flags=header.flags % 4, format=1), payload)
+
+
+def _decode(header: batch.BatchHeader, payload: bytes | memoryview) -> None:
+    header = header._replace(raw_length=header.raw_length % RAW_MAX)
+    entry = batch.RecordBatch("t", 0, header, payload)
+    with suppress(errors.CorruptBatch):
+        records = entry.records()
+        assert len(records) == header.records
+        offsets = [record.offset for record in records]
+        assert offsets == sorted(set(offsets))
+        assert all(type(record.headers) is dict for record in records)
+
+
+def decompress(data: bytes) -> None:
+    """Compressed data of any codec and any claimed length."""
+    if len(data) < 4:
+        return
+    length = int.from_bytes(data[1:4], "little") % RAW_MAX
+    with suppress(errors.ProtocolViolation):
+        assert len(codecs.decompress(data[0] % 4, data[4:], length)) == (length if data[0] % 4 else len(data) - 4)
+
+
+def address(data: bytes) -> None:
+    """A URL."""
+    with suppress(errors.ConfigurationError, errors.NotSupported, UnicodeDecodeError):
+        target = url.parse(data.decode())
+        assert target.mode in {"embedded", "node"}
+        assert target.mode == "embedded" or 1 <= target.port <= 65_535
+
+
+def toml(data: bytes) -> None:
+    """A configuration file."""
+    file = os.memfd_create("toml")
+    try:
+        os.write(file, data)
+        with suppress(errors.ConfigurationError):
+            config.load(f"/proc/self/fd/{file}", {})
+    finally:
+        os.close(file)
+
+
+def options(data: bytes) -> None:
+    """The argument of a leader process."""
+    with suppress(errors.ConfigurationError, UnicodeDecodeError):
+        decode_options(data.decode())
+
+
+def consumer(data: bytes) -> None:
+    """A client whose leader answers FETCH with the data, publishes it, and then says it."""
+    world = _World(data)
+    world.run()
+    wanted = [record.offset for record in world.taken]
+    assert wanted == sorted(set(wanted))
+
+
+class _World:
+    """A client with one consumer, and a leader that is honest until it comes to batches."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.now = 1
+        self.client = Client("tcp://x:1", "zf://x:1", "x", Random(1), software="fuzz", locate=False)
+        self.consumer = Consumer(self.client, "t", group=None, start=0, numbers=None, skip_missing=None)
+        self.client.add(self.consumer)
+        self.subscriptions: set[int] = set()
+        self.sessions: set[int] = set()
+        self.taken: list = []
+
+    def run(self) -> None:
+        self.consumer.open(self.now, self.now + 10**9)
+        for _ in range(12):
+            for effect in self.client.take_effects():
+                self._perform(effect)
+            for session in list(self.subscriptions):
+                pieces = _pieces(self.data, 3)
+                self.client.receive(session, [messages.PARTITION.pack(PLACE), *pieces[:2]], self.now)
+                self.client.receive(session, pieces or [b""], self.now)
+                self.client.receive(
+                    session,
+                    [messages.PARTITION.pack(PLACE), self.data[: batch.HEADER_BYTES], self.data[batch.HEADER_BYTES :]],
+                    self.now,
+                )
+            with suppress(errors.CorruptBatch, errors.OffsetOutOfRange):
+                self.taken += self.consumer.take(100)
+            self.now += 20_000_000
+            self.client.tick(self.now)
+        for session in list(self.sessions):
+            self.client.receive(session, _pieces(self.data, 3) or [b""], self.now)
+
+    def _perform(self, effect: object) -> None:
+        if isinstance(effect, OpenSession):
+            (self.subscriptions if effect.subscribe else self.sessions).add(effect.session)
+            self.client.connected(effect.session, self.now)
+        elif isinstance(effect, CloseSession):
+            self.subscriptions.discard(effect.session)
+            self.sessions.discard(effect.session)
+        elif isinstance(effect, Send):
+            command = messages.read([bytes(frame) for frame in effect.frames])
+            self.client.receive(effect.session, self._answer(command), self.now)
+
+    def _answer(self, command: messages.Command) -> list[bytes]:
+        kind, request = command.type, command.request
+        if kind == Type.FETCH:
+            part = messages.FetchedPart(PLACE, 0, 1 << 20, 1, len(self.data))
+            return [messages.command(Type.FETCHED, request, messages.Fetched([part])), self.data]
+        topic = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(PLACE, 0, 0)])
+        here = messages.LeaderAddress(0, "tcp://x:1", "tcp://x:2")
+        honest = {
+            Type.HELLO: (Type.WELCOME, messages.Welcome(1, "f", 0, 1 << 20)),
+            Type.METADATA: (Type.METADATA_IS, messages.MetadataIs("f", [here], [topic], [])),
+            Type.FIND_OFFSETS: (Type.OFFSETS_ARE, messages.OffsetsAre([messages.OffsetIs(PLACE, 0, 0, 1 << 20)])),
+        }
+        return [messages.command(honest[kind][0], request, honest[kind][1])]
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "read": read, "body": body, "split": split, "produced": produced, "columns": columns, "decompress": decompress,
+    "address": address, "toml": toml, "options": options, "consumer": consumer,
+}  # fmt: skip
+
+
+def seeds(name: str) -> list[bytes]:
+    """Return inputs that are right, for a fuzzer to begin with."""
+    stamped = []
+    for codec in (codecs.NONE, codecs.LZ4, codecs.ZSTD):
+        payload = batch.encode_columns([0, 1], [b"k", None], [b"v" * 50, None], [{"a": b"1"}, None])
+        header, payload = batch.seal(
+            payload, codec=codec, flags=0, count=2, base_timestamp=5, max_timestamp=6, producer_id=1,
+            producer_epoch=0, base_sequence=0, last_sequence=1, partition=PLACE,
+        )  # fmt: skip
+        stamped.append(batch.stamp(header, PLACE, 1, 2, 0, 9) + payload)
+    compacted = batch.encode_columns(0, [b"a", b"b"], [b"1", b"2"], None, [0, 3])
+    header, payload = batch.seal(
+        compacted, codec=0, flags=batch.COMPACTED, count=2, base_timestamp=5, max_timestamp=5, producer_id=0,
+        producer_epoch=0, base_sequence=0, last_sequence=1, partition=PLACE,
+    )  # fmt: skip
+    stamped.append(batch.stamp(header, PLACE, 1, 4, 0, 9) + payload)
+    commands = [
+        messages.command(Type.HELLO, 1, messages.Hello("x", 1, 1)),
+        messages.command(Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2)])),
+        messages.failure(3, errors.OffsetOutOfRange(topic="t", partition=1, offset=9, start=0, end=5)),
+        messages.command(Type.CREATE_TOPIC, 1, messages.CreateTopic("t", 1, TopicConfig())),
+    ]
+    kinds = sorted({*messages.BODIES, Type.PRODUCE, Type.PRODUCED})
+    return {
+        "read": [bytes([len(command)]) + command for command in commands],
+        "body": [bytes([kinds.index(command[3])]) + command[messages.COMMAND_BYTES :] for command in commands],
+        "decompress": [bytes([codec, 100, 0, 0]) + codecs.compress(codec, bytes(100)) for codec in (1, 2)],
+        "address": [b"zf://127.0.0.1:7400", b"zf+file:///a/b", b"zf://[::1]:1", b"zf+peer://m", b"zf://a,b"],
+        "toml": [b"[leader]\nturn_bytes = 5000\n", b"leader = 5\n", b'[leader]\nlog_level = "INFO"\n'],
+        "options": [b'{"data":"x","settings":{"turn_bytes":5000}}'],
+    }.get(name, [*stamped, b"".join(stamped)])
