@@ -53,7 +53,7 @@ def acknowledge_without_fsync(patch):
     patch(SimDisk, "commit", lambda self: commit(self, sync=False))
 
 
-@planted("vanished-read", "inconsistent-offsets", "phantom", faults=("failing_commit",))
+@planted("vanished-read", "inconsistent-offsets", "phantom", "assertion", faults=("failing_commit",))
 def publish_before_the_commit(patch):
     change = Turn.change
 
@@ -100,7 +100,7 @@ def answer_a_retry_with_another_offset(patch):
     patch(ProducerTable, "_original", wrong)
 
 
-@planted("nonmonotonic-send", weather=Weather(loss=0.1, reorder=0.1))
+@planted("nonmonotonic-send", "unseen", "lost-write", "duplicate", weather=Weather(loss=0.1, reorder=0.1))
 def append_after_a_gap_in_sequences(patch):
     check = ProducerTable.check
 
@@ -133,13 +133,13 @@ def forget_the_end_of_the_log(patch):
     patch(StoredLog, "flush", lambda self, txn: None)
 
 
-@planted("inconsistent-offsets", "end-regress", topics={"ring": {"partitions": 1, "durability": "memory"}})
+@planted("inconsistent-offsets", "end-regress", "assertion", topics={"ring": {"partitions": 1, "durability": "memory"}})
 def give_offsets_of_a_lost_ring_again(patch):
     patch(MemoryLog, "flush", lambda self, txn: None)
 
 
 @planted(
-    "unseen", "vanished-read", "inconsistent-offsets",
+    "unseen", "vanished-read", "inconsistent-offsets", "assertion",
     topics={"page": {"partitions": 1, "durability": "os"}}, faults=("kill",),
 )  # fmt: skip
 def leave_the_journal_unread(patch):

@@ -203,7 +203,7 @@ class Run:
             )
             died = False
             while not self.over and not died:
-                for _ in range(self.random.choice([1, 1, 5, 40])):
+                for _ in range(self.random.choice([1, 1, 3, 12])):
                     topic = self.random.choice(topics)
                     value = b"%s:%d" % (name.encode(), count)
                     count += 1

@@ -130,6 +130,11 @@ class Process:
         self._frozen_until = max(self._frozen_until, self._world.now + int(seconds * SECOND))
         self._world.note(f"{self.name} is frozen for {seconds:.3f} s")
 
+    def _fail(self) -> None:
+        """Storage failed: the process ends by itself."""
+        self.kill()
+        self.died(self)
+
     def _end(self) -> None:
         self.alive = False
         self.deaths += 1
@@ -225,8 +230,7 @@ class Process:
         try:
             changed = next(passes)
         except (errors.StorageFailed, errors.StorageFull):
-            self.kill()
-            self.died(self)
+            self._fail()
             return
         starts = self.starts
         self._busy_until = world.now + int(world.random.expovariate(1.0 / self.commit_seconds) * SECOND) + 1
@@ -235,8 +239,12 @@ class Process:
             if not self.alive or self.starts != starts:
                 return  # It died after the commit and before anybody was told.
             self._perform(changed)
-            for answered in passes:
-                self._perform(answered)
+            try:
+                for answered in passes:
+                    self._perform(answered)
+            except errors.StorageFailed:
+                self._fail()
+                return
             if self._inbox or self._carried:
                 self._schedule(world.now + TURN_NS)
             wanted = self._turn.next_deadline()
