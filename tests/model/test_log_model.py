@@ -24,6 +24,8 @@ from tests.model.log_inputs import (
     MS,
     NAMES,
     PICK,
+    PLACE,
+    PRODUCERS,
     ROWS,
     WALL,
     OnSimDisk,
@@ -132,7 +134,7 @@ class Logs(DrivenLeader):
         return produce_command(part.id, producer, numbers, rows, self.wall)
 
     @precondition(lambda self: self.model.parts)
-    @rule(sends=st.lists(st.tuples(PICK, st.integers(1, 3), ACTIONS, ROWS), min_size=1, max_size=5))
+    @rule(sends=st.lists(st.tuples(PICK, PRODUCERS, ACTIONS, ROWS), min_size=1, max_size=5))
     def produce(self, sends):
         """Several batches in one turn: one commit, answers in the order of the commands."""
         self.send(sends)
@@ -180,7 +182,7 @@ class Logs(DrivenLeader):
         self.full = False
 
     @precondition(lambda self: self.model.parts)
-    @rule(pick=PICK, producer=st.integers(1, 3))
+    @rule(pick=PICK, producer=PRODUCERS)
     def begin_producer(self, pick, producer):
         part = self.part(pick)
         self.begin_step()
@@ -192,17 +194,23 @@ class Logs(DrivenLeader):
     # Groups.
 
     @precondition(lambda self: self.model.parts)
-    @rule(pick=PICK, group=GROUPS, back=st.integers(-2, 20), force=st.booleans())
-    def commit_group(self, pick, group, back, force):
+    @rule(
+        pick=PICK,
+        group=GROUPS,
+        commits=st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2, 3, 4, 5]), st.booleans()), min_size=2, max_size=4),
+    )
+    def commit_group(self, pick, group, commits):
+        """I9: a committed offset goes back only by force."""
         part = self.part(pick)
-        offset = part.end - back
-        body = messages.CommitOffsets(group, [messages.CommitOffset(part.id, offset)], force)
-        answers = self.change(self.command(Type.COMMIT_OFFSETS, body))
-        if not 0 <= offset <= part.end:
-            assert answers[self.request].body.code == errors.OffsetOutOfRange.code
-        elif force or offset > part.groups.get(group, -1):
-            part.groups[group] = offset
-        self.take(answers)
+        for quarters, force in commits:
+            offset = part.end * quarters // 4 if quarters < 5 else part.end + 1
+            body = messages.CommitOffsets(group, [messages.CommitOffset(part.id, offset)], force)
+            answers = self.change(self.command(Type.COMMIT_OFFSETS, body))
+            if not 0 <= offset <= part.end:
+                assert answers[self.request].body.code == errors.OffsetOutOfRange.code
+            elif force or offset > part.groups.get(group, -1):
+                part.groups[group] = offset
+            self.take(answers)
 
     @rule(group=GROUPS)
     def delete_group(self, group):
@@ -228,7 +236,7 @@ class Logs(DrivenLeader):
                 assert self.described(part).start_offset >= part.bound(self.wall)
 
     @precondition(lambda self: self.model.parts)
-    @rule(sends=st.lists(st.tuples(PICK, st.integers(1, 3), ACTIONS, ROWS), max_size=2))
+    @rule(sends=st.lists(st.tuples(PICK, PRODUCERS, ACTIONS, ROWS), max_size=2))
     def come_back_after_a_week(self, sends):
         """Producers that were idle are forgotten; one that sends again in that very turn is not."""
         self.now += 8 * DAY_MS * MS
@@ -255,7 +263,7 @@ class Logs(DrivenLeader):
     # What is seen.
 
     @precondition(lambda self: self.model.parts)
-    @rule(pick=PICK, place=PICK, most=st.sampled_from([1, 300, 2000, 1 << 20]))
+    @rule(pick=PICK, place=PLACE, most=st.sampled_from([1, 300, 2000, 1 << 20]))
     def read_anywhere(self, pick, place, most):
         part = self.part(pick)
         offset = part.start - 1 + place % (part.end - part.start + 3)
@@ -287,7 +295,7 @@ class Logs(DrivenLeader):
             assert found == (wanted[0] if wanted else part.end)
 
     @precondition(lambda self: self.model.parts)
-    @rule(pick=PICK, place=PICK, bit=PICK)
+    @rule(pick=PICK, place=PLACE, bit=PLACE)
     def damage(self, pick, place, bit):
         """I10: one flipped bit is an error that names the place, and the rest stays readable."""
         part = self.part(pick)
@@ -354,7 +362,7 @@ class LogsOnSimDisk(Logs):
 
 
 CHECKS = settings(
-    max_examples=scaled(60),
+    max_examples=scaled(40),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -363,6 +371,6 @@ CHECKS = settings(
     report_multiple_bugs=False,
 )
 Logs.TestCase.settings = CHECKS
-LogsOnSimDisk.TestCase.settings = settings(CHECKS, max_examples=scaled(150))
+LogsOnSimDisk.TestCase.settings = settings(CHECKS, max_examples=scaled(120))
 TestLogsOnLmdb = Logs.TestCase
 TestLogsOnSimDisk = LogsOnSimDisk.TestCase
