@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+SHELL = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "./tools/" not in block]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = sorted(set(re.findall(r"^\| `zfabric (\w+)` \|", README, re.MULTILINE)))
 
@@ -23,8 +25,22 @@ def test_the_code_block_runs(code: str, tmp_path: Path):
     assert "two of them" in done.stdout
 
 
+@pytest.mark.parametrize("code", SHELL)
+def test_the_commands_run(code: str, tmp_path: Path):
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for directory in ("first", "again"):
+        (tmp_path / directory).mkdir()
+        done = subprocess.run(
+            ["bash", "-euc", code], cwd=tmp_path / directory, env=os.environ | {"PATH": tools},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+        assert {"one", "two", "three"} <= set(done.stdout.split())
+
+
 def test_there_is_code_and_there_are_commands():
     assert PYTHON
+    assert SHELL
     assert "serve" in COMMANDS
 
 
