@@ -9,36 +9,107 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfabric.errors import ZFabricError
-    from zfabric.model import Record, RecordMetadata, TopicInfo
+    from zfabric.errors import (
+        AlreadyExists,
+        BufferFull,
+        Closed,
+        ConfigurationError,
+        CorruptBatch,
+        DeliveryError,
+        DeliveryTimeout,
+        DirectoryLocked,
+        Forked,
+        InvalidArgument,
+        LimitExceeded,
+        NotSupported,
+        OffsetOutOfRange,
+        ProducerFenced,
+        RecordTooLarge,
+        RequestTimeout,
+        StorageFailed,
+        StorageFull,
+        UnknownPartition,
+        UnknownTopic,
+        Unreachable,
+        ZFabricError,
+    )
+    from zfabric.model import GroupOffset, LeaderInfo, PartitionInfo, Record, RecordMetadata, TopicInfo
     from zfabric.sync.consumer import Consumer
     from zfabric.sync.fabric import Fabric, connect
     from zfabric.sync.producer import Delivery, Producer
     from zfabric.wire.batch import RecordBatch
 
 __all__ = [
+    "AlreadyExists",
+    "BufferFull",
+    "Closed",
+    "ConfigurationError",
     "Consumer",
+    "CorruptBatch",
     "Delivery",
+    "DeliveryError",
+    "DeliveryTimeout",
+    "DirectoryLocked",
     "Fabric",
+    "Forked",
+    "GroupOffset",
+    "InvalidArgument",
+    "LeaderInfo",
+    "LimitExceeded",
+    "NotSupported",
+    "OffsetOutOfRange",
+    "PartitionInfo",
     "Producer",
+    "ProducerFenced",
     "Record",
     "RecordBatch",
     "RecordMetadata",
+    "RecordTooLarge",
+    "RequestTimeout",
+    "StorageFailed",
+    "StorageFull",
     "TopicInfo",
+    "UnknownPartition",
+    "UnknownTopic",
+    "Unreachable",
     "ZFabricError",
     "__version__",
     "connect",
 ]
 
 _WHERE = {
+    "AlreadyExists": "errors",
+    "BufferFull": "errors",
+    "Closed": "errors",
+    "ConfigurationError": "errors",
     "Consumer": "sync.consumer",
+    "CorruptBatch": "errors",
     "Delivery": "sync.producer",
+    "DeliveryError": "errors",
+    "DeliveryTimeout": "errors",
+    "DirectoryLocked": "errors",
     "Fabric": "sync.fabric",
+    "Forked": "errors",
+    "GroupOffset": "model",
+    "InvalidArgument": "errors",
+    "LeaderInfo": "model",
+    "LimitExceeded": "errors",
+    "NotSupported": "errors",
+    "OffsetOutOfRange": "errors",
+    "PartitionInfo": "model",
     "Producer": "sync.producer",
+    "ProducerFenced": "errors",
     "Record": "model",
     "RecordBatch": "wire.batch",
     "RecordMetadata": "model",
+    "RecordTooLarge": "errors",
+    "RequestTimeout": "errors",
+    "StorageFailed": "errors",
+    "StorageFull": "errors",
     "TopicInfo": "model",
+    "UnknownPartition": "errors",
+    "UnknownTopic": "errors",
+    "Unreachable": "errors",
     "ZFabricError": "errors",
     "connect": "sync.fabric",
 }
@@ -59,3 +130,8 @@ def __getattr__(name: str) -> object:
     if name in ("aio", "errors"):
         return import_module(f"zfabric.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__, "aio", "errors"})
