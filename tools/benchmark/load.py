@@ -80,19 +80,18 @@ def latency(rate: float, seconds: float, runs: int, tell: Callable[[str], None],
     """Measure end-to-end latency of single records, at a fixed rate and at half of what one at a time reaches."""
     lone: dict[str, list[float]] = {"floor": [], "ours": []}
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    half = 0.0
     for run in range(runs):
         tell(f"latency {run + 1}/{runs}")
         lone["floor"].append(floor("lone", seconds / 4)["per_s"])
         lone["ours"].append(ours("lone", seconds / 4)["per_s"])
-        if not run:
-            half = max(1.0, round(min(lone["floor"][0], lone["ours"][0]) / 2))
-        loads = [(f"{rate:,.0f}/s", rate, "unwaited"), (f"half load, {half:,.0f}/s", half, "waited")]
+        # Of the slower one, so that both have the same; of this run, since others use the machine as well.
+        half = max(1.0, min(lone["floor"][-1], lone["ours"][-1]) / 2)
+        loads = [(f"{rate:,.0f}/s", rate, "unwaited"), ("half load", half, "waited")]
         if not smoke:
             loads = [(name, per_s, how) for name, per_s, _ in loads for how in ("waited", "unwaited")]
         for name, per_s, how in loads:
             for who, measure in (("floor", floor), ("ours", ours)):
-                values = measure("paced", per_s, int(per_s * seconds), how)
+                values = measure("paced", per_s, max(1, int(per_s * seconds)), how)
                 samples = found.setdefault((f"{name}, {how}", who), {})
                 for quantile in ("p50", "p99", "p99.9"):
                     samples.setdefault(quantile, []).append(values[quantile])

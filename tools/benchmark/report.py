@@ -107,4 +107,4 @@ def show(rows: Sequence[Row], runs: int) -> None:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(f"  {row.name}", f"{number(row.value)} {row.unit}", number(row.floor), ratio, goal, mark)
     # A pipe has no width of its own, and half a number is none.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 132).print(table)
