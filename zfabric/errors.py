@@ -227,14 +227,18 @@ class RequestTimeout(ZFabricError, TimeoutError):
 
 
 class DeliveryTimeout(ZFabricError, TimeoutError):
-    """A record was not acknowledged within the producer's delivery timeout; its outcome is unknown."""
+    """A record was not acknowledged within the producer's delivery timeout; its outcome is unknown.
+
+    ``reason`` says why the leader refused it, if that is what it last answered.
+    """
 
     code = 22
     retriable = True
     template = (
         "no acknowledgement for {records:,} records to topic {topic!r} partition {partition} within {seconds:g} s; "
-        "they may or may not be stored"
+        "{reason}"
     )
+    defaults: ClassVar[dict[str, Value]] = {"reason": "they may or may not be stored"}
     records: int
     topic: str
     partition: int

@@ -23,6 +23,7 @@ class OutBatch:
     Attributes:
         topic, partition: name, and number within it. count: its records. size: their bytes, as the buffer counts them.
         done: acknowledged or given up; then ``error`` is None or why.
+        refusal: why the leader last refused it, though for a passing reason.
         sent_first: all before it were acknowledged when it was sent.
         expired: its deliveries were told that time is up, but it is still repeated, for the sake of those behind it.
     """
@@ -47,6 +48,7 @@ class OutBatch:
         "partition",
         "payload",
         "pending",
+        "refusal",
         "rejected",
         "request_id",
         "sent_first",
@@ -74,6 +76,7 @@ class OutBatch:
         self.first = self.last = -1
         self.request_id = 0
         self.rejected = False
+        self.refusal: Exception | None = None
         self.sent_first = False
         self.expired = False
         self.done = False

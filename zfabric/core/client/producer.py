@@ -540,6 +540,7 @@ class Producer:
         out_of_place = isinstance(error, errors.UnknownProducer | errors.OutOfOrderSequence)
         if error.retriable or out_of_place:
             batch.rejected = True
+            batch.refusal = error
             if isinstance(error, errors.NotLeader):
                 self._client.refresh(topic, now)
             if out_of_place and batch.sent_first:
@@ -604,6 +605,7 @@ class Producer:
                 topic=batch.topic,
                 partition=batch.partition,
                 seconds=self.settings.delivery_timeout_ns / 1e9,
+                **({"reason": f"last refused: {batch.refusal}"} if batch.refusal is not None else {}),
             )
             self._report(batch, error)
             batch.expired = True
