@@ -20,6 +20,7 @@ or with coroutines on the asynchronous one, any number of them side by side::
             ...
             await simulation.sleep(3600)
 
+
     simulation.run(worker(simulation), worker(simulation))
 
 ``asyncio`` has no part in it: such a coroutine may await what zfabric offers and :meth:`Simulation.sleep`.
