@@ -20,6 +20,7 @@ from zfabric.modes import url
 from zfabric.modes.options import decode as decode_options
 from zfabric.server import config
 from zfabric.wire import batch, codecs, messages
+from zfabric.wire.crc import crc32c
 from zfabric.wire.messages import Type
 
 PLACE = 7
@@ -130,10 +131,24 @@ def options(data: bytes) -> None:
 
 def consumer(data: bytes) -> None:
     """A client whose leader answers FETCH with the data, publishes it, and then says it."""
-    world = _World(data)
-    world.run()
-    wanted = [record.offset for record in world.taken]
-    assert wanted == sorted(set(wanted))
+    for said in (data, _mended(data)):
+        world = _World(said)
+        world.run()
+        offsets = [record.offset for record in world.taken]
+        assert offsets == sorted(set(offsets))
+
+
+def _mended(data: bytes) -> bytes:
+    """The same with a header whose length, place and checksums are right, and few records: a leader that lies well."""
+    if len(data) < batch.HEADER_BYTES:
+        return data
+    header, payload = batch.parse(data), data[batch.HEADER_BYTES :]
+    changed = header._replace(
+        magic=batch.MAGIC, records=header.records % 64, payload_length=len(payload), payload_crc=crc32c(payload),
+        raw_length=header.raw_length % RAW_MAX,
+    )  # fmt: skip
+    span, base = header.span % 128, header.base_offset % 4
+    return batch.stamp(batch.HEADER.pack(*changed), PLACE, 1, span, base, 0) + payload
 
 
 class _World:
