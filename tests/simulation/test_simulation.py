@@ -123,7 +123,7 @@ def test_a_full_disk_refuses_and_recovers(simulation):
         with fabric.producer(delivery_timeout=2.0) as producer:
             simulation.fill_disk(0)
             delivery = producer.send("t", b"v")
-            with pytest.raises(errors.DeliveryTimeout, match="last refused: .*below the reserve"):
+            with pytest.raises(errors.DeliveryTimeout, match=r"last refused: .*below the reserve"):
                 delivery.result(10.0)
             with pytest.raises(errors.DeliveryError):
                 producer.flush()
