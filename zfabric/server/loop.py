@@ -22,7 +22,7 @@ from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
 from zfabric.net import sockets
 from zfabric.server import process
-from zfabric.settings import PARTITIONS_MAX, REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
+from zfabric.settings import REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
@@ -157,7 +157,7 @@ class Loop:
             except zmq.Again:
                 return
             topic = event[1:]
-            if len(topic) != messages.PARTITION.size or int.from_bytes(topic, "big") > PARTITIONS_MAX:
+            if len(topic) != messages.PARTITION.size:
                 self._leader.counters.errors += event[:1] != b"\x00"
                 continue
             if event[:1] == b"\x01":

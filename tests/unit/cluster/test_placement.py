@@ -128,3 +128,14 @@ def test_unknown_topics_cannot_be_changed():
         Controller().ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
     with pytest.raises(errors.UnknownTopic):
         Controller().ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig()))
+
+
+def test_the_bound_of_partitions_is_on_those_that_exist(monkeypatch):
+    """Topics that come and go never use it up."""
+    monkeypatch.setattr("zfabric.core.cluster.placement.PARTITIONS_MAX", 8)
+    controller = Controller()
+    for _ in range(10):
+        controller.create("t", 8)
+        with pytest.raises(errors.LimitExceeded):
+            controller.create("another", 1)
+        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))

@@ -243,10 +243,9 @@ class Placement:
         return row.meta
 
     def _places(self, count: int, first: int) -> list[messages.PartitionPlace]:
-        if self._next_partition + count > PARTITIONS_MAX:
-            raise errors.LimitExceeded(
-                what="partitions ever made in this fabric", value=self._next_partition + count, limit=PARTITIONS_MAX
-            )
+        living = sum(len(row.meta.partitions) for row in self._topics.values()) + count
+        if living > PARTITIONS_MAX:
+            raise errors.LimitExceeded(what="partitions in this fabric", value=living, limit=PARTITIONS_MAX)
         places = []
         for number in range(first, first + count):
             places.append(messages.PartitionPlace(self._next_partition, number, self._next_partition % self._count))
