@@ -4,6 +4,7 @@ import select
 import time
 
 import pytest
+import zmq
 
 from zfabric.core.effects import CloseSession, OpenSession, Send
 from zfabric.net import sockets
@@ -122,3 +123,13 @@ def test_closing_sessions_while_their_server_dies_never_stops_the_others(ports, 
 def test_an_address_that_cannot_be_one_is_a_lost_session(ports):
     ports.perform([OpenSession(1, "tcp://")])
     assert ports.drain() == [(1, Change.LOST)]
+
+
+def test_the_end_of_a_context_does_not_wait_for_a_socket_that_nobody_knows():
+    """KeyboardInterrupt within pyzmq's Context.socket() leaves such a one, held by the traceback."""
+    context = sockets.context()
+    unknown = zmq.Socket(context, zmq.DEALER)
+    sockets.end(context)
+    unknown.close(linger=0)
+    while not context.closed:
+        time.sleep(0.01)

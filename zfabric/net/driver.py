@@ -101,5 +101,5 @@ class Driver:
         """Close the sockets and leave the mode."""
         self._ports.perform(self.core.take_effects())
         self._ports.close()
-        self._context.destroy(linger=0)
+        sockets.end(self._context)
         self._mode.close()
