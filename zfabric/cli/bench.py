@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -105,7 +104,7 @@ def command(  # noqa: PLR0917 - one parameter an option
     another process has it.
     """
     with connect(url, timeout) as fabric:
-        topic = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
+        topic = f"bench-{os.getpid()}-{os.urandom(4).hex()}"
         largest = max(1 << 20, size + ROOM_BYTES)
         fabric.topics.create(topic, partitions=partitions, durability=durability, record_bytes_max=largest)
         try:
