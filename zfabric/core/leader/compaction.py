@@ -25,11 +25,14 @@ from zfabric.core.leader import keys
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.transaction import Transaction
 from zfabric.model import TopicConfig
+from zfabric.settings import BATCH_RECORDS_MAX
 from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, Columns
 
 MAP_KEYS_MAX = 500_000
 TARGET_BYTES = 64 << 10
+SPAN_MAX = (1 << 32) - 1
+"""Offsets that a batch can cover: a stretch that was emptied becomes several batches beyond this."""
 DIRTY_BYTES_MIN = 1 << 20
 
 
@@ -47,6 +50,16 @@ class _Output:
         self.rows: list[tuple[int, int, bytes | None, bytes | None, dict[str, bytes] | None]] = []
         self.bytes = 0
         self.changed = False
+
+    def takes(self, header: BatchHeader) -> bool:
+        """Tell whether a batch may join those that are here: the result has to be one that every reader takes."""
+        first = self.sources[0]
+        return (
+            self.bytes < TARGET_BYTES
+            and header.leader_epoch == first.leader_epoch
+            and header.next_offset - first.base_offset <= SPAN_MAX
+            and len(self.rows) + header.records <= BATCH_RECORDS_MAX
+        )
 
     def write(self, log: StoredLog, txn: Transaction) -> None:
         """Replace the source batches by one, unless nothing about a single source changed."""
@@ -127,9 +140,8 @@ class Compactor:
         finished: list[_Output] = []
         self._at = max(self._at, self._log.state.start)
         for header, columns in self._decoded(self._at, self._end, txn):
-            if output.sources and (
-                output.bytes >= TARGET_BYTES or header.leader_epoch != output.sources[0].leader_epoch
-            ):
+            # Where nothing stays an output never fills, and a step ends all the same.
+            if output.sources and (budget <= 0 or not output.takes(header)):
                 finished.append(output)
                 output = _Output()
                 if budget <= 0:

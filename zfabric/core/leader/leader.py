@@ -581,9 +581,15 @@ class Leader:
             partition_id = self._sweep.pop()
             if partition_id in self._places:
                 try:
-                    busy |= self._maintain_partition(partition_id, txn)
+                    more = self._maintain_partition(partition_id, txn)
                 except errors.CorruptRow:
                     self.counters.errors += 1  # Whoever uses the partition is told.
+                    continue
+                if more:
+                    # One full step is enough for a turn, and those that wait come before the next one here.
+                    self._sweep.insert(0, partition_id)
+                    busy = True
+                    break
         self._maintenance_due = self._now + (BUSY_NS if busy else self._settings.maintenance_ms * 1_000_000)
 
     def _maintain_partition(self, partition_id: int, txn: Transaction) -> bool:
@@ -602,8 +608,6 @@ class Leader:
         if changed:
             self._dirty[partition_id] = partition
             self.must_sync |= isinstance(log, StoredLog)
-        if busy:
-            self._sweep.append(partition_id)
         return busy
 
     def _compact(self, partition: Partition, log: StoredLog, txn: Transaction) -> bool:

@@ -317,6 +317,9 @@ class StoredLog:
             if cursor.next() and bytes(cursor.key()[:5]) == key[:5]:
                 following = keys.split_batch(cursor.key())[1]
             txn.delete(key)
+            if state.start < state.clean_end:
+                # Else a log at its bound in bytes would never have enough beside the clean part to be compacted again.
+                state.clean_bytes = max(0, state.clean_bytes - size)
             state.start = following
             state.bytes -= size
             state.batches -= 1
