@@ -375,12 +375,13 @@ class AssignedTopic(_Body, frozen=True):
 
 
 class Assign(_Body, frozen=True):
-    """What changed since the version that the leader has: topics to lead, ids of topics that are gone."""
+    """What changed after version ``since``: topics to lead, ids of topics that are gone."""
 
     fabric: _Text
     version: _Count
     topics: Annotated[list[AssignedTopic], _ALL]
     gone: list[_Id]
+    since: _Count = 0
 
 
 class Produce(NamedTuple):

@@ -139,3 +139,45 @@ def test_the_bound_of_partitions_is_on_those_that_exist(monkeypatch):
         with pytest.raises(errors.LimitExceeded):
             controller.create("another", 1)
         controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+
+
+def attach(controller, leader, version):
+    body = messages.Attach(leader, f"tcp://*:{leader}", "tcp://*:9", version)
+    controller.machine.answer(b"leader-%d" % leader, Command(Type.ATTACH, 0, 1, body, ()))
+    [effect] = controller.machine.take_effects()
+    return messages.read(effect.frames).body
+
+
+def test_an_assignment_says_after_which_version_it_begins():
+    controller = Controller()
+    attach(controller, 1, 0)
+    for name in ("t", "u"):
+        controller.create(name)
+    told = attach(controller, 1, 1)
+    assert (told.since, told.version, [topic.name for topic in told.topics]) == (1, 2, ["u"])
+
+
+def test_a_deletion_is_remembered_until_every_leader_has_heard_of_it():
+    """Else a fabric that makes and deletes topics for years keeps a row for each, and looks at all of them."""
+    controller = Controller(leaders=3)
+    gone = [controller.create(name).id for name in ("t", "u")]
+    for name in ("t", "u"):
+        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic(name))
+    attach(controller, 1, 4)
+    controller.create("v")
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("v"))
+    assert attach(controller, 2, 0).gone[:2] == gone
+    attach(controller, 2, 3)
+    last = controller.create("w").id
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("w"))
+    again = Controller(controller.disk, leaders=3)
+    assert attach(again, 2, 3).gone == [gone[1], last - 1, last]
+    assert attach(again, 1, 0).gone == [gone[1], last - 1, last]
+
+
+def test_a_lone_leader_needs_no_memory_of_deletions():
+    controller = Controller(leaders=1)
+    for _ in range(5):
+        controller.create("t")
+        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    assert len([key for key, _ in controller.disk.items() if key.startswith(b"CX")]) == 1

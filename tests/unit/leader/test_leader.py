@@ -8,7 +8,7 @@ import pytest
 
 from zfabric import errors
 from zfabric.core.effects import Publish, Reply
-from zfabric.core.leader import keys
+from zfabric.core.leader import groups, keys
 from zfabric.core.leader.leader import Leader
 from zfabric.model import TopicConfig
 from zfabric.settings import LeaderSettings
@@ -354,3 +354,35 @@ def test_a_failed_commit_tells_nobody(node):
     node.disk.fail_next_commit = True
     with pytest.raises(errors.StorageFailed):
         node.produce(0)
+
+
+def topic_of(number, *partitions):
+    places = [messages.PartitionPlace(partition, at, 0) for at, partition in enumerate(partitions)]
+    return messages.AssignedTopic(number, f"t{number}", TopicConfig(), places)
+
+
+def test_an_assignment_after_a_lost_one_is_not_taken(node):
+    """Else what the lost one said would never be asked for again."""
+    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic_of(3, 30)], [], 2))
+    assert (node.leader.assignment_version, node.leader.leads(30)) == (1, False)
+    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic_of(2, 20), topic_of(3, 30)], [], 1))
+    assert (node.leader.assignment_version, node.leader.leads(20), node.leader.leads(30)) == (3, True, True)
+    node.turn(Type.ASSIGN, messages.Assign("f", 2, [], [3], 1))
+    assert node.leader.leads(30)
+
+
+def test_a_commit_of_several_partitions_is_stored_whole_or_not_at_all(node, monkeypatch):
+    """A refusal must not leave half of it behind, nor count groups that are not there."""
+    monkeypatch.setattr(groups, "GROUPS_PER_PARTITION_MAX", 2)
+    node.turn(Type.ASSIGN, messages.Assign("f", 2, [topic_of(2, 20)], [], 1))
+    full, free = messages.CommitOffset(P, 0), messages.CommitOffset(20, 0)
+    for name in ("a", "b"):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(name, [full]))
+    for _ in range(5):
+        with pytest.raises(errors.LimitExceeded):
+            node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("c", [free, full]))
+    assert node.ask(Type.GET_OFFSETS, messages.GetOffsets("c", [20])).parts[0].offset == -1
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("d", [free]))
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("e", [free, free]))
+    with pytest.raises(errors.LimitExceeded):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("f", [free]))

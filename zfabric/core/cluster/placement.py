@@ -8,7 +8,9 @@ Invariants:
 
 - partition and topic ids are never given twice, deleted ones included;
 - the version grows with every change, and each topic carries the version of its last one, so that "what changed
-  since" is a filter; a deleted topic leaves a row with its id and version;
+  since" is a filter; a deleted topic leaves a row with its id and version until every leader has heard of it;
+- a leader takes an assignment only if it begins at or before the version that the leader has, so a lost one leaves no
+  hole; it attaches again and again, and is then told all that it lacks;
 - a decision is told only after its commit.
 
 ========  ==================  ===========================================================
@@ -122,6 +124,7 @@ class Placement:
         self._gone: dict[int, int] = {}
         self._leaders: dict[int, messages.LeaderAddress] = {}
         self._attached: dict[int, bytes] = {}
+        self._heard: dict[int, int] = {}
         self._count = 1
         self._record_bytes_max = RECORD_BYTES_CEILING
         self._effects: list[LeaderEffect] = []
@@ -217,7 +220,7 @@ class Placement:
             if row.version > since and mine:
                 topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine))
         gone = [topic for topic, version in self._gone.items() if version > since]
-        return messages.Assign(self.fabric, self.version, topics, gone)
+        return messages.Assign(self.fabric, self.version, topics, gone, since)
 
     def topic_count(self) -> int:
         """Return how many topics exist."""
@@ -274,6 +277,7 @@ class Placement:
 
     def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
         meta = self._find(command.body.name)
+        self._forget_gone(txn)
         del self._topics[meta.name]
         txn.delete(_TOPIC + meta.name.encode())
         self.version += 1
@@ -281,6 +285,13 @@ class Placement:
         txn.put(_GONE + meta.id.to_bytes(4, "big"), self.version.to_bytes(8, "big"))
         self._write_facts(txn)
         self._tell(peer, command, meta)
+
+    def _forget_gone(self, txn: Transaction) -> None:
+        """Remove what every leader has heard; this very process hears of a deletion in its own transaction."""
+        heard = min((self._heard.get(leader, 0) for leader in range(1, self._count)), default=self.version)
+        for topic in [topic for topic, version in self._gone.items() if version <= heard]:
+            del self._gone[topic]
+            txn.delete(_GONE + topic.to_bytes(4, "big"))
 
     def _alter(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.AlterTopic = command.body
@@ -321,6 +332,7 @@ class Placement:
         check_range("leader", body.leader, 1, min(self._count - 1, ATTACHED_MAX))
         self._leaders[body.leader] = messages.LeaderAddress(body.leader, body.endpoint, body.publish)
         self._attached[body.leader] = peer
+        self._heard[body.leader] = body.version
         assign = self.assignment(body.leader, body.version)
         if assign is None:
             self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))

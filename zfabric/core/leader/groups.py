@@ -39,25 +39,31 @@ def committed(partition: int, group: str, txn: Transaction) -> GroupRow | None:
     return None if row is None else rows.decode(_decode, row, f"group {group!r} of partition id {partition}")
 
 
+def check_room(partition: Partition, group: str, txn: Transaction) -> None:
+    """Make sure that ``group`` may commit in the partition.
+
+    Raises:
+        LimitExceeded: the partition has as many groups as it may. CorruptRow: what it committed cannot be decoded.
+    """
+    if committed(partition.id, group, txn) is not None:
+        return
+    if partition.groups < 0:
+        partition.groups = sum(1 for _ in _names(partition.id, txn))
+    if partition.groups >= GROUPS_PER_PARTITION_MAX:
+        raise errors.LimitExceeded(
+            what=f"groups of partition id {partition.id}",
+            value=partition.groups + 1,
+            limit=GROUPS_PER_PARTITION_MAX,
+            instead="delete those that are not used: 'zfabric group delete'",
+        )
+
+
 def commit(
     partition: Partition, group: str, offset: int, wall_ms: int, txn: Transaction, *, force: bool = False
 ) -> None:
-    """Store a committed offset; one that would go back is ignored unless ``force``.
-
-    Raises:
-        LimitExceeded: the partition has as many groups as it may.
-    """
+    """Store a committed offset, after :func:`check_room`; one that would go back is ignored unless ``force``."""
     before = committed(partition.id, group, txn)
     if before is None:
-        if partition.groups < 0:
-            partition.groups = sum(1 for _ in _names(partition.id, txn))
-        if partition.groups >= GROUPS_PER_PARTITION_MAX:
-            raise errors.LimitExceeded(
-                what=f"groups of partition id {partition.id}",
-                value=partition.groups + 1,
-                limit=GROUPS_PER_PARTITION_MAX,
-                instead="delete those that are not used: 'zfabric group delete'",
-            )
         partition.groups += 1
     elif offset <= before.offset and not force:
         return

@@ -406,13 +406,16 @@ class Leader:
     def _commit_offsets(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.CommitOffsets = command.body
         check_name("group", body.group, GROUP_BYTES_MAX)
+        # All of it is checked before any of it is stored.
         for part in body.parts:
-            state = self._partition(part.partition, txn).log.state
+            partition = self._partition(part.partition, txn)
+            state = partition.log.state
             if not 0 <= part.offset <= state.end:
                 place = self._places[part.partition]
                 raise errors.OffsetOutOfRange(
                     topic=place[0].name, partition=place[1], offset=part.offset, start=0, end=state.end
                 )
+            groups.check_room(partition, body.group, txn)
         for part in body.parts:
             groups.commit(
                 self._partition(part.partition, txn), body.group, part.offset, self._wall_ms, txn, force=body.force
@@ -433,6 +436,8 @@ class Leader:
         body: messages.Assign = command.body
         if body.version <= self.assignment_version and self.fabric == body.fabric:
             return
+        if body.since > self.assignment_version:
+            return  # One before this was lost; the next ATTACH asks for all that came after ours.
         if self.fabric and self.fabric != body.fabric:
             raise errors.ProtocolViolation(problem=f"assignment of fabric {body.fabric!r}", allowed=repr(self.fabric))
         if not self.fabric:
