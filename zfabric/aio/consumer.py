@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from types import TracebackType
@@ -59,6 +60,9 @@ class Consumer:
         self._core = core
         self._deserializer = deserializer
         self._timeout = timeout
+        # Of an iteration: taken from the core and not yielded yet, and the positions behind all of it.
+        self._left: deque[Record] = deque()
+        self._after: dict[int, int] = {}
 
     async def open(self) -> None:
         """Find the partitions and positions, if that is not done yet; every method that needs them calls this.
@@ -122,6 +126,10 @@ class Consumer:
         return batches
 
     async def _ready(self, timeout: float | None) -> bool:
+        self._give_back()
+        return await self._wait(timeout)
+
+    async def _wait(self, timeout: float | None) -> bool:
         """Wait until there may be something to take; tells whether it waited, and so looked at the sockets."""
         if not self._core.cursors or not self._core.opened:
             await self.open()
@@ -135,22 +143,43 @@ class Consumer:
         return True
 
     async def __aiter__(self) -> AsyncIterator[Record]:
-        """Yield records for ever; the position is behind each record when it is yielded."""
+        """Yield records for ever; the position is behind each record when it is yielded.
+
+        Whoever leaves the loop may go on with any other call, or with another loop, and misses nothing.
+        """
         while not self._core.closed:
-            waited = await self._ready(None)
+            if not self._left:
+                for number, position in self._after.items():
+                    cursor = self._core.cursors[number]
+                    cursor.position = max(cursor.position, position)
+                self._after = {}
+                waited = await self._wait(None)
+                with self._pump.lock:
+                    self._fill()
+                    self._pump.flush(look=not waited)
+                continue
+            record = self._left.popleft()
+            cursor = self._core.cursors[record.partition]
+            cursor.position = record.offset + 1
+            if self._deserializer is None:
+                yield record
+            else:
+                yield record._replace(value=self._deserializer(record.topic, record.value))
+
+    def _fill(self) -> None:
+        """Take records for an iteration; the positions stay before them, so that a commit does not pass any."""
+        self._left.extend(self._core.take(500))
+        self._after = self.position
+        for record in reversed(self._left):
+            self._core.cursors[record.partition].position = record.offset
+
+    def _give_back(self) -> None:
+        """An iteration was left: what it had taken and not yielded is read again."""
+        self._after = {}
+        if self._left:
             with self._pump.lock:
-                records = self._core.take(500)
-                self._pump.flush(look=not waited)
-            after = dict(self.position)
-            cursors = self._core.cursors
-            for record in records:
-                cursors[record.partition].position = record.offset + 1
-                if self._deserializer is None:
-                    yield record
-                else:
-                    yield record._replace(value=self._deserializer(record.topic, record.value))
-            for number, position in after.items():
-                cursors[number].position = max(cursors[number].position, position)
+                self._core.rewind({record.partition for record in self._left}, self._pump.now())
+                self._left.clear()
 
     async def commit(self, offsets: dict[int, int] | None = None) -> None:
         """Store the positions (or ``offsets`` by partition) for the group; returns when they are durable.
@@ -174,10 +203,14 @@ class Consumer:
         """Go on from ``offset`` (or "earliest", "latest", a time) in one partition."""
         check_range("partition", partition, 0, PARTITION_MAX)
         await self.open()
+        self._give_back()
         with self._pump.lock:
             now = self._pump.now()
             pending = self._core.seek(partition, start_of(offset), now, now + int(self._timeout * 1e9))
-        await self._result(pending, "the seek")
+        try:
+            await self._result(pending, "the seek")
+        finally:
+            pending.fail(errors.Closed(what="this seek"))  # Unless it is done: its caller has left, so it must not be.
 
     @property
     def position(self) -> dict[int, int]:
@@ -205,15 +238,22 @@ class Consumer:
     def _pause(self, partitions: tuple[int, ...], *, paused: bool) -> None:
         for partition in partitions:
             check_range("partition", partition, 0, PARTITION_MAX)
+        self._give_back()
         with self._pump.lock:
             self._core.pause(partitions or list(self._core.cursors), self._pump.now(), paused=paused)
 
     async def close(self) -> None:
         """End; what was not committed will be read again by the group. A second call does nothing."""
-        if not self._core.closed:
+        if not (self._core.closed or self._pump.forked):
             with self._pump.lock:
                 self._core.close()
                 self._pump.flush()
+
+    def abandon(self) -> None:
+        """End without telling anybody: for a fabric that closes."""
+        with self._pump.lock:
+            if not self._core.closed:
+                self._core.close()
 
     async def __aenter__(self) -> Self:
         await self.begin()

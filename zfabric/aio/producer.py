@@ -154,6 +154,7 @@ class Producer:
             values = (serializer(topic, value) for value in values)
         source, count, taken = iter(values), 256, 0
         while True:
+            pump.checkpoint()
             chunk = list(islice(source, count))
             if not chunk:
                 return taken
@@ -180,6 +181,7 @@ class Producer:
         taken = 0
         names = iter(keys)
         for value in values:
+            self._pump.checkpoint()
             try:
                 key = next(names)
             except StopIteration:
@@ -216,18 +218,23 @@ class Producer:
             raise errors.DeliveryError(records=sum(left.values()), detail=detail)
 
     async def close(self, timeout: float | None = 30.0) -> None:
-        """Flush, then give up what could not be delivered; a second call does nothing.
+        """Flush, then give up what could not be delivered; a second call does nothing, nor does a forked child's.
 
         Raises:
             DeliveryError: what could not be delivered.
         """
         check_timeout("timeout", timeout)
-        if self._core.closed:
+        if self._core.closed or self._pump.forked:
             return
         try:
             await self.flush(timeout)
         finally:
-            with self._pump.lock:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close without waiting: what is not acknowledged is given up."""
+        with self._pump.lock:
+            if not self._core.closed:
                 self._core.close()
 
     async def __aenter__(self) -> Self:
@@ -236,7 +243,7 @@ class Producer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or self._pump.forked:
             await self.close()
             return
         with self._pump.lock:

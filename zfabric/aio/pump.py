@@ -31,7 +31,7 @@ class _NoLock:
 
 
 class Pump:
-    """Drives one client within the loop in which it was first used.
+    """Drives one client within the running loop. When that one is closed, the next loop that asks goes on with it.
 
     Attributes:
         stepped_ns: when the sockets were last driven (monotonic). now: gives the time (monotonic ns).
@@ -50,9 +50,14 @@ class Pump:
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child's copy."""
+        return os.getpid() != self._owner
+
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
-        if os.getpid() != self._owner:
+        if self.forked:
             raise errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
         if self._closed:
             raise errors.Closed(what="fabric")
@@ -63,11 +68,11 @@ class Pump:
         Without ``look``, what has come is left to the loop.
         """
         self.check()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move(loop)
         self.stepped_ns = time.monotonic_ns()
         due_ns = self.driver.step(None if look else ())
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
         if self._generation != self.driver.generation:
             self._generation = self.driver.generation
             fds = set(self.driver.fds())
@@ -82,6 +87,16 @@ class Pump:
         if due_ns is not None:
             self._timer = loop.call_later(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), self._readable)
         self.driver.run_callbacks()
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            raise errors.NotSupported(
+                what="a fabric of one event loop",
+                where="in another while the first is open",
+                instead="call zfabric.aio.connect() in each",
+            )
+        self._loop = loop
+        self._generation, self._watched, self._timer = -1, set(), None
 
     def _readable(self) -> None:
         if not self._closed:
@@ -109,6 +124,9 @@ class Pump:
             pending.forget(done)
         return True
 
+    def checkpoint(self) -> None:
+        """Nothing: a task is cancelled where it waits."""
+
     async def close(self) -> None:
         """Close the sockets."""
         if self._closed:
@@ -116,7 +134,7 @@ class Pump:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             for fd in self._watched:
                 self._loop.remove_reader(fd)
         self.driver.close()

@@ -115,7 +115,9 @@ def _say_notes(error: BaseException) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    interrupts = sys.modules.get("zfabric.sync.interrupts")
+    if interrupts is None or not interrupts.hold(number, frame):
+        raise SystemExit(128 + number)
 
 
 def run() -> None:

@@ -91,11 +91,18 @@ class Driver:
 
     def run_callbacks(self) -> None:
         """Run user callbacks; call it without the lock. What they raise is logged, since nobody waits for it."""
-        for callback, delivery, error in self.core.take_callbacks():
-            try:
-                callback(delivery, error)
-            except Exception:  # noqa: BLE001 - user code; logged with its traceback
-                _log.exception("delivery_callback_failed callback=%r", callback)
+        callbacks = self.core.take_callbacks()
+        if not callbacks:
+            return
+        due = iter(callbacks)
+        try:
+            for callback, delivery, error in due:
+                try:
+                    callback(delivery, error)
+                except Exception:  # noqa: BLE001 - user code; logged with its traceback
+                    _log.exception("delivery_callback_failed callback=%r", callback)
+        finally:
+            self.core.return_callbacks(list(due))
 
     def close(self) -> None:
         """Close the sockets and leave the mode."""

@@ -50,6 +50,14 @@ class SimPump:
         """Return the virtual time (monotonic ns)."""
         return self._world.now
 
+    @property
+    def forked(self) -> bool:
+        """Never: a simulated process does not fork."""
+        return False
+
+    def checkpoint(self) -> None:
+        """Nothing: nobody interrupts a simulated caller."""
+
     def check(self) -> None:
         """Raise Closed after the end."""
         if not self.alive:

@@ -222,23 +222,30 @@ class Fabric:
         return answer
 
     def close(self) -> None:
-        """Close consumers, flush and close producers, and leave. A second call does nothing.
+        """Close consumers, flush and close producers, and leave. A second call does nothing, nor does a forked child's.
 
         Raises:
-            DeliveryError: what a producer could not deliver; everything is closed all the same.
+            DeliveryError: what a producer could not deliver; everything is closed all the same, also when the call is
+                interrupted or cancelled.
         """
+        if self._pump.forked:
+            return
         failed: Exception | None = None
         opened, self._open = self._open, []
-        for entry in opened:
-            try:
-                entry.close()
-            except errors.Closed:
-                continue
-            except errors.ZFabricError as error:
-                failed = error
-        with self._pump.lock:
-            self._core.requests.close()
-        self._pump.close()
+        try:
+            for entry in opened:
+                try:
+                    entry.close()
+                except errors.Closed:
+                    continue
+                except errors.ZFabricError as error:
+                    failed = error
+        finally:
+            for entry in opened:
+                entry.abandon()
+            with self._pump.lock:
+                self._core.requests.close()
+            self._pump.close()
         if failed is not None:
             raise failed
 

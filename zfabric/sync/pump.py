@@ -5,6 +5,8 @@ descriptors outside the lock (see ``net/ports.py`` for why that is safe). The ot
 for everything would cost 107 against 59 us a round trip (measured), so the thread here takes over only once no caller
 has come by for 2 ms. While callers come and go it naps rather than parks: to wake it at each of their returns would
 cost more than what they came for.
+
+KeyboardInterrupt comes out of a wait between two steps, and out of nothing else: see :mod:`zfabric.sync.interrupts`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.sync import interrupts
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
@@ -56,6 +59,7 @@ class Pump:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller.register(self._wake_reader, select.POLLIN)
         _pumps.add(self)
+        interrupts.guard(self)
 
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
@@ -77,6 +81,7 @@ class Pump:
     def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
         deadline_ns = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+        interrupts.take_over()
         with self._changed:
             self._waiters += 1
             if self._driving:
@@ -102,6 +107,7 @@ class Pump:
         due_ns = self.driver.step(ready)
         if pending.done:
             return None
+        interrupts.deliver()
         if deadline_ns is not None:
             due_ns = deadline_ns if due_ns is None else min(due_ns, deadline_ns)
         seconds = None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
@@ -139,6 +145,17 @@ class Pump:
         except BlockingIOError:
             return  # It is full of wake-ups already.
 
+    def checkpoint(self) -> None:
+        """Let Ctrl-C end a call here that may go on for long without waiting."""
+        interrupts.deliver()
+
+    def nudge(self) -> None:
+        """Let every waiting caller look around once more."""
+        with self.lock:
+            if not self._closed and not self.forked:
+                self._wake()
+                self._changed.notify_all()
+
     def _attend(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zfabric-pump", daemon=True)
@@ -167,12 +184,22 @@ class Pump:
                         self.driver.step(ready)
             self.driver.run_callbacks()
 
+    def disown(self) -> None:
+        """This is a child's copy: refuse everything, whatever state the parent's threads had left the locks in."""
+        self.forked = True
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        error = errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
+        for producer in self.driver.core.producers:
+            producer.refuse(error)
+
     def close(self) -> None:
         """End the thread and the sockets."""
         with self.lock:
             if self._closed or self.forked:
                 return
             self._closed = True
+            interrupts.release(self)
             self._work.set()
             self._wake()
             self._changed.notify_all()
@@ -188,8 +215,7 @@ class Pump:
 
 def _after_fork() -> None:
     for pump in _pumps:
-        pump.forked = True
-        pump.lock = threading.RLock()
+        pump.disown()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -323,3 +323,9 @@ class Client:
         """Return user callbacks that are due: (function, delivery, error)."""
         callbacks, self._callbacks = self._callbacks, []
         return callbacks
+
+    def return_callbacks(
+        self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any, Exception | None]]
+    ) -> None:
+        """Take those back that were not run: one before them was interrupted."""
+        self._callbacks[:0] = callbacks

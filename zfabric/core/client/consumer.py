@@ -15,7 +15,7 @@ Each FETCH asks one leader for all partitions that need one; one is under way fo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -232,8 +232,8 @@ class Consumer:
         )
 
         def found() -> None:
-            if asked.error is not None:
-                done.fail(asked.error)
+            if asked.error is not None or done.done:
+                done.fail(asked.error or errors.Closed(what="seek"))
                 return
             part: messages.OffsetIs = asked.result().body.parts[0]
             offset = part.offset if timestamp is not None else int(start)
@@ -325,6 +325,14 @@ class Consumer:
         cursor.buffered -= batch.header.payload_length + HEADER_BYTES
         cursor.position = batch.header.next_offset if cursor.buffer else cursor.expected
         return batch
+
+    def rewind(self, numbers: Iterable[int], now: int) -> None:
+        """Read these partitions again from their positions, which the facade had moved back."""
+        for number in numbers:
+            cursor = self.cursors[number]
+            cursor.clear(cursor.position)
+            cursor.live = False
+        self.tick(now)
 
     def _load(self, cursor: Cursor) -> None:
         if cursor.records:

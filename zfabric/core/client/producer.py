@@ -175,6 +175,11 @@ class Producer:
                 self._withdraw(outbox, batch)
                 self._finish(batch, error)
 
+    def refuse(self, error: errors.ZFabricError) -> None:
+        """Raise ``error`` for whatever is sent from now on."""
+        self.fatal = error
+        self._check_from = -1
+
     def knows(self, topic: str) -> bool:
         """Tell whether the topic's partitions are known."""
         return topic in self._routes
