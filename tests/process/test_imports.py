@@ -54,6 +54,13 @@ sys.exit(status)
 """
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """What measures the coverage of processes would be found in them."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
 def heavy(modules):
     return {name for name in modules for banned in HEAVY if name == banned or name.startswith(banned + ".")}
 
