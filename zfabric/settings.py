@@ -168,7 +168,7 @@ class ProducerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     acks: str = "all"
     linger_ns: int = 0
-    batch_bytes: int = 256 * KIB
+    batch_bytes: int = 512 * KIB
     buffer_bytes: int = 64 * MIB
     in_flight_max: int = 5
     delivery_timeout_ns: int = 120_000_000_000

@@ -91,7 +91,7 @@ class Fabric:
         name: str | None = None,
         acks: Acks = "all",
         linger: float = 0.0,
-        batch_bytes: int = 256 << 10,
+        batch_bytes: int = 512 << 10,
         buffer_bytes: int = 64 << 20,
         compression: Codec = "none",
         delivery_timeout: float = 120.0,
