@@ -28,6 +28,7 @@ __all__ = [
     "DirectoryDamaged",
     "DirectoryFormat",
     "DirectoryLocked",
+    "DirectoryUnusable",
     "Draining",
     "Forked",
     "InsecureListen",
@@ -437,7 +438,8 @@ class DirectoryLocked(ZFabricError):
     """Another process leads the directory."""
 
     code = 52
-    template = "{directory!r} is led by process {pid}; connect to it or stop that process"
+    template = "{directory!r} is led by process {pid}; connect to {where} or stop that process"
+    defaults: ClassVar[dict[str, Value]] = {"where": "it"}
     directory: str
     pid: int
 
@@ -479,6 +481,16 @@ class InsecureListen(ZFabricError):
         "listen on 127.0.0.1 or say --insecure"
     )
     endpoint: str
+
+
+class DirectoryUnusable(ZFabricError):
+    """The directory cannot be made, entered or written to."""
+
+    code = 57
+    template = "{directory!r}: {problem}; {instead}"
+    directory: str
+    problem: str
+    instead: str
 
 
 # What the command line reads.

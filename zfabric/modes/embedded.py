@@ -19,7 +19,10 @@ from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.modes.url import Target
 from zfabric.settings import LeaderSettings
-from zfabric.store.directory import DataDirectory
+from zfabric.store.directory import DataDirectory, unusable
+
+SILENT_MAX = 10
+"""Leaders started here that may end one after the other without a word: killed, as far as one can know."""
 
 
 class Embedded:
@@ -30,25 +33,50 @@ class Embedded:
     def __init__(self, target: Target, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
         self.host = ""
         self._settings = settings or LeaderSettings()
-        self._directory = DataDirectory.create_or_check(target.path)
-        self._clients = self._directory.attach_client(timeout=timeout)
         self._starting: int | None = None
         self._said = b""
-        self.endpoint = f"ipc://{self._directory.socket_path('router')}"
-        self._publish = f"ipc://{self._directory.socket_path('xpub')}"
+        self._silent = 0
+        try:
+            os.path.realpath(target.path).encode()
+        except UnicodeEncodeError as error:
+            raise errors.DirectoryUnusable(
+                directory=target.path, problem="its path is no UTF-8 text", instead="choose another directory"
+            ) from error
+        try:
+            self._directory = DataDirectory.create_or_check(target.path)
+            self._clients = self._directory.attach_client(timeout=timeout)
+        except OSError as error:
+            raise unusable(target.path, error) from error
+        try:
+            self.endpoint = f"ipc://{self._directory.socket_path('router')}"
+            self._publish = f"ipc://{self._directory.socket_path('xpub')}"
+        except OSError as error:
+            self._clients.close()
+            raise unusable(target.path, error) from error
+        except BaseException:
+            self._clients.close()
+            raise
 
     def locate(self) -> None:
         """Start a leader if nobody leads. Does not wait for it.
 
         Raises:
             DirectoryLocked: a node leads the directory: connect to that.
+            DirectoryUnusable: no process can be started in it.
+            LeaderFailed: leaders end again and again before they serve.
             ZFabricError: what the leader that was started here said before it ended.
         """
+        try:
+            self._locate()
+        except OSError as error:
+            raise unusable(self._directory.path, error) from error
+
+    def _locate(self) -> None:
         self._listen()
         holder = self._directory.holder()
         if holder is not None:
             if holder["mode"] == "node":
-                raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"])
+                raise self._directory.locked(holder)
             return
         if self._starting is not None:
             return
@@ -88,6 +116,15 @@ class Embedded:
             os.close(self._starting)
             self._starting = None
             said: dict[str, Any] = json.loads(self._said) if b"\n" in self._said else {}
+            self._silent = 0 if said else self._silent + 1
+            if self._silent >= SILENT_MAX:
+                self._silent = 0
+                log = os.path.join(self._directory.real_path, "leader.log")
+                raise errors.LeaderFailed(
+                    directory=self._directory.path,
+                    status=-1,
+                    detail=f"so did {SILENT_MAX} in a row before they served; see {log!r}",
+                )
             if said.get("error", errors.DirectoryLocked.code) != errors.DirectoryLocked.code:
                 raise errors.from_wire(said["error"], said["values"])
 

@@ -114,9 +114,9 @@ def main() -> int:
         return 2
     argument = sys.argv[1]
     options = json.loads(argument)
-    if options.get("embedded"):
-        _detach(options["data"])
     try:
+        if options.get("embedded"):
+            _detach(options["data"])
         with ExitStack() as stack:
             return _serve(argument, stack)
     except errors.StorageFailed as error:
@@ -125,6 +125,12 @@ def main() -> int:
     except errors.ZFabricError as error:
         _say({"error": error.code, "values": error.values})
         return EXIT_FAILED
+    except OSError as error:
+        from zfabric.store.directory import unusable
+
+        problem = unusable(options["data"], error)
+        _say({"error": problem.code, "values": problem.values})
+        raise
 
 
 if __name__ == "__main__":

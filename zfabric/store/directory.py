@@ -47,7 +47,7 @@ from zfabric.store.formatfile import (
     write_format,
 )
 
-__all__ = ["DataDirectory", "Holder", "Mode"]
+__all__ = ["DataDirectory", "Holder", "Mode", "unusable"]
 
 Mode = Literal["embedded", "node"]
 
@@ -62,6 +62,27 @@ _SOCKET_NAME_BYTES_MAX: Final = 24
 _VOLUME = re.compile(r"leader-(0|[1-9]\d{0,5})\Z")
 _ATTACH_PAUSE_S: Final = 0.01
 _CREATE_ATTEMPTS: Final = 100
+
+
+_INSTEAD: Final = {
+    errno.EACCES: "let this user write there, or choose another directory",
+    errno.EPERM: "let this user write there, or choose another directory",
+    errno.EROFS: "choose a directory on a disk that can be written to",
+    errno.ENOSPC: "free some space or choose a directory on another disk",
+    errno.EDQUOT: "free some space or choose a directory on another disk",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EMFILE: "close some files or raise their limit (ulimit -n)",
+    errno.ENFILE: "close some files or raise their limit (sysctl fs.file-max)",
+}
+
+
+def unusable(directory: str, error: OSError) -> errors.DirectoryUnusable:
+    """Return what to tell a user whose data directory the system refused."""
+    problem = error.strerror or str(error)
+    if error.filename is not None and os.fspath(error.filename) != directory:
+        problem = f"{problem}: {os.fsdecode(error.filename)!r}"
+    instead = _INSTEAD.get(error.errno or 0, "choose another directory")
+    return errors.DirectoryUnusable(directory=directory, problem=problem, instead=instead)
 
 
 class Holder(TypedDict):
@@ -137,14 +158,20 @@ class DataDirectory:
         """
         lock = lockfile.take_exclusive(self._file(LOCK))
         if lock is None:
-            holder = self.holder()
-            raise errors.DirectoryLocked(directory=self.path, pid=holder["pid"] if holder is not None else 0)
+            raise self.locked(self.holder())
         try:
             lock.write(msgspec.json.encode(Holder(pid=os.getpid(), mode=mode, listen=listen)) + b"\n")
         except BaseException:
             lock.close()
             raise
         return lock
+
+    def locked(self, holder: Holder | None) -> errors.DirectoryLocked:
+        """Return the error that says who leads, and where to reach that one."""
+        if holder is None:
+            return errors.DirectoryLocked(directory=self.path, pid=0)
+        where = f"zf://{holder['listen']}" if holder["mode"] == "node" else "it"
+        return errors.DirectoryLocked(directory=self.path, pid=holder["pid"], where=where)
 
     def holder(self) -> Holder | None:
         """Return who leads now, or None. It may have changed when this returns; only :meth:`lock` is sure."""
@@ -190,7 +217,7 @@ class DataDirectory:
 
     def volumes(self) -> list[int]:
         """Return the numbers of the volumes that exist, in order."""
-        found = (_VOLUME.match(name) for name in os.listdir(self.path))
+        found = (_VOLUME.match(name) for name in os.listdir(self.real_path))
         return sorted(int(match[1]) for match in found if match is not None)
 
     def volume_path(self, number: int) -> str:
