@@ -234,10 +234,17 @@ class Described(_Body, frozen=True):
 
 
 class InitProducer(_Body, frozen=True):
-    """A named producer begins: fence its earlier instances on this partition."""
+    """A named producer asks for an epoch on this partition.
+
+    ``instance`` is one object of that name (random, not 0), ``attempt`` how many epochs it has used up here. Its first
+    attempt fences the earlier instances. A later one is refused once another instance has begun. The same attempt
+    again, however late, gets the same answer. Instance 0 begins anew each time.
+    """
 
     partition: _Id
     producer: int
+    instance: _Count = 0
+    attempt: _Id = 0
 
 
 class ProducerIs(_Body, frozen=True):

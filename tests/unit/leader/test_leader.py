@@ -142,6 +142,37 @@ def test_an_older_epoch_is_fenced(node):
     assert refused.value.current == 1
 
 
+def test_an_instance_that_was_fenced_gets_no_epoch_any_more(node):
+    """Else it would go on in the epoch of the instance that has fenced it, and the two would share sequences."""
+    old, new = 11, 22
+
+    def begin(instance, attempt):
+        return node.ask(Type.INIT_PRODUCER, messages.InitProducer(P, 5, instance, attempt)).epoch
+
+    assert (begin(old, 0), begin(old, 1), begin(new, 0)) == (0, 1, 2)
+    for attempt in (1, 2):
+        with pytest.raises(errors.ProducerFenced) as refused:
+            begin(old, attempt)
+        assert refused.value.current == 2
+    node.restart()
+    with pytest.raises(errors.ProducerFenced):
+        begin(old, 2)
+    assert begin(new, 1) == 3
+
+
+def test_the_same_attempt_to_begin_gets_the_same_epoch_however_late_it_comes(node):
+    """One that was lost and repeated arrives after the repeat, and must not fence what began with that."""
+    begin = messages.InitProducer(P, 5, 11, 0)
+    assert node.ask(Type.INIT_PRODUCER, begin).epoch == 0
+    node.produce(0)
+    assert node.ask(Type.INIT_PRODUCER, begin).epoch == 0
+    node.produce(1)
+    assert node.ask(Type.INIT_PRODUCER, messages.InitProducer(P, 5, 11, 1)).epoch == 1
+    with pytest.raises(errors.ProducerFenced):
+        node.ask(Type.INIT_PRODUCER, begin)
+    node.produce(0, epoch=1)
+
+
 def test_application_sequences_may_skip_and_survive_epochs(node):
     node.produce(10, last=10)
     node.produce(25, last=25)

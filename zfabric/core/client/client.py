@@ -4,7 +4,9 @@ A pump hands in what its sockets received (:meth:`Client.receive`, :meth:`Client
 when :meth:`Client.next_deadline` has come, performs :meth:`Client.take_effects`, and after that runs
 :meth:`Client.take_callbacks`. Everything that a caller waits for is a ``Pending``.
 
-Metadata comes from leader 0, at the bootstrap endpoint, and is kept until an answer shows that it is stale.
+Metadata comes from leader 0, at the bootstrap endpoint, and is kept until an answer shows that it is stale. For topics
+in use it is asked again every 30 seconds, so that added partitions are found. Whenever a connection breaks the client
+asks where the leaders are: a node that was started again may listen elsewhere, and what is not answered goes there.
 """
 
 from __future__ import annotations
@@ -26,10 +28,18 @@ if TYPE_CHECKING:
 REFRESH_NS = 50_000_000
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 500_000_000
+AGE_NS = 30_000_000_000
+ASK_NS = 10_000_000_000
 
 
 class Reader(Protocol):
-    """What the client asks of its consumers."""
+    """What the client asks of its consumers.
+
+    Attributes:
+        topic: that it reads.
+    """
+
+    topic: str
 
     def published(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take a published message of one of the reader's sessions."""
@@ -45,6 +55,10 @@ class Reader(Protocol):
 
     def learn(self, meta: messages.TopicMeta, now: int) -> None:
         """Take new metadata of a topic."""
+        ...
+
+    def gone(self, topic: str, now: int) -> None:
+        """A topic does not exist any more."""
         ...
 
     def tick(self, now: int) -> None:
@@ -84,6 +98,9 @@ class Client:
         self._leaders: dict[int, messages.LeaderAddress] = {}
         self._wanted: dict[str, list[Pending[messages.TopicMeta]]] = {}
         self._refreshed: dict[str, int] = {}
+        self._asking: set[str] = set()
+        self._age_ns: int | None = None
+        self._reconnects = 0
         self._later: list[tuple[int, Callable[[], None]]] = []
         self._callbacks: list[tuple[Callable[[Any, Exception | None], None], Any, Exception | None]] = []
 
@@ -158,18 +175,39 @@ class Client:
         return pending
 
     def refresh(self, name: str, now: int) -> None:
-        """Ask again where a topic is, at most every 50 ms."""
-        if now - self._refreshed.get(name, -REFRESH_NS) >= REFRESH_NS:
-            self._refreshed[name] = now
-            self._fetch_metadata(name, now, now + 10_000_000_000)
+        """Ask again where a topic is: once at a time, and at most every 50 ms."""
+        if self._may_ask(name, now):
+            self._ask_again(name, [name])
 
     def _refresh_leaders(self) -> None:
-        """Ask where the leaders are: one may not have been up when we asked before."""
-        if self.now - self._refreshed.get("", -REFRESH_NS) < REFRESH_NS:
-            return
-        self._refreshed[""] = self.now
-        asked = self.control(Type.METADATA, messages.Metadata([]), self.now, self.now + 10_000_000_000, "metadata")
-        asked.on_done(lambda: None if asked.error is not None else self.note(asked.result().body))
+        """Ask where the leaders are: one may not have been up when we asked before, or listen elsewhere now."""
+        if self._may_ask("", self.now):
+            self._ask_again("", [])
+
+    def _may_ask(self, what: str, now: int) -> bool:
+        if what in self._asking or now - self._refreshed.get(what, -REFRESH_NS) < REFRESH_NS:
+            return False
+        self._refreshed[what] = now
+        return True
+
+    def _ask_again(self, what: str, names: list[str]) -> None:
+        self._asking.add(what)
+        asked = self.control(Type.METADATA, messages.Metadata(names), self.now, self.now + ASK_NS, "metadata")
+
+        def answered() -> None:
+            self._asking.discard(what)
+            if asked.error is None:
+                self.note(asked.result().body)
+
+        asked.on_done(answered)
+
+    def _used(self) -> list[str]:
+        """Return the topics that are read, or sent to."""
+        used = {reader.topic for reader in self._readers}
+        for producer in self.producers:
+            if producer.used:
+                used.update(producer.topics())
+        return sorted(used)
 
     def _fetch_metadata(self, name: str, now: int, deadline_ns: int) -> None:
         asked = self.control(Type.METADATA, messages.Metadata([name]), now, deadline_ns, f"metadata of topic {name!r}")
@@ -193,11 +231,22 @@ class Client:
 
     def note(self, body: messages.MetadataIs) -> None:
         """Remember metadata and tell producers and consumers."""
-        self._leaders.update({address.id: address for address in body.leaders})
+        moved = {}
+        for address in body.leaders:
+            before = self._leaders.get(address.id)
+            if before is not None and before.endpoint != address.endpoint:
+                moved[self._reach(before.endpoint)] = self._reach(address.endpoint)
+            self._leaders[address.id] = address
+        if moved:
+            self.requests.move(moved, self.now)
+        if self._age_ns is None:
+            self._age_ns = self.now + AGE_NS
         for name in body.unknown:
             self._topics.pop(name, None)
             for producer in self.producers:
                 producer.gone(name)
+            for reader in self._readers:
+                reader.gone(name, self.now)
         for meta in body.topics:
             self._topics[meta.name] = meta
             self._teach(meta, self.now)
@@ -217,13 +266,24 @@ class Client:
         return self._persist(lambda: self.bootstrap, kind, body, now, deadline_ns, what)
 
     def call_partition(
-        self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str
+        self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str, topic: str | None = None
     ) -> Pending[Command]:
-        """Ask a leader, again while its error is a passing one and there is time."""
-        return self._persist(lambda: self.endpoint(leader), kind, body, now, deadline_ns, what)
+        """Ask a leader, again while its error is a passing one and there is time.
+
+        Args:
+            topic: whose partitions it is about: the result is UnknownTopic if it turns out to be gone.
+        """
+        return self._persist(lambda: self.endpoint(leader), kind, body, now, deadline_ns, what, topic)
 
     def _persist(
-        self, where: Callable[[], str | None], kind: int, body: Any, now: int, deadline_ns: int, what: str
+        self,
+        where: Callable[[], str | None],
+        kind: int,
+        body: Any,
+        now: int,
+        deadline_ns: int,
+        what: str,
+        topic: str | None = None,
     ) -> Pending[Command]:
         pending: Pending[Command] = Pending()
         seconds = max((deadline_ns - now) / 1e9, 0.0)
@@ -233,6 +293,12 @@ class Client:
             endpoint = where() or self.bootstrap
             asked = self.requests.call(endpoint, kind, body, self.now, deadline_ns, what, seconds)
             asked.on_done(lambda: judge(asked))
+
+        def again() -> None:
+            if topic is not None and topic not in self._topics:
+                pending.fail(errors.UnknownTopic(topic=topic))
+            else:
+                attempt()
 
         def judge(asked: Pending[Command]) -> None:
             nonlocal pause_ns
@@ -247,8 +313,11 @@ class Client:
                 and self.now + pause_ns < deadline_ns
             ):
                 if isinstance(error, errors.NotLeader):
-                    self._refresh_leaders()
-                self.after(self.now + pause_ns, attempt)
+                    if topic is None:
+                        self._refresh_leaders()
+                    else:
+                        self.refresh(topic, self.now)
+                self.after(self.now + pause_ns, again)
                 pause_ns = min(pause_ns * 2, RETRY_MAX_NS)
             else:
                 pending.fail(error)
@@ -293,6 +362,14 @@ class Client:
             for action in due:
                 action()
         self.requests.tick(now)
+        if self._reconnects != self.requests.reconnects:
+            self._reconnects = self.requests.reconnects
+            self._refresh_leaders()
+        if self._age_ns is not None and self._age_ns <= now:
+            self._age_ns = now + AGE_NS
+            used = self._used()
+            if used:
+                self._ask_again("", used)
         for producer in self.producers:
             producer.tick(now)
         for reader in self._readers:
@@ -301,6 +378,8 @@ class Client:
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         nearest = self.requests.next_deadline()
+        if self._age_ns is not None and (nearest is None or self._age_ns < nearest) and self._in_use():
+            nearest = self._age_ns
         for at_ns, _ in self._later:
             if nearest is None or at_ns < nearest:
                 nearest = at_ns
@@ -313,7 +392,10 @@ class Client:
 
     def busy(self) -> bool:
         """Tell whether something goes on that a pump has to attend to though nobody waits."""
-        return bool(self._later or self._readers) or self.requests.outstanding() or any(p.used for p in self.producers)
+        return bool(self._later or self._callbacks) or self._in_use() or self.requests.outstanding()
+
+    def _in_use(self) -> bool:
+        return bool(self._readers) or any(producer.used for producer in self.producers)
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""

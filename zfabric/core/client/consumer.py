@@ -9,7 +9,12 @@ A partition is LIVE while it is subscribed, and BEHIND while it must fetch. It b
 end it subscribes, and fetches once more to cover what was committed in between. When its buffer is full it drops what
 is published, unsubscribes and is BEHIND again: a slow consumer costs the leader a fetch now and then, nothing else.
 
-Each FETCH asks one leader for all partitions that need one; one is under way for each leader.
+Each FETCH asks one leader for all partitions that need one; one is under way for each leader. They stand in another
+order each time, because the first may take all that an answer holds.
+
+A consumer of all partitions reads those that are added from their start. A topic that was deleted is an error, once
+everything is taken, and so is one that was made again under the same name: its offsets are others. With
+``skip_missing`` it waits for the new one and reads that from its start.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending, gather
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
 from zfabric.model import Record
@@ -39,44 +45,6 @@ Start = int | str
 """An offset, "earliest", "latest", or "@MS": the first record at or after that many ms since 1970."""
 
 
-class Cursor:
-    """One partition: where the application is, where receiving is, and what lies between.
-
-    Attributes:
-        position: next offset for the application, or -1 while unknown. expected: next offset to receive.
-        end: end offset last heard of. committed: as stored for the group. error: damage that is to be raised.
-    """
-
-    def __init__(self, place: messages.PartitionPlace) -> None:
-        self.id = place.id
-        self.number = place.number
-        self.leader = place.leader
-        self.position = -1
-        self.expected = -1
-        self.end = -1
-        self.committed = -1
-        self.buffer: deque[RecordBatch] = deque()
-        self.buffered = 0
-        self.records: list[Record] = []
-        self.taken = 0
-        self.paused = False
-        self.live = False
-        self.error: errors.ZFabricError | None = None
-
-    def clear(self, offset: int) -> None:
-        """Go on from ``offset``, forgetting what was buffered."""
-        self.position = self.expected = offset
-        self.buffer.clear()
-        self.buffered = 0
-        self.records, self.taken = [], 0
-        self.error = None
-
-    @property
-    def behind(self) -> bool:
-        """Whether a fetch is wanted at once."""
-        return not self.live and not self.paused and self.error is None and self.expected >= 0
-
-
 class _Leader:
     """One leader that this consumer reads from: its subscription session and its fetch."""
 
@@ -86,6 +54,7 @@ class _Leader:
         self.fetching = False
         self.due_ns: int | None = None
         self.retry_ns: int | None = None
+        self.turns = 0
 
 
 class Consumer:
@@ -122,7 +91,7 @@ class Consumer:
         self._by_id: dict[int, Cursor] = {}
         self._leaders: dict[int, _Leader] = {}
         self._sessions: dict[int, int] = {}
-        self._waiting: list[Pending[None]] = []
+        self._waiting: Pending[None] | None = None
         self._order: deque[int] = deque()
         self._opening: Pending[None] | None = None
 
@@ -152,24 +121,21 @@ class Consumer:
                 cursor = self.cursors[number] = Cursor(meta.partitions[number])
                 self._by_id[cursor.id] = cursor
                 self._order.append(number)
-            placed = self._place_all(deadline_ns)
+            placed = self._place(list(self.cursors.values()), self._start, deadline_ns)
             placed.on_done(lambda: opening.fail(placed.error) if placed.error else opening.resolve(None))
 
         wanted.on_done(found)
         return opening
 
-    def _place_all(self, deadline_ns: int) -> Pending[None]:
-        """Set every position: what the group has committed, else the start."""
+    def _place(self, cursors: list[Cursor], start: Start, deadline_ns: int) -> Pending[None]:
+        """Set positions: what the group has committed, else the start."""
         whole: Pending[None] = Pending()
-        cursors = list(self.cursors.values())
         if self.group is None:
-            self._relay(
-                gather([self.seek(c.number, self._start, self._client.now, deadline_ns) for c in cursors]), whole
-            )
+            self._relay(gather([self.seek(c.number, start, self._client.now, deadline_ns) for c in cursors]), whole)
             return whole
         asked = gather([
-            self._client.call_partition(leader, Type.GET_OFFSETS, messages.GetOffsets(self.group, [c.id for c in mine]),
-                                        self._client.now, deadline_ns, "committed offsets")
+            self._call(leader, Type.GET_OFFSETS, messages.GetOffsets(self.group, [c.id for c in mine]),
+                       self._client.now, deadline_ns, "committed offsets")
             for leader, mine in self._by_leader(cursors).items()
         ])  # fmt: skip
 
@@ -179,18 +145,21 @@ class Consumer:
                 return
             for answer in asked.result():
                 for part in answer.body.parts:
-                    if part.offset >= 0:
-                        cursor = self._by_id[part.partition]
+                    cursor = self._by_id.get(part.partition)
+                    if part.offset >= 0 and cursor is not None:
                         cursor.committed = part.offset
                         cursor.end = part.end_offset
                         cursor.clear(part.offset)
             rest = [cursor for cursor in cursors if cursor.position < 0]
             now = self._client.now
-            self._relay(gather([self.seek(c.number, self._start, now, deadline_ns) for c in rest]), whole)
+            self._relay(gather([self.seek(c.number, start, now, deadline_ns) for c in rest]), whole)
             self.tick(now)
 
         asked.on_done(known)
         return whole
+
+    def _call(self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
+        return self._client.call_partition(leader, kind, body, now, deadline_ns, what, self.topic)
 
     @staticmethod
     def _relay(source: Pending[list[None]], target: Pending[None]) -> None:
@@ -227,7 +196,7 @@ class Consumer:
         if timestamp is None and isinstance(start, str):
             timestamp = int(start.removeprefix("@"))
         wanted = messages.FindOffset(cursor.id, -1 if timestamp is None else timestamp)
-        asked = self._client.call_partition(
+        asked = self._call(
             cursor.leader, Type.FIND_OFFSETS, messages.FindOffsets([wanted]), now, deadline_ns, "offsets"
         )
 
@@ -255,14 +224,12 @@ class Consumer:
     # Taking.
 
     def ready(self) -> Pending[None]:
-        """Return what comes when there may be something to take."""
-        pending: Pending[None] = Pending()
-        if self._available():
-            pending.resolve(None)
-        else:
-            self._waiting = [entry for entry in self._waiting if not entry.done]
-            self._waiting.append(pending)
-        return pending
+        """Return what comes when there may be something to take; all who ask meanwhile share it."""
+        if self._waiting is None:
+            self._waiting = Pending()
+        waiting = self._waiting
+        self._wake()
+        return waiting
 
     def _available(self) -> bool:
         return self.closed or any((c.buffer or c.records or c.error) and not c.paused for c in self.cursors.values())
@@ -270,9 +237,9 @@ class Consumer:
     def _wake(self) -> None:
         if not self._available():
             return
-        waiting, self._waiting = self._waiting, []
-        for pending in waiting:
-            pending.resolve(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.resolve(None)
 
     def _next(self) -> Cursor | None:
         """Return the next partition, in turn, that has something."""
@@ -369,7 +336,7 @@ class Consumer:
         for leader, mine in self._by_leader(changed).items():
             parts = [messages.CommitOffset(c.id, wanted[c.number]) for c in mine]
             body = messages.CommitOffsets(self.group, parts)
-            call = self._client.call_partition(leader, Type.COMMIT_OFFSETS, body, now, deadline_ns, "commit")
+            call = self._call(leader, Type.COMMIT_OFFSETS, body, now, deadline_ns, "commit")
             call.on_done(lambda mine=mine, call=call: self._committed(mine, wanted, call))  # type: ignore[misc]
             calls.append(call)
         return gather(calls)
@@ -399,15 +366,66 @@ class Consumer:
     # For the client.
 
     def learn(self, meta: messages.TopicMeta, now: int) -> None:
-        """Follow partitions whose leader moved."""
-        if meta.name != self.topic:
+        """Follow partitions: to where they are led now, to those that were added, to those of a topic made again."""
+        if meta.name != self.topic or not self.opened:
             return
         for place in meta.partitions:
             cursor = self.cursors.get(place.number)
-            if cursor is not None and cursor.leader != place.leader:
-                cursor.leader = place.leader
-                cursor.live = False
+            if cursor is None:
+                if self._numbers is None:
+                    self._add(place)
+            elif (cursor.id, cursor.leader) != (place.id, place.leader):
+                if cursor.id != place.id:
+                    self._replaced(cursor)
+                self._subscribe(cursor, on=False)
+                self._by_id.pop(cursor.id)
+                self._by_id[place.id] = cursor
+                cursor.id, cursor.leader, cursor.live = place.id, place.leader, False
+        for number in [number for number in self.cursors if number >= len(meta.partitions)]:
+            last = len(meta.partitions) - 1
+            self._missing(self.cursors[number], errors.UnknownPartition(topic=self.topic, partition=number, last=last))
+        self._wake()
         self.tick(now)
+
+    def _add(self, place: messages.PartitionPlace) -> None:
+        cursor = self.cursors[place.number] = Cursor(place)
+        self._by_id[cursor.id] = cursor
+        self._order.append(cursor.number)
+
+        def find() -> None:
+            if not self.closed and cursor.position < 0:
+                now = self._client.now
+                placed = self._place([cursor], "earliest", now + CALL_NS)
+                placed.on_done(lambda: self._client.after(self._client.now + IDLE_NS, find) if placed.error else None)
+
+        find()
+
+    def _replaced(self, cursor: Cursor) -> None:
+        """The topic was made again: what this partition holds is another log."""
+        cursor.committed = -1
+        if self._skip_missing:
+            cursor.clear(0)
+        elif cursor.position >= 0:
+            self._missing(cursor, self._outside(cursor, cursor.expected, 0, 0))
+
+    def _missing(self, cursor: Cursor, error: errors.ZFabricError) -> None:
+        """There is nothing to read any more: told once everything is taken, unless missing things are skipped."""
+        if self._skip_missing:
+            cursor.expected = -1
+        elif cursor.error is None:
+            cursor.error = error
+
+    def gone(self, topic: str, now: int) -> None:
+        """The topic was deleted."""
+        if topic != self.topic:
+            return
+        if self._skip_missing:
+            for leader in self._leaders.values():
+                leader.retry_ns = now + IDLE_NS
+        else:
+            for cursor in self.cursors.values():
+                self._missing(cursor, errors.UnknownTopic(topic=topic))
+            self._wake()
 
     def published(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that."""
@@ -474,7 +492,7 @@ class Consumer:
         leader.session = None
         for cursor in self.cursors.values():
             if cursor.leader == leader_id:
-                cursor.live = False
+                cursor.live = cursor.subscribed = False
         leader.retry_ns = now + RETRY_NS
         self._client.refresh(self.topic, now)
 
@@ -484,6 +502,10 @@ class Consumer:
             return
         for leader_id in {cursor.leader for cursor in self.cursors.values()}:
             leader = self._leaders.setdefault(leader_id, _Leader())
+            if leader.session is not None and self._client.publish_endpoint(leader_id) != leader.endpoint:
+                self._client.requests.effect(CloseSession(leader.session))
+                self._client.shut(leader.session)
+                self.lost(leader.session, now)
             idle = leader.due_ns is not None and leader.due_ns <= now
             if leader.retry_ns is not None and leader.retry_ns <= now:
                 leader.retry_ns = None
@@ -493,13 +515,18 @@ class Consumer:
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         deadlines = []
-        for leader_id, leader in self._leaders.items():
-            if leader.retry_ns is not None:
-                deadlines.append(leader.retry_ns)
-            elif leader.due_ns is not None and not leader.fetching:
-                deadlines.append(leader.due_ns)
-            elif not leader.fetching and self._wanting(leader_id):
+        for leader_id in {cursor.leader for cursor in self.cursors.values()}:
+            leader = self._leaders.get(leader_id)
+            if leader is None:
                 deadlines.append(0)
+            elif leader.retry_ns is not None:
+                deadlines.append(leader.retry_ns)
+            elif not leader.fetching:
+                # What was taken may have made room for more.
+                if self._wanting(leader_id):
+                    deadlines.append(0)
+                elif leader.due_ns is not None:
+                    deadlines.append(leader.due_ns)
         return min(deadlines, default=None)
 
     def _wanting(self, leader_id: int) -> list[Cursor]:
@@ -525,6 +552,9 @@ class Consumer:
             self._client.refresh(self.topic, now)
             return
         leader.fetching = True
+        first = leader.turns % len(wanted)
+        leader.turns += 1
+        wanted = wanted[first:] + wanted[:first]
         asked_from = {cursor.id: cursor.expected for cursor in wanted}
         parts = [messages.FetchPart(cursor.id, cursor.expected) for cursor in wanted]
         call = self._client.requests.call(
@@ -550,7 +580,8 @@ class Consumer:
             if cursor is None:
                 continue
             if part.failure is not None:
-                self._failed(cursor, leader, part, now)
+                if cursor.expected == asked_from.get(cursor.id):  # Else somebody has sought meanwhile.
+                    self._failed(cursor, leader, part, now)
                 continue
             cursor.end = part.end_offset
             self._take_blob(cursor, piece)
@@ -560,7 +591,7 @@ class Consumer:
         if leader.due_ns is None:
             leader.due_ns = now + IDLE_NS
         if leader.retry_ns is None and self._wanting(leader_id):
-            if any(self._by_id[known].expected != before for known, before in asked_from.items()):
+            if any(c.expected != before for known, before in asked_from.items() if (c := self._by_id.get(known))):
                 self._fetch(leader_id, now)
             else:
                 leader.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
@@ -611,6 +642,7 @@ class Consumer:
         requests = self._client.requests
         if leader.session is None:
             leader.session = requests.new_session()
+            leader.endpoint = endpoint
             self._sessions[leader.session] = leader_id
             self._client.open(self, leader.session)
             requests.effect(OpenSession(leader.session, endpoint, subscribe=True))
@@ -619,7 +651,9 @@ class Consumer:
         leader.due_ns = now + SETTLE_NS
 
     def _subscribe(self, cursor: Cursor, *, on: bool) -> None:
-        session = self._leaders[cursor.leader].session
-        if session is not None:
+        """Change a subscription, once: a leader counts each, and a socket ends one only when it was ended as often."""
+        session = self._leaders.setdefault(cursor.leader, _Leader()).session
+        if session is not None and cursor.subscribed != on:
+            cursor.subscribed = on
             topic = messages.PARTITION.pack(cursor.id)
             self._client.requests.effect(Subscribe(session, topic, on))

@@ -16,6 +16,9 @@ from zfabric.wire import batch, codecs
 from zfabric.wire.batch import SPARSE
 from zfabric.wire.messages import DURABILITIES, UNKNOWN_OFFSET, Produced
 
+HEADER_OVERHEAD = 8
+"""Bytes that msgpack needs beside a header's name and content: at most so many for names up to 64 KiB."""
+
 
 class OutBatch:
     """A batch from its first record to its acknowledgement.
@@ -178,12 +181,14 @@ class Outbox:
         partition_id: id in the fabric. leader: id of its leader.
         open: being filled. sealed: full, not sent yet. under_way: sent, not acknowledged.
         next_sequence, epoch: for the next batch sent.
-        begun: a named producer has its epoch here. application: last application sequence known to be stored or sent.
+        begun: a named producer has its epoch here. attempt: how many it has used up.
+        application: last application sequence known to be stored or sent.
         retry_at_ns: nothing is sent before; set after a rejection.
     """
 
     __slots__ = (
         "application",
+        "attempt",
         "beginning",
         "begun",
         "epoch",
@@ -208,10 +213,28 @@ class Outbox:
         self.next_sequence = 0
         self.epoch = 0
         self.begun = False
+        self.attempt = 0
         self.beginning: Pending[None] | None = None
         self.application = -1
         self.retry_at_ns: int | None = None
         self.retry_pause_ns = 0
+
+    def assign(self, entry: OutBatch) -> None:
+        """Give a batch the next sequences; application sequences stay."""
+        if entry.first >= 0 and entry.header[3] & SPARSE:
+            return
+        entry.first = self.next_sequence
+        entry.last = entry.first + entry.count - 1
+        self.next_sequence = entry.last + 1
+
+    def renew(self) -> None:
+        """Begin a new epoch with what is under way; a named producer has to ask for it."""
+        self.epoch += 1
+        self.attempt += 1
+        self.begun = False
+        self.next_sequence = 0
+        for waiting in self.under_way:
+            self.assign(waiting)
 
     @property
     def postponed(self) -> bool:
@@ -273,3 +296,8 @@ def check_headers(headers: object) -> dict[str, bytes] | None:
             raise errors.InvalidArgument(name=f"headers[{name!r}]", value="None", allowed="bytes")
         checked[name] = content
     return checked or None
+
+
+def headers_size(headers: dict[str, bytes]) -> int:
+    """Return how many bytes a record's headers take at most once encoded."""
+    return sum(len(name.encode()) + len(content) + HEADER_OVERHEAD for name, content in headers.items())

@@ -13,7 +13,11 @@ ones wait behind it, since without it they could not be placed. Only when all of
 begin a new epoch, which fences what may still be in the network.
 
 A named producer asks each partition's leader for its epoch first, which fences its earlier instances, and learns the
-last of the application's own sequences that was stored; what the application sends again is dropped here.
+last of the application's own sequences that was stored; what the application sends again is dropped here. It asks for
+every later epoch as well: counting on by itself, it could arrive at the epoch of the instance that has fenced it.
+
+With ``acks="none"`` a batch carries no producer id: nobody repeats what was lost, and to a leader that expects dense
+sequences all that follows would be out of order.
 """
 
 from __future__ import annotations
@@ -22,11 +26,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
-from zfabric.core.client.outbox import Delivery, OutBatch, Outbox, check_headers, check_payload, codec_number
+from zfabric.core.client.outbox import (
+    Delivery,
+    OutBatch,
+    Outbox,
+    check_headers,
+    check_payload,
+    codec_number,
+    headers_size,
+)
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS, Request
-from zfabric.model import TopicConfig
+from zfabric.core.client.route import Route
 from zfabric.settings import (
     BATCH_OVERHEAD_MAX,
     BATCH_RECORDS_MAX,
@@ -49,48 +61,6 @@ _OPEN_BYTES_MAX = BATCH_OVERHEAD_MAX * 3 // 4
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 
 OnDelivery = Callable[[Any, Exception | None], None]
-
-
-class Route:
-    """A topic as the producer sees it: its outboxes by partition number, and the one that keyless records fill."""
-
-    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "sticky", "topic_id", "under_way")
-
-    def __init__(self, meta: messages.TopicMeta) -> None:
-        self.outboxes: list[Outbox] = []
-        self.sticky = 0
-        self.under_way = 0
-        self.update(meta)
-
-    def update(self, meta: messages.TopicMeta) -> None:
-        """Take over what changed; a partition that is there already keeps what it holds."""
-        self.topic_id = meta.id
-        self.config: TopicConfig = meta.config
-        self.compacted = "compact" in meta.config.cleanup
-        self.record_max = meta.config.record_bytes_max
-        self.count = len(meta.partitions)
-        for place in meta.partitions[: len(self.outboxes)]:
-            outbox = self.outboxes[place.number]
-            outbox.leader = place.leader
-            if outbox.partition_id != place.id:
-                # The topic was deleted and made again: a new partition knows nothing of our sequences.
-                outbox.partition_id = place.id
-                outbox.epoch, outbox.next_sequence, outbox.begun = outbox.epoch + 1, 0, False
-                for index, batch in enumerate(outbox.under_way):
-                    _number(outbox, batch, restart=index == 0)
-        for place in meta.partitions[len(self.outboxes) :]:
-            self.outboxes.append(Outbox(place.id, place.number, place.leader))
-
-
-def _number(outbox: Outbox, batch: OutBatch, *, restart: bool = False) -> None:
-    """Give a batch the next sequences; application sequences stay."""
-    if restart:
-        outbox.next_sequence = 0
-    if batch.first >= 0 and batch.header[3] & 2:
-        return
-    batch.first = outbox.next_sequence
-    batch.last = batch.first + batch.count - 1
-    outbox.next_sequence = batch.last + 1
 
 
 class Producer:
@@ -124,6 +94,7 @@ class Producer:
         self.acknowledged = 0
         self._client = client
         self._named = named
+        self._instance = client.random.getrandbits(62) + 1 if named else 0
         self._delivery = delivery
         self._codec = codec_number(settings.codec)
         self._flags = _FLAGS[settings.acks]
@@ -132,7 +103,8 @@ class Producer:
         self._failed: list[tuple[str, int, int, Exception]] = []
         self._failed_count = 0
         self._flushes: list[tuple[set[OutBatch], Pending[None]]] = []
-        self._room: list[Pending[None]] = []
+        self._room: Pending[None] | None = None
+        self._wanted: set[str] = set()
         self._expiry_ns: int | None = None
 
     # For the facade.
@@ -145,40 +117,66 @@ class Producer:
             raise self.fatal
         route = self._routes.get(topic)
         if route is None:
+            self._wanted.add(topic)
             return self._client.want(topic, now, deadline_ns)
         for outbox in route.outboxes:
             if self._named and not outbox.begun:
-                return self._begin(outbox, now)
+                return self._begin(topic, route, outbox, now)
         if self.used >= self.settings.buffer_bytes:
-            room: Pending[None] = Pending()
-            self._room.append(room)
-            return room
+            if self._room is None:
+                self._room = Pending()
+            return self._room
         return None
 
     def learn(self, meta: messages.TopicMeta) -> None:
         """Note where a topic's partitions are (the client calls this with all metadata that comes)."""
         route = self._routes.get(meta.name)
-        if route is None:
+        if route is not None:
+            for outbox in route.update(meta):
+                last = route.count - 1
+                self._give_up(
+                    route, outbox, errors.UnknownPartition(topic=meta.name, partition=outbox.number, last=last)
+                )
+        elif meta.name in self._wanted:
+            self._wanted.discard(meta.name)
             self._routes[meta.name] = Route(meta)
-        else:
-            route.update(meta)
 
     def gone(self, topic: str) -> None:
         """The topic does not exist any more: give up what is for it."""
+        self._wanted.discard(topic)
         route = self._routes.pop(topic, None)
-        if route is None:
-            return
-        error = errors.UnknownTopic(topic=topic)
-        for outbox in route.outboxes:
-            waiting = [*outbox.under_way, *outbox.sealed]
-            for batch in waiting if outbox.open is None else [*waiting, outbox.open]:
-                self._withdraw(outbox, batch)
-                self._finish(batch, error)
+        if route is not None:
+            for outbox in route.outboxes:
+                self._give_up(route, outbox, errors.UnknownTopic(topic=topic))
+
+    def _give_up(self, route: Route, outbox: Outbox, error: errors.ZFabricError) -> None:
+        """Give up all that an outbox holds."""
+        waiting = [*outbox.under_way, *outbox.sealed]
+        if outbox.open is not None:
+            waiting.append(outbox.open)
+        self._empty(route, outbox)
+        for batch in waiting:
+            self._finish(batch, error)
+        beginning, outbox.beginning = outbox.beginning, None
+        if beginning is not None:
+            beginning.fail(error)
+
+    def _empty(self, route: Route, outbox: Outbox) -> None:
+        for batch in outbox.under_way:
+            self._client.requests.withdraw(batch.request_id)
+        route.under_way -= len(outbox.under_way)
+        outbox.open = None
+        outbox.under_way.clear()
+        outbox.sealed.clear()
 
     def refuse(self, error: errors.ZFabricError) -> None:
         """Raise ``error`` for whatever is sent from now on."""
         self.fatal = error
         self._check_from = -1
+
+    def topics(self) -> list[str]:
+        """Return the topics whose partitions are known."""
+        return list(self._routes)
 
     def knows(self, topic: str) -> bool:
         """Tell whether the topic's partitions are known."""
@@ -220,11 +218,11 @@ class Producer:
         if headers is not None:
             headers = check_headers(headers)
             if headers:
-                size += sum(len(name) + len(content) for name, content in headers.items())
+                size += headers_size(headers)
         if unusual or size > route.record_max or partition is not None or sequence is not None:
             outbox = self._check(topic, route, outbox, key, partition, sequence, size)
             if sequence is not None and sequence <= outbox.application:
-                return self._repeated(topic, outbox, timestamp)
+                return self._repeated(topic, outbox, timestamp, on_delivery)
         wall = now // 1_000_000 + self._client.wall_offset_ms
         if timestamp is None:
             timestamp = wall
@@ -312,13 +310,17 @@ class Producer:
         self._close(route, outbox)
         self._advance(topic, route, outbox, now)
 
-    def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None) -> Any:
+    def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None, on_delivery: OnDelivery | None) -> Any:
         """Answer a record whose application sequence is stored already."""
         batch = OutBatch(topic, outbox.number, 0, timestamp or 0)
         batch.deltas = [0]
         batch.count = 1
         batch.done = True
-        return self._delivery(batch, 0)
+        delivery = self._delivery(batch, 0)
+        if on_delivery is not None:
+            self._client.later([(on_delivery, delivery)], None)
+            self.wants_flush = True
+        return delivery
 
     def _check(
         self,
@@ -398,13 +400,9 @@ class Producer:
             self._finish(batch, errors.Closed(what="producer"))
         for route in self._routes.values():
             for outbox in route.outboxes:
-                for batch in outbox.under_way:
-                    self._withdraw(outbox, batch)
-                outbox.open = None
-                outbox.under_way.clear()
-                outbox.sealed.clear()
-        for room in self._room:
-            room.resolve(None)
+                self._empty(route, outbox)
+        if self._room is not None:
+            self._room.resolve(None)
 
     # For the client.
 
@@ -426,7 +424,7 @@ class Producer:
         for route in self._routes.values():
             for outbox in route.outboxes:
                 if outbox.retry_at_ns is not None:
-                    if all(batch.rejected for batch in outbox.under_way):
+                    if outbox.beginning is None and all(batch.rejected for batch in outbox.under_way):
                         deadlines.append(outbox.retry_at_ns)
                 elif (
                     linger
@@ -447,7 +445,8 @@ class Producer:
         outbox.open = None
         if not batch.deltas:
             batch.deltas = [0] * batch.count
-        batch.seal(self._codec, self.identity)
+        repeats = batch.sequences is not None or not self._flags & messages.FLAG_NO_ANSWER
+        batch.seal(self._codec, self.identity if repeats else 0)
         outbox.sealed.append(batch)
         if outbox.number == route.sticky:
             route.sticky = (route.sticky + 1) % route.count
@@ -465,9 +464,14 @@ class Producer:
         if outbox.retry_at_ns is not None:
             if now < outbox.retry_at_ns or any(not batch.rejected for batch in outbox.under_way):
                 return
+            if outbox.next_sequence < 0:
+                outbox.renew()
+            if self._named and not outbox.begun:
+                self._begin(topic, route, outbox, now)
+                return
             self._resend(topic, route, outbox, now)
         if self._named and not outbox.begun:
-            self._begin(outbox, now)
+            self._begin(topic, route, outbox, now)
             return
         while len(outbox.under_way) < self.settings.in_flight_max:
             if not outbox.sealed:
@@ -475,7 +479,7 @@ class Producer:
                     return
                 self._close(route, outbox)
             batch = outbox.sealed.popleft()
-            _number(outbox, batch)
+            outbox.assign(batch)
             outbox.under_way.append(batch)
             route.under_way += 1
             self._transmit(topic, route, outbox, batch, now)
@@ -518,10 +522,11 @@ class Producer:
 
     def _answered(self, topic: str, route: Route, outbox: Outbox, batch: OutBatch, command: Command) -> None:
         now = self._client.now
+        if batch not in outbox.under_way:
+            return  # It was given up.
         if command.type == Type.PRODUCED:
-            if batch in outbox.under_way:
-                outbox.under_way.remove(batch)
-                route.under_way -= 1
+            outbox.under_way.remove(batch)
+            route.under_way -= 1
             outbox.retry_pause_ns = 0
             batch.acknowledge(command.body)
             self._finish(batch, None)
@@ -573,33 +578,18 @@ class Producer:
     def _resend(self, topic: str, route: Route, outbox: Outbox, now: int) -> None:
         """Every answer is there: send the rejected ones again, in order."""
         outbox.retry_at_ns = None
-        if outbox.next_sequence < 0:
-            outbox.next_sequence = 0
-            outbox.epoch += 1
-            for batch in outbox.under_way:
-                _number(outbox, batch)
         for batch in list(outbox.under_way):
             self._transmit(topic, route, outbox, batch, now)
             if outbox.postponed:
                 break
 
     def _fence(self, error: errors.ProducerFenced) -> None:
-        self.fatal = error
+        self.refuse(error)
         for batch in list(self._live):
             self._finish(batch, error)
         for route in self._routes.values():
-            route.under_way = 0
             for outbox in route.outboxes:
-                for batch in outbox.under_way:
-                    self._withdraw(outbox, batch)
-                outbox.open = None
-                outbox.under_way.clear()
-                outbox.sealed.clear()
-
-    def _withdraw(self, outbox: Outbox, batch: OutBatch) -> None:
-        endpoint = self._client.endpoint(outbox.leader)
-        if endpoint is not None:
-            self._client.requests.withdraw(endpoint, batch.request_id)
+                self._empty(route, outbox)
 
     def _expire(self, now: int) -> None:
         """Tell the deliveries of batches that are over; forget those that nothing waits behind."""
@@ -622,20 +612,19 @@ class Producer:
 
     def _forget_expired(self, route: Route, outbox: Outbox) -> None:
         if outbox.open is not None and outbox.open.expired:
-            self._live.pop(outbox.open, None)
+            self._settle(outbox.open)
             outbox.open = None
         for batch in [batch for batch in outbox.sealed if batch.expired]:
             outbox.sealed.remove(batch)
             self._settle(batch)
         if outbox.under_way and all(batch.expired for batch in outbox.under_way):
             for batch in outbox.under_way:
-                self._withdraw(outbox, batch)
+                self._client.requests.withdraw(batch.request_id)
                 self._settle(batch)
             route.under_way -= len(outbox.under_way)
             outbox.under_way.clear()
             # Fences what may still be on its way: the leader refuses an older epoch once it has seen this one.
-            outbox.epoch += 1
-            outbox.next_sequence = 0
+            outbox.renew()
             outbox.retry_at_ns = None
 
     def _finish(self, batch: OutBatch, error: Exception | None) -> None:
@@ -673,12 +662,11 @@ class Producer:
         batch.done = True
         batch.payload = b""
         self.used -= batch.size
-        if self._room and self.used < self.settings.buffer_bytes:
-            waiting, self._room = self._room, []
-            for room in waiting:
-                room.resolve(None)
+        if self._room is not None and self.used < self.settings.buffer_bytes:
+            room, self._room = self._room, None
+            room.resolve(None)
 
-    def _begin(self, outbox: Outbox, now: int) -> Pending[None]:
+    def _begin(self, topic: str, route: Route, outbox: Outbox, now: int) -> Pending[None]:
         """Ask a leader for the epoch of this named producer."""
         if outbox.beginning is not None:
             return outbox.beginning
@@ -686,22 +674,32 @@ class Producer:
         asked = self._client.call_partition(
             outbox.leader,
             Type.INIT_PRODUCER,
-            messages.InitProducer(outbox.partition_id, self.identity),
+            messages.InitProducer(outbox.partition_id, self.identity, self._instance, outbox.attempt),
             now,
             now + self.settings.delivery_timeout_ns,
             "producer identity",
+            topic,
         )
 
         def answered() -> None:
+            if outbox.beginning is not pending:
+                return  # It was for a partition that is no more.
             outbox.beginning = None
-            if asked.error is not None:
-                pending.fail(asked.error)
+            error = asked.error
+            if error is None:
+                body: messages.ProducerIs = asked.result().body
+                outbox.epoch = body.epoch
+                outbox.application = max(outbox.application, body.last_sequence)
+                outbox.begun = True
+                pending.resolve(None)
+                self._advance(topic, route, outbox, self._client.now)
                 return
-            body: messages.ProducerIs = asked.result().body
-            outbox.epoch = body.epoch
-            outbox.application = max(outbox.application, body.last_sequence)
-            outbox.begun = True
-            pending.resolve(None)
+            if isinstance(error, errors.ProducerFenced):
+                self._fence(error)
+            elif not outbox.idle:
+                outbox.retry_at_ns = None
+                self._postpone(topic, outbox, self._client.now)
+            pending.fail(error)
 
         asked.on_done(answered)
         return pending

@@ -197,11 +197,23 @@ class Requests:
         if connection.session is not None:
             self._effects.append(Send(connection.session, frames))
 
-    def withdraw(self, endpoint: str, request_id: int) -> None:
-        """Stop repeating a request; an answer that still comes is ignored."""
-        connection = self._connections.get(endpoint)
-        if connection is not None:
+    def withdraw(self, request_id: int) -> None:
+        """Stop repeating a request, wherever it goes; an answer that still comes is ignored."""
+        for connection in self._connections.values():
             connection.waiting.pop(request_id, None)
+
+    def move(self, moved: dict[str, str], now: int) -> None:
+        """Leaders listen elsewhere: what is not answered goes there, and nobody tries the old endpoints any more.
+
+        Args:
+            moved: old endpoint to new one; two leaders may have changed places.
+        """
+        left = [(moved[at], self._connections.pop(at)) for at in moved if at in self._connections]
+        for endpoint, connection in left:
+            if connection.session is not None:
+                self._shut(connection.session)
+            for request in connection.waiting.values():
+                self.send(endpoint, request, now)
 
     def connected(self, endpoint: str) -> bool:
         """Tell whether a session to ``endpoint`` is ready."""
@@ -210,11 +222,13 @@ class Requests:
 
     def fail_all(self, error: Exception) -> None:
         """The mode cannot find or start a leader: tell everyone who waits."""
+        waiting = [request for connection in self._connections.values() for request in connection.waiting.values()]
         for connection in self._connections.values():
-            for request in list(connection.waiting.values()):
-                code, values = getattr(error, "code", 1), getattr(error, "values", {"message": str(error)})
-                request.answered(Command(Type.ERROR, 0, request.id, messages.Failure(code, values), ()))
             connection.waiting.clear()
+        # Only now: whoever is told may send something new, which was not meant.
+        for request in waiting:
+            code, values = getattr(error, "code", 1), getattr(error, "values", {"message": str(error)})
+            request.answered(Command(Type.ERROR, 0, request.id, messages.Failure(code, values), ()))
 
     # For the pump.
 
@@ -278,7 +292,7 @@ class Requests:
             self._locate_ns = None
             if any(not connection.ready and connection.waiting for connection in self._connections.values()):
                 self._ask_where(now)
-        for connection in self._connections.values():
+        for connection in list(self._connections.values()):  # Whoever is told may open another.
             if connection.open_at_ns is not None and connection.open_at_ns <= now:
                 self._open(connection, now)
             if connection.scan_ns is not None and connection.scan_ns <= now:
@@ -328,11 +342,14 @@ class Requests:
         if connection.scan_ns is None:
             connection.scan_ns = now + SCAN_NS
 
+    def _shut(self, session: int) -> None:
+        del self._by_session[session]
+        self._effects.append(CloseSession(session))
+
     def _replace(self, connection: Connection, now: int) -> None:
         assert connection.session is not None
         self.reconnects += 1
-        del self._by_session[connection.session]
-        self._effects.append(CloseSession(connection.session))
+        self._shut(connection.session)
         connection.session = None
         connection.ready = False
         connection.open_at_ns = now + connection.pause_ns + self._random.randrange(connection.pause_ns)

@@ -393,7 +393,7 @@ class Leader:
         body: messages.InitProducer = command.body
         check_range("producer id", body.producer, 1, (1 << 64) - 1)
         partition = self._partition(body.partition, txn)
-        state = partition.producers.begin(body.producer, self._wall_ms, txn)
+        state = partition.producers.begin(body.producer, body.instance, body.attempt, self._wall_ms, txn)
         self._dirty[partition.id] = partition
         if isinstance(partition.log, MemoryLog):
             self._touched_rings[partition.id] = partition

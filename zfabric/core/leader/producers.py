@@ -6,6 +6,8 @@ A batch carries producer id, epoch and the sequences of its records. The rules, 
 - within an epoch, sequences are dense from 0: the next batch begins one after the last; one that repeats known
   sequences is a duplicate and gets the answer of its original; one beyond leaves a gap and is refused, so that the
   client repeats what is missing first;
+- a named producer gets its epochs from here: each new instance a higher one, and the instance at work another when it
+  has to begin again, while one that was fenced is refused;
 - a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well.
 
 The row is written in the transaction of the batch: what is remembered and what is stored cannot differ. The leader
@@ -47,13 +49,18 @@ class Remembered(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ProducerState(msgspec.Struct, array_like=True):
-    """One producer in one partition; ``last`` and ``sparse_last`` are -1 before the first record."""
+    """One producer in one partition; ``last`` and ``sparse_last`` are -1 before the first record.
+
+    ``instance`` and ``attempt``: of a named producer, who was given the epoch, and for which of its attempts.
+    """
 
     epoch: int = 0
     last: int = -1
     sparse_last: int = -1
     touched_ms: int = 0
     batches: list[Remembered] = []
+    instance: int = 0
+    attempt: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -172,13 +179,23 @@ class ProducerTable:
         self._dirty.add(producer)
         self._known.move_to_end(producer)
 
-    def begin(self, producer: int, wall_ms: int, txn: Transaction) -> ProducerState:
-        """A named producer starts: give it the next epoch, which fences its earlier instances.
+    def begin(self, producer: int, instance: int, attempt: int, wall_ms: int, txn: Transaction) -> ProducerState:
+        """A named producer asks for an epoch: the next one, or its own if this very attempt was answered before.
 
         Raises:
+            ProducerFenced: another instance has begun since this one did.
             LimitExceeded: the partition has as many producers as it may, or this one has used up its epochs.
         """
         state = self.find(producer, txn)
+        if state is not None and instance:
+            mine = state.instance == instance
+            if mine and state.attempt == attempt:
+                return state
+            if attempt < state.attempt if mine else attempt:
+                older = max(state.epoch - 1, 0)  # At most: the command does not carry it.
+                raise errors.ProducerFenced(
+                    producer=producer, epoch=older, current=state.epoch, partition=self.partition
+                )
         if state is not None and state.epoch >= EPOCH_MAX:
             raise errors.LimitExceeded(
                 what=f"epochs of producer {producer:#x} in partition id {self.partition}",
@@ -193,6 +210,7 @@ class ProducerTable:
             self.rows += 1
         else:
             state.epoch, state.last, state.batches = state.epoch + 1, -1, []
+        state.instance, state.attempt = instance, attempt
         state.touched_ms = wall_ms
         self._dirty.add(producer)
         self._known.move_to_end(producer)
