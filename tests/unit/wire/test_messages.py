@@ -1,0 +1,294 @@
+"""Golden bytes of every command: what stands here is what other versions and other languages read and write."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from zfabric import errors
+from zfabric.model import TopicConfig
+from zfabric.wire import batch, messages
+from zfabric.wire.messages import Type
+
+META = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(1, 0, 0)])
+REQUEST = 9
+EXAMPLES = {
+    Type.HELLO: (
+        messages.Hello("py", 1, 1),
+        "7a66010200000000090000000000000093a270790101",
+    ),
+    Type.WELCOME: (
+        messages.Welcome(1, "f", 2, 1 << 24, "zf"),
+        "7a6601030000000009000000000000009501a16602ce01000000a27a66",
+    ),
+    Type.ERROR: (
+        messages.failure_body(errors.NotLeader(leader=2, partition=7)),
+        "7a660105000000000900000000000000921882a66c656164657202a9706172746974696f6e07",
+    ),
+    Type.GOODBYE: (
+        messages.Empty(),
+        "7a66010700000000090000000000000090",
+    ),
+    Type.DONE: (
+        messages.Empty(),
+        "7a66010900000000090000000000000090",
+    ),
+    Type.METADATA: (
+        messages.Metadata(["t"]),
+        "7a66010a0000000009000000000000009191a174",
+    ),
+    Type.METADATA_IS: (
+        messages.MetadataIs("f", [messages.LeaderAddress(0, "tcp://*:1", "tcp://*:2")], [META], ["u"]),
+        (
+            "7a66010b000000000900000000000000"
+            "94a166919300a97463703a2f2f2a3a31a97463703a2f2f2a3a329194a1740197a56673796e63ffff"
+            "a664656c657465ce05265c0000ce00100000919301000091a175"
+        ),
+    ),
+    Type.CREATE_TOPIC: (
+        messages.CreateTopic("t", 2, TopicConfig(), if_absent=True),
+        "7a66010c00000000090000000000000094a1740297a56673796e63ffffa664656c657465ce05265c0000ce00100000c3",
+    ),
+    Type.TOPIC_IS: (
+        messages.TopicIs(META),
+        "7a66010d0000000009000000000000009194a1740197a56673796e63ffffa664656c657465ce05265c0000ce001000009193010000",
+    ),
+    Type.DELETE_TOPIC: (
+        messages.DeleteTopic("t"),
+        "7a66010e00000000090000000000000091a174",
+    ),
+    Type.ALTER_TOPIC: (
+        messages.AlterTopic("t", TopicConfig(retention_ms=1000), 4),
+        "7a66011000000000090000000000000093a17497a56673796e63cd03e8ffa664656c657465ce05265c0000ce0010000004",
+    ),
+    Type.DESCRIBE: (
+        messages.Describe([1, 70_000]),
+        "7a660112000000000900000000000000919201ce00011170",
+    ),
+    Type.DESCRIBED: (
+        messages.Described([messages.PartitionIs(1, 3, 10, 20, 4096, 2, "fsync", 1.5)]),
+        "7a66011300000000090000000000000091919801030a14cd100002a56673796e63cb3ff8000000000000",
+    ),
+    Type.INIT_PRODUCER: (
+        messages.InitProducer(1, (1 << 64) - 1, 5, 2),
+        "7a6601160000000009000000000000009401cfffffffffffffffff0502",
+    ),
+    Type.PRODUCER_IS: (
+        messages.ProducerIs(3, -1),
+        "7a6601170000000009000000000000009203ff",
+    ),
+    Type.FETCH: (
+        messages.Fetch(1 << 20, [messages.FetchPart(1, 10), messages.FetchPart(2, 0)]),
+        "7a66011800000000090000000000000092ce001000009292010a920200",
+    ),
+    Type.FIND_OFFSETS: (
+        messages.FindOffsets([messages.FindOffset(1, -2), messages.FindOffset(2, 1_700_000_000_000)]),
+        "7a66011a00000000090000000000000091929201fe9202cf0000018bcfe56800",
+    ),
+    Type.OFFSETS_ARE: (
+        messages.OffsetsAre([messages.OffsetIs(1, 12, 10, 20)]),
+        "7a66011b000000000900000000000000919194010c0a14",
+    ),
+    Type.COMMIT_OFFSETS: (
+        messages.CommitOffsets("g", [messages.CommitOffset(1, 12)], force=True),
+        "7a66011c00000000090000000000000093a1679192010cc3",
+    ),
+    Type.GET_OFFSETS: (
+        messages.GetOffsets("g", [1, 2]),
+        "7a66011e00000000090000000000000092a167920102",
+    ),
+    Type.COMMITTED_ARE: (
+        messages.CommittedAre([messages.Committed("g", 1, -1, 0, 20)]),
+        "7a66011f000000000900000000000000919195a16701ff0014",
+    ),
+    Type.LIST_GROUPS: (
+        messages.Empty(),
+        "7a66012000000000090000000000000090",
+    ),
+    Type.DELETE_GROUP: (
+        messages.DeleteGroup("g"),
+        "7a66012200000000090000000000000091a167",
+    ),
+    Type.STATUS: (
+        messages.Empty(),
+        "7a66012400000000090000000000000090",
+    ),
+    Type.STATUS_IS: (
+        messages.StatusIs({"pid": 7, "uptime_s": 0.5, "endpoint": "e"}),
+        "7a6601250000000009000000000000009183a370696407a8757074696d655f73cb3fe0000000000000a8656e64706f696e74a165",
+    ),
+    Type.ATTACH: (
+        messages.Attach(1, "tcp://*:3", "tcp://*:4", 9),
+        "7a6601260000000009000000000000009401a97463703a2f2f2a3a33a97463703a2f2f2a3a3409",
+    ),
+    Type.ASSIGN: (
+        messages.Assign(
+            "f", 9, [messages.AssignedTopic(1, "t", TopicConfig(), [messages.PartitionPlace(1, 0, 1)])], [3], 8
+        ),
+        (
+            "7a660127000000000900000000000000"
+            "95a16609919401a17497a56673796e63ffffa664656c657465ce05265c0000ce0010000091930100"
+            "01910308"
+        ),
+    ),
+}
+"""By type: a body, and the frame of request 9 that carries it."""
+
+HEADER = (
+    "f1010000010000000800000008000000e803000000000000e803000000000000050000000000000002000000070000000000000007000000"
+    "000000000d0ea1e4"
+)
+"""Of a batch of one record: sequence 7 of producer 5 in its epoch 2, timestamp 1000."""
+UNSTAMPED = "0100000000000000010000000000000000000000000000000000000000000000"
+STAMPED = "0100000003000000010000002800000000000000d0070000000000009affbc7b"
+"""For partition id 1; and as leader epoch 3 appended it at offset 40, time 2000."""
+PAYLOAD = "9400c091c40176"
+
+
+def frame(kind):
+    return bytes.fromhex(EXAMPLES[kind][1])
+
+
+def test_there_is_an_example_of_every_command():
+    binary = {Type.PRODUCE, Type.PRODUCED, Type.FETCHED}
+    assert set(EXAMPLES) | binary == set(Type)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.name)
+def test_a_command_is_these_bytes(kind):
+    body, _ = EXAMPLES[kind]
+    assert messages.command(kind, REQUEST, body).hex() == frame(kind).hex()
+    assert messages.read([frame(kind)]) == (kind, 0, REQUEST, body, [])
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.name)
+def test_fields_of_a_newer_version_are_ignored(kind):
+    """A reader ignores fields after the ones it knows."""
+    body, _ = EXAMPLES[kind]
+    values = msgspec.msgpack.decode(frame(kind)[messages.COMMAND_BYTES :])
+    newer = frame(kind)[: messages.COMMAND_BYTES] + msgspec.msgpack.encode([*values, {"new": 1}])
+    if len(values) == len(body.__struct_fields__):
+        assert messages.read([newer]).body == body
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "body"),
+    [
+        (Type.INIT_PRODUCER, 2, messages.InitProducer(1, (1 << 64) - 1)),
+        (Type.CREATE_TOPIC, 3, messages.CreateTopic("t", 2, TopicConfig())),
+        (Type.ALTER_TOPIC, 2, messages.AlterTopic("t", TopicConfig(retention_ms=1000))),
+        (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
+        (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
+        (Type.METADATA, 0, messages.Metadata()),
+    ],
+)
+def test_fields_that_an_older_version_does_not_send_take_their_defaults(kind, fields, body):
+    values = msgspec.msgpack.decode(frame(kind)[messages.COMMAND_BYTES :])
+    older = frame(kind)[: messages.COMMAND_BYTES] + msgspec.msgpack.encode(values[:fields])
+    assert messages.read([older]).body == body
+
+
+def test_an_assignment_without_its_beginning_is_one_of_all():
+    values = msgspec.msgpack.decode(frame(Type.ASSIGN)[messages.COMMAND_BYTES :])
+    older = frame(Type.ASSIGN)[: messages.COMMAND_BYTES] + msgspec.msgpack.encode(values[:4])
+    assert messages.read([older]).body.since == 0
+
+
+def test_a_produce_is_a_command_a_header_and_a_payload():
+    header, payload = batch.seal(
+        batch.encode_columns(0, None, [b"v"], None), codec=0, flags=0, count=1, base_timestamp=1000,
+        max_timestamp=1000, producer_id=5, producer_epoch=2, base_sequence=7, last_sequence=7, partition=1,
+    )  # fmt: skip
+    frames = messages.produce(REQUEST, messages.FLAG_LEADER_ONLY, header, payload)
+    golden = ["7a660114020000000900000000000000" + HEADER + UNSTAMPED, PAYLOAD + "c0"]
+    assert [part.hex() for part in frames] == golden
+    command = messages.read([bytes.fromhex(part) for part in golden])
+    assert command[:3] == (Type.PRODUCE, messages.FLAG_LEADER_ONLY, REQUEST)
+    assert (command.body.header, command.body.payload) == (header, payload)
+
+
+def test_a_produced_is_fixed_binary():
+    golden = "7a6601150000000009000000000000002800000000000000e803000000000000030000000101"
+    assert messages.produced(REQUEST, 40, 1000, 3, 1, 1).hex() == golden
+    command = messages.read([bytes.fromhex(golden)])
+    assert (command.type, command.request, command.body) == (Type.PRODUCED, REQUEST, (40, 1000, 3, 1, 1))
+
+
+def test_a_fetched_carries_its_batches_in_one_frame():
+    stored = HEADER + STAMPED + PAYLOAD + "c0"
+    refusal = messages.failure_body(errors.NotLeader(leader=2, partition=7))
+    body = messages.Fetched([
+        messages.FetchedPart(1, 10, 41, 3, len(stored) // 2),
+        messages.FetchedPart(2, 0, 0, 3, 0, refusal),
+    ])  # fmt: skip
+    golden = [
+        "7a660119000000000900000000000000919296010a290368c0960200000300921882a66c656164657202a9706172746974696f6e07",
+        stored,
+    ]
+    assert messages.command(Type.FETCHED, REQUEST, body).hex() == golden[0]
+    command = messages.read([bytes.fromhex(part) for part in golden])
+    assert (command.body, command.rest[0].hex()) == (body, stored)
+    [(header, raw, payload)] = batch.split(command.rest[0])
+    assert batch.damage(raw, payload, header, 1, 40) == ""
+    assert (header.base_offset, header.leader_epoch, header.span, header.append_time) == (40, 3, 1, 2000)
+
+
+def test_what_is_published_begins_with_the_partition_in_four_bytes():
+    """ZeroMQ matches by prefix: a fixed width keeps 1 from matching 10."""
+    assert messages.PARTITION.pack(1).hex() == "00000001"
+    assert messages.HEAD.pack(41, 3).hex() == "290000000000000003000000"
+    assert messages.HEAD.unpack(bytes.fromhex("290000000000000003000000")) == (41, 3)
+
+
+def test_numbers_of_commands_are_never_reused():
+    assert {kind.name: kind.value for kind in Type} == {
+        "HELLO": 2, "WELCOME": 3, "ERROR": 5, "GOODBYE": 7, "DONE": 9, "METADATA": 10, "METADATA_IS": 11,
+        "CREATE_TOPIC": 12, "TOPIC_IS": 13, "DELETE_TOPIC": 14, "ALTER_TOPIC": 16, "DESCRIBE": 18, "DESCRIBED": 19,
+        "PRODUCE": 20, "PRODUCED": 21, "INIT_PRODUCER": 22, "PRODUCER_IS": 23, "FETCH": 24, "FETCHED": 25,
+        "FIND_OFFSETS": 26, "OFFSETS_ARE": 27, "COMMIT_OFFSETS": 28, "GET_OFFSETS": 30, "COMMITTED_ARE": 31,
+        "LIST_GROUPS": 32, "DELETE_GROUP": 34, "STATUS": 36, "STATUS_IS": 37, "ATTACH": 38, "ASSIGN": 39,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(messages.ANSWERS))
+def test_every_request_has_an_answer_that_is_none_itself(kind):
+    assert messages.ANSWERS[kind] % 2 == 1
+
+
+# What is no command.
+
+
+@pytest.mark.parametrize("length", range(messages.COMMAND_BYTES))
+def test_a_frame_that_is_cut_is_refused(length):
+    with pytest.raises(errors.ProtocolViolation):
+        messages.read([frame(Type.HELLO)[:length]])
+
+
+def test_another_version_is_refused_and_its_request_can_be_answered():
+    other = bytearray(frame(Type.HELLO))
+    other[2] = 2
+    with pytest.raises(errors.UnsupportedVersion) as refused:
+        messages.read([bytes(other)])
+    assert (refused.value.version, refused.value.highest, messages.request_id(bytes(other))) == (2, 1, REQUEST)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"xx" + frame(Type.HELLO)[2:]],
+        [frame(Type.HELLO)[:3] + b"\x01" + frame(Type.HELLO)[4:]],
+        [frame(Type.HELLO)[:4] + b"\x01" + frame(Type.HELLO)[5:]],
+        [frame(Type.HELLO), b""],
+        [frame(Type.HELLO)[:-1]],
+        [frame(Type.HELLO) + b"\x00"],
+        [messages.command(Type.FETCHED, REQUEST, messages.Fetched([]))],
+        [bytes.fromhex("7a660114040000000900000000000000" + HEADER + UNSTAMPED), b"p"],
+        [bytes.fromhex("7a660114000000000900000000000000" + HEADER + UNSTAMPED)],
+        [bytes.fromhex("7a660114000000000900000000000000" + HEADER), b"p"],
+        [bytes.fromhex("7a6601150000000009000000000000002800")],
+    ],
+)
+def test_what_is_none_is_refused(frames):
+    with pytest.raises(errors.ProtocolViolation):
+        messages.read(frames)
