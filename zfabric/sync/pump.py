@@ -108,6 +108,9 @@ class Pump:
         if pending.done:
             return None
         interrupts.deliver()
+        if self.driver.core.calling:
+            self._call_back()
+            return ()
         if deadline_ns is not None:
             due_ns = deadline_ns if due_ns is None else min(due_ns, deadline_ns)
         seconds = None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
@@ -115,6 +118,22 @@ class Pump:
             self._changed.wait(seconds)
             return ()
         return self._poll(seconds)
+
+    def _call_back(self) -> None:
+        """Run user callbacks outside the lock, which the caller holds once; meanwhile it counts as one who left."""
+        self._waiters -= 1
+        if self._waiters:
+            self._changed.notify_all()
+        elif self.driver.core.busy():
+            self._attend()
+        self.lock.release()
+        try:
+            self.driver.run_callbacks()
+        finally:
+            self.lock.acquire()
+            self._waiters += 1
+            if self._driving:
+                self._wake()
 
     def _poll(self, seconds: float | None) -> Sequence[int]:
         """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""

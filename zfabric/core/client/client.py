@@ -11,7 +11,9 @@ asks where the leaders are: a node that was started again may listen elsewhere, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zfabric import errors
@@ -30,6 +32,9 @@ RETRY_NS = 20_000_000
 RETRY_MAX_NS = 500_000_000
 AGE_NS = 30_000_000_000
 ASK_NS = 10_000_000_000
+
+Callback = tuple[Callable[[Any, Exception | None], None], Any, Exception | None]
+"""A function of the user's, a delivery, and its error."""
 
 
 class Reader(Protocol):
@@ -102,7 +107,8 @@ class Client:
         self._age_ns: int | None = None
         self._reconnects = 0
         self._later: list[tuple[int, Callable[[], None]]] = []
-        self._callbacks: list[tuple[Callable[[Any, Exception | None], None], Any, Exception | None]] = []
+        # Threads take from it without a lock: single operations of a deque are atomic, an exchanged list is not.
+        self._callbacks: deque[Callback] = deque()
 
     # For producers and consumers.
 
@@ -143,7 +149,7 @@ class Client:
         self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None
     ) -> None:
         """Have user callbacks run by the pump, outside its lock."""
-        self._callbacks += [(callback, delivery, error) for callback, delivery in callbacks]
+        self._callbacks.extend((callback, delivery, error) for callback, delivery in callbacks)
 
     def after(self, at_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` in the tick at or after ``at_ns``."""
@@ -401,13 +407,19 @@ class Client:
         """Return what the pump has to do, in order."""
         return self.requests.take_effects()
 
-    def take_callbacks(self) -> list[tuple[Callable[[Any, Exception | None], None], Any, Exception | None]]:
-        """Return user callbacks that are due: (function, delivery, error)."""
-        callbacks, self._callbacks = self._callbacks, []
-        return callbacks
+    @property
+    def calling(self) -> bool:
+        """Whether user callbacks are due."""
+        return bool(self._callbacks)
 
-    def return_callbacks(
-        self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any, Exception | None]]
-    ) -> None:
+    def take_callbacks(self) -> list[Callback]:
+        """Return user callbacks that are due: (function, delivery, error). Needs no lock."""
+        taken: list[Callback] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._callbacks.popleft())
+        return taken
+
+    def return_callbacks(self, callbacks: list[Callback]) -> None:
         """Take those back that were not run: one before them was interrupted."""
-        self._callbacks[:0] = callbacks
+        self._callbacks.extendleft(reversed(callbacks))
