@@ -21,6 +21,7 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         controller: endpoint of leader 0, for all others; empty for leader 0, which hosts the controller.
         embedded: take the directory's lock, end when the last client has left, detach from the starting process.
         supervised: end when standard input ends, since whoever started us has gone.
+        beats: write a byte to standard output twice a second: a supervisor with a watchdog wants to know.
         settings: bounds and times.
     """
 
@@ -34,6 +35,7 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     controller: str = ""
     embedded: bool = False
     supervised: bool = False
+    beats: bool = False
     settings: LeaderSettings = LeaderSettings()
 
 

@@ -1,7 +1,8 @@
 """A leader process: ``python -m zfabric.server JSON``. Started by the supervisor and by the embedded mode.
 
-It writes one JSON line to standard output and then nothing more: ``{"ready": true, "pid": …, "listen": …}`` when it
-serves, or ``{"error": CODE, "values": {…}}`` (a class of ``zfabric.errors``) when it cannot, with exit status 1.
+It writes one JSON line to standard output and then nothing more (but see ``beats`` of its options):
+``{"ready": true, "pid": …, "listen": …}`` when it serves, or ``{"error": CODE, "values": {…}}`` (a class of
+``zfabric.errors``) when it cannot, with exit status 1.
 Status 75 means that storage failed while it served: start it again.
 
 It imports what a leader needs and nothing else (22 MB here): no asyncio, no click, nothing of the SDK.
@@ -87,12 +88,28 @@ def _serve(argument: str, stack: ExitStack) -> int:
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:
         loop.wake_on(0, loop.stop)
-    _say({"ready": True, "pid": os.getpid(), "leader": options.leader, "listen": options.listen})
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-    loop.run()
+
+    def serving() -> None:
+        _say({"ready": True, "pid": os.getpid(), "leader": options.leader, "listen": options.listen})
+        if options.beats:
+            loop.beat = _beats(os.dup(1))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+
+    loop.run(serving)
     return 0
+
+
+def _beats(fd: int) -> Callable[[], None]:
+    """Return what writes a byte, or nothing if nobody reads."""
+    os.set_blocking(fd, False)
+
+    def beat() -> None:
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(fd, b".")
+
+    return beat
 
 
 def _signals(stop: Callable[[], None]) -> int:

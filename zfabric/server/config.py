@@ -1,10 +1,15 @@
-"""Settings of a node: option, then ``ZFABRIC_*`` variable, then the TOML file, then the default."""
+"""Settings of a node: option, then ``ZFABRIC_*`` variable, then the TOML file, then the default.
+
+The file has two tables, both optional. ``[node]`` has what the options of ``zfabric serve`` say: ``data``, ``listen``,
+``leaders``, ``insecure``. ``[leader]`` has fields of :class:`~zfabric.settings.LeaderSettings`, each of which is a
+variable too.
+"""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -12,43 +17,79 @@ from zfabric import errors
 from zfabric.settings import LeaderSettings
 
 
-def load(path: str | None, options: dict[str, Any]) -> LeaderSettings:
-    """Return the settings of leaders.
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node is run.
+
+    Attributes:
+        data: the data directory. listen: ``HOST:PORT``; port 0 takes a free one.
+        leaders: processes; None: one per core. insecure: listen beyond loopback though there are no keys.
+    """
+
+    data: str = "zfabric-data"
+    listen: str = "127.0.0.1:7400"
+    leaders: int | None = None
+    insecure: bool = False
+
+
+_TABLES: Final[dict[str, type[NodeSettings | LeaderSettings]]] = {"node": NodeSettings, "leader": LeaderSettings}
+
+
+class _Value(NamedTuple):
+    value: object
+    source: str
+    strict: bool
+
+
+def load(path: str | None, options: dict[str, Any]) -> tuple[NodeSettings, LeaderSettings]:
+    """Return the settings of a node and those of its leaders.
 
     Args:
-        path: a TOML file whose table ``[leader]`` names fields of LeaderSettings.
-        options: values given on the command line; None where not given.
+        path: a TOML file, or None.
+        options: values given on the command line, by the name of the field; None where not given.
 
     Raises:
-        ConfigurationError: the file cannot be read, or a value is wrong; says where it came from.
+        ConfigurationError: the file cannot be read, or a name or value is wrong; says which, and where it came from.
     """
-    values: dict[str, Any] = {}
-    source = "defaults"
-    if path is not None:
-        source = path
-        try:
-            with open(path, "rb") as file:
-                table = tomllib.load(file).get("leader", {})
-            values = msgspec.convert(table, dict[str, Any])
-        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
-            raise errors.ConfigurationError(
-                source=path, problem=str(error), instead="mend or leave out --config"
-            ) from error
-    known = LeaderSettings.__struct_fields__
-    for name in known:
-        variable = f"ZFABRIC_{name.upper()}"
-        if variable in os.environ:
-            values[name] = os.environ[variable]
-            source = f"{source}, {variable}"
-    values.update({name: value for name, value in options.items() if value is not None})
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise errors.ConfigurationError(
-            source=source, problem=f"unknown setting {unknown[0]!r}", instead=f"known: {', '.join(known)}"
-        )
+    tables = {} if path is None else _read(path)
+    found: dict[str, Any] = {}
+    for table, kind in _TABLES.items():
+        given: dict[str, _Value] = {}
+        for name, value in tables.get(table, {}).items():
+            if name not in kind.__struct_fields__:
+                known = ", ".join(kind.__struct_fields__)
+                raise _wrong(str(path), f"unknown setting {name!r} in [{table}]", f"known: {known}")
+            given[name] = _Value(value, f"{path}, [{table}] {name}", strict=True)
+        for name in kind.__struct_fields__:
+            variable = f"ZFABRIC_{name.upper()}"
+            if variable in os.environ:
+                given[name] = _Value(os.environ[variable], variable, strict=False)
+            if options.get(name) is not None:
+                given[name] = _Value(options[name], f"--{name.replace('_', '-')}", strict=False)
+        found[table] = kind(**{name: _checked(kind, name, value) for name, value in given.items()})
+    return found["node"], found["leader"]
+
+
+def _read(path: str) -> dict[str, dict[str, object]]:
     try:
-        return msgspec.convert(values, LeaderSettings, strict=False)
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _wrong(path, str(error), "mend or leave out --config") from error
+    for name, table in tables.items():
+        if name not in _TABLES or not isinstance(table, dict):
+            raise _wrong(path, f"unknown setting {name!r}", f"known tables: {', '.join(f'[{t}]' for t in _TABLES)}")
+    return tables
+
+
+def _checked(kind: type[NodeSettings | LeaderSettings], name: str, given: _Value) -> Any:
+    """Return one value with the type of its field; what depends on it alone is checked, so that its source is known."""
+    try:
+        return getattr(msgspec.convert({name: given.value}, kind, strict=given.strict), name)
     except (msgspec.ValidationError, errors.InvalidArgument) as error:
-        raise errors.ConfigurationError(
-            source=source, problem=str(error), instead="see 'zfabric serve --help'"
-        ) from error
+        problem = str(error).removesuffix(f" - at `$.{name}`")
+        problem = problem if problem.startswith(name) else f"{name}: {problem}"
+        raise _wrong(given.source, problem, "see 'zfabric serve --help'") from error
+
+
+def _wrong(source: str, problem: str, instead: str) -> errors.ConfigurationError:
+    return errors.ConfigurationError(source=source, problem=problem, instead=instead)

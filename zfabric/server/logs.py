@@ -1,12 +1,17 @@
 """Logs of server processes: standard library loggers to standard error, as text or as one JSON object a line.
 
-A line is an event name and ``key=value`` pairs. Nothing is logged per record or per batch, and no payload or key ever.
+A line is an event name and ``key=value`` pairs. As JSON it has the fields ``time`` (UTC, ISO 8601), ``level``,
+``logger``, ``pid``, ``event`` (the name alone) and ``message`` (all of it), and ``traceback`` where there is one.
+Nothing is logged per record or per batch, and no payload or key ever.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
+from types import TracebackType
+from typing import Any
 
 from zfabric import errors
 
@@ -20,9 +25,8 @@ def configure(level: str, layout: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     if layout == "json":
-        from pythonjsonlogger.json import JsonFormatter
-
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"))
+        handler.setFormatter(_json_formatter())
+        sys.excepthook = _log_crash
     elif layout == "text":
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"))
     else:
@@ -31,3 +35,34 @@ def configure(level: str, layout: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+
+
+def _json_formatter() -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter
+
+    class Formatter(JsonFormatter):
+        default_time_format = "%Y-%m-%dT%H:%M:%S"
+        default_msec_format = "%s.%03dZ"
+
+        def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+            log_data["event"] = str(log_data["message"]).partition(" ")[0]
+            return super().process_log_record(log_data)
+
+    made = Formatter(
+        "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+        rename_fields={
+            "asctime": "time",
+            "levelname": "level",
+            "name": "logger",
+            "process": "pid",
+            "exc_info": "traceback",
+        },
+        rename_fields_keep_missing=False,
+    )
+    made.converter = time.gmtime
+    return made
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Whoever reads JSON gets the last words as JSON too."""
+    logging.getLogger("zfabric").critical("crashed error=%s", kind.__name__, exc_info=(kind, error, trace))

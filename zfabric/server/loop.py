@@ -32,6 +32,7 @@ log = logging.getLogger("zfabric.leader")
 
 UPKEEP_NS = 500_000_000
 ATTACH_NS = 20_000_000
+ATTACH_PATIENCE_NS = 2_000_000_000
 RELEASE_NS = 10_000_000_000
 PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
@@ -45,6 +46,9 @@ class Loop:
 
     Args:
         alone: asked twice a second in embedded mode: gives a lock that keeps clients from coming if none is there.
+
+    Attributes:
+        beat: called about twice a second, unless a turn takes longer: shows that the loop goes round.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Loop:
         self._release_due = time.monotonic_ns() + RELEASE_NS
         self._alone_since: int | None = None
         self._last: FileLock | None = None
+        self.beat: Callable[[], None] | None = None
+        self._serving: Callable[[], None] | None = None
         self._started = time.monotonic_ns()
         self._poller = zmq.Poller()
         self._open()
@@ -109,8 +115,15 @@ class Loop:
         """End after what has been received is answered."""
         self._stopping = True
 
-    def run(self) -> None:
-        """Take turns until :meth:`stop`, then drain: answer what is there, tell the clients, close."""
+    def run(self, serving: Callable[[], None]) -> None:
+        """Take turns until :meth:`stop`, then drain: answer what is there, tell the clients, close.
+
+        ``serving`` is called once, when clients can find this leader: leader 0 has heard of it. If that one does not
+        answer within two seconds, it is called all the same: what is known to be ours can be served.
+        """
+        self._serving = serving
+        if self._controller is None:
+            self._serves()
         while not self._stopping:
             self._wait()
             self._take_turn()
@@ -120,6 +133,11 @@ class Loop:
         self._turn.close()
         goodbye = messages.command(Type.GOODBYE, 0, messages.Empty())
         self._perform([Reply(peer, (goodbye,)) for peer in self._peers])
+
+    def _serves(self) -> None:
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving()
 
     def close(self) -> None:
         """Close the sockets, giving the last answers a second to leave."""
@@ -189,6 +207,9 @@ class Loop:
                 continue
             if command.type == Type.ASSIGN:
                 self._carried.append((b"", command))
+                self._serves()
+            elif command.type == Type.DONE:
+                self._serves()
             elif command.type == Type.ERROR:
                 log.error("attach_refused %s", errors.from_wire(command.body.code, command.body.values))
 
@@ -196,6 +217,8 @@ class Loop:
         if self._controller is None:
             return
         options = self._options
+        if time.monotonic_ns() - self._started > ATTACH_PATIENCE_NS:
+            self._serves()
         attach = messages.Attach(
             options.leader, options.advertise, options.advertise_publish, self._leader.assignment_version
         )
@@ -292,6 +315,8 @@ class Loop:
 
     def _upkeep(self, now: int) -> None:
         self._upkeep_due = now + UPKEEP_NS
+        if self.beat is not None:
+            self.beat()
         self._volume.refresh_room()
         if not self._volume.writing and self._volume.grow_if_needed():
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)

@@ -22,17 +22,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
+from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_range
-from zfabric.store.directory import DataDirectory
+from zfabric.store.directory import DataDirectory, unusable
 
 log = logging.getLogger("zfabric.supervisor")
 
 PAUSE_S = 0.05
 PAUSE_MAX_S = 5.0
 STOP_S = 5.0
+LOOK_S = 0.01
 START_S = 20.0
 LEADERS_MAX = 64
 _DIGITS = re.compile(r"[0-9]{1,5}")
@@ -105,6 +108,7 @@ class _Leader:
         self.ready = False
         self.ending = -1
         self.started = 0.0
+        self.heard = 0.0
         self.pause = PAUSE_S
         self.restart_at: float | None = None
 
@@ -143,18 +147,25 @@ class Supervisor:
         self._host, self._port = split_listen(listen)
         if not is_loopback(self._host) and not insecure:
             raise errors.InsecureListen(endpoint=listen)
-        check_range("leaders", leaders or 1, 1, LEADERS_MAX)
-        self._wanted = leaders or os.cpu_count() or 1
+        self._wanted = min(os.cpu_count() or 1, LEADERS_MAX) if leaders is None else leaders
+        check_range("leaders", self._wanted, 1, LEADERS_MAX)
         self._settings = settings or LeaderSettings()
-        self._directory = DataDirectory.create_or_check(data)
+        try:
+            self._directory = DataDirectory.create_or_check(data)
+        except OSError as error:
+            raise unusable(data, error) from error
+        self._manager = Manager()
         self._announce = announce
         self._announced = False
         self._leaders: list[_Leader] = []
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._hurried = False
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; returns the exit status.
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends that at once.
+
+        Returns 0, or 1 if a leader had to be killed before it had drained (which loses nothing acknowledged).
 
         Raises:
             DirectoryLocked, PortInUse, DirectoryDamaged, …: a leader could not start for the first time.
@@ -164,6 +175,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self._selector.register(reader, selectors.EVENT_READ, None)
+        drained = False
+        if self._port == 0:
+            self._port = _Ports(self._host, _any_port()).take()
         with self._directory.lock("node", f"{self._host}:{self._port}"):
             self._plan()
             try:
@@ -172,16 +186,15 @@ class Supervisor:
                 while not self._stopping:
                     self._turn()
             finally:
-                self._end()
-        return 0
+                drained = self._end()
+        return 0 if drained else 1
 
     def _stop(self, *_: object) -> None:
+        self._hurried = self._stopping
         self._stopping = True
 
     def _plan(self) -> None:
         """Decide ports and options of all leaders."""
-        if self._port == 0:
-            self._port = _Ports(self._host, _any_port()).take()
         count = max(self._wanted, max(self._directory.volumes(), default=-1) + 1)
         ports = _Ports(self._host, self._port + 1)
         for number in range(count):
@@ -199,6 +212,7 @@ class Supervisor:
                         advertise_publish=f"tcp://*:{publish}",
                         controller="" if number == 0 else f"tcp://{self._local()}:{self._port}",
                         supervised=True,
+                        beats=self._manager.interval_s > 0,
                         settings=self._settings,
                     )
                 )
@@ -218,6 +232,8 @@ class Supervisor:
     def _turn(self) -> None:
         now = time.monotonic()
         due = [leader.restart_at for leader in self._leaders if leader.restart_at is not None]
+        if self._manager.ping_at is not None:
+            due.append(self._manager.ping_at)
         starting = not self._announced
         for key, _ in self._selector.select(max(0.0, min(due) - now) if due else (0.5 if starting else None)):
             if key.data is not None and not self._stopping:
@@ -226,32 +242,49 @@ class Supervisor:
         for leader in self._leaders:
             if leader.restart_at is not None and leader.restart_at <= now:
                 self._start(leader)
+        self._manager.ping(now, fine=all(self._fine(leader, now) for leader in self._leaders))
         if starting and any(not entry.ready and now - entry.started > START_S for entry in self._leaders):
             raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail="it did not become ready")
 
+    def _fine(self, leader: _Leader, now: float) -> bool:
+        """Tell whether a leader goes round, or is being started again, which is our business and no watchdog's."""
+        return not leader.ready or now - leader.heard <= self._manager.interval_s
+
     def _hear(self, leader: _Leader) -> None:
-        """A leader said whether it serves; then it says nothing more."""
+        """A leader said whether it serves; then it says nothing more, or beats."""
         assert leader.process is not None
         assert leader.process.stdout is not None
-        leader.said += os.read(leader.process.stdout.fileno(), 65_536)
-        self._selector.unregister(leader.process.stdout)
-        leader.process.stdout.close()
-        if b"\n" not in leader.said:
-            return
-        said = json.loads(leader.said)
+        piece = os.read(leader.process.stdout.fileno(), 65_536)
+        leader.heard = time.monotonic()
+        if not piece or not leader.options.beats:
+            self._selector.unregister(leader.process.stdout)
+            leader.process.stdout.close()
+        if not leader.ready:
+            leader.said += piece
+            line, end, leader.said = leader.said.partition(b"\n")
+            if end:
+                self._understand(leader, leader.process.pid, json.loads(line))
+            else:
+                leader.said = line
+
+    def _understand(self, leader: _Leader, pid: int, said: dict[str, Any]) -> None:
         if "error" not in said:
             leader.ready = True
-            log.info("leader_ready leader=%d pid=%d", leader.options.leader, leader.process.pid)
+            log.info("leader_ready leader=%d pid=%d", leader.options.leader, pid)
             self._maybe_announce()
         elif not self._announced:
             raise errors.from_wire(said["error"], said["values"])
         else:
-            log.error("leader_failed leader=%d error=%s", leader.options.leader, said)
+            log.error(
+                "leader_failed leader=%d problem=%s",
+                leader.options.leader,
+                errors.from_wire(said["error"], said["values"]),
+            )
 
     def _ended(self, leader: _Leader) -> None:
         """A leader process has ended: start another after a pause."""
         assert leader.process is not None
-        if leader.process.stdout is not None and not leader.process.stdout.closed:
+        while leader.process.stdout is not None and not leader.process.stdout.closed:
             self._hear(leader)
         self._selector.unregister(leader.ending)
         os.close(leader.ending)
@@ -272,24 +305,26 @@ class Supervisor:
         self._announced = True
         if self._announce is not None:
             self._announce(f"zf://{self._host}:{self._port}", len(self._leaders))
-        address = os.environ.get("NOTIFY_SOCKET")
-        if address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-                notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+        self._manager.ready()
 
-    def _end(self) -> None:
-        """Let the leaders drain, and kill what does not."""
+    def _end(self) -> bool:
+        """Let the leaders drain, and kill what does not, or all when we are hurried; tell whether they had drained."""
+        self._manager.stopping()
         running = [leader.process for leader in self._leaders if leader.process is not None]
         for process in running:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
+        while any(process.poll() is None for process in running):
+            if self._hurried or time.monotonic() >= deadline:
+                break
+            time.sleep(LOOK_S)
+        late = [process for process in running if process.poll() is None]
+        for process in late:
+            log.warning("leader_killed pid=%d", process.pid)
+            process.kill()
         for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
@@ -297,3 +332,4 @@ class Supervisor:
             if leader.ending >= 0:
                 os.close(leader.ending)
         self._selector.close()
+        return not late
