@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -27,16 +28,22 @@ sys.exit(Supervisor(sys.argv[1], sys.argv[2], leaders=2, announce=lambda *_: pri
 """
 
 
-def free_port() -> int:
-    """Return a port below the ephemeral range that can be bound now."""
+def free_ports(count: int) -> int:
+    """Return the first of ``count`` ports in a row, below the ephemeral range, that can all be bound now."""
     while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe:
+        first = random.randrange(15_000, 32_000)
+        with contextlib.ExitStack() as stack:
             try:
-                probe.bind(("127.0.0.1", port))
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        return first
+
+
+def free_port() -> int:
+    """Return a port for a node: the seven after it can be bound as well."""
+    return free_ports(8)
 
 
 def compile_library(source: str, target: str) -> str:

@@ -17,13 +17,13 @@ import click
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Where clients connect; port 0 takes a free one.  [env var: ZFABRIC_LISTEN; default: 127.0.0.1:7400]",
+    help="Where clients connect; see above for PORT.  [env var: ZFABRIC_LISTEN; default: 127.0.0.1:7400]",
 )
 @click.option(
     "--leaders",
     type=int,
     metavar="PROCESSES",
-    help="How many leaders.  [env var: ZFABRIC_LEADERS; default: one per core]",
+    help="How many leaders; a directory keeps as many as it had.  [env var: ZFABRIC_LEADERS; default: one per core]",
 )
 @click.option(
     "--config",
@@ -56,6 +56,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C, then drain: a supervisor and its leader processes.
+
+    Each leader takes two ports: N of them listen on PORT to PORT + 2 N - 1, all of which clients have to reach. With
+    port 0 they are free ones in a row.
 
     A second signal ends it at once. Under systemd, use Type=notify; WatchdogSec= is honoured.
     """

@@ -1,14 +1,15 @@
 """The supervisor of a node: starts the leader processes, starts them again, and carries no data.
 
-It holds the data directory's lock. Leader 0 listens on the node's port and hosts the controller; the other sockets
-take the ports that follow, skipping what is taken, and keep them over restarts. A leader's standard input is a pipe
+It holds the data directory's lock. Each leader takes two ports, one for requests and one for what it publishes: leader
+N the node's port + 2 N and the one after it, so that a firewall can be told. Leader 0, on the node's port itself, hosts
+the controller. A leader's standard input is a pipe
 from here: when the supervisor is killed the pipe ends, and so does the leader. A leader that ends is started again
 after 50 ms; one that ends before it served waits twice as long each time, up to 5 s.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import ipaddress
 import json
 import logging
@@ -29,6 +30,7 @@ from zfabric.modes.options import LeaderOptions, encode
 from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.store.directory import DataDirectory, unusable
+from zfabric.store.lockfile import FileLock
 
 log = logging.getLogger("zfabric.supervisor")
 
@@ -79,23 +81,35 @@ def _any_port() -> int:
     return random.randrange(ANY_PORT_MIN, low - 4 * LEADERS_MAX) if low > 2 * ANY_PORT_MIN else ANY_PORT_MIN
 
 
-class _Ports:
-    """Free ports from one on, each given once."""
+def _bindable(host: str, port: int) -> OSError | None:
+    """Return why ``port`` cannot be bound now; None if it can, or if that is found out only by binding it."""
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("" if name == "*" else name, port))
+        except OSError as error:
+            return error
+    return None
 
-    def __init__(self, host: str, first: int) -> None:
-        self._host = host.strip("[]")
-        self._next = first
 
-    def take(self) -> int:
-        """Return the next port that can be bound now."""
-        while self._next <= 65_535:
-            port, self._next = self._next, self._next + 1
-            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((self._host, port))
-                return port
-        raise errors.PortInUse(endpoint=self._host, problem="no free port above the one given")
+def _free_run(host: str, count: int) -> int:
+    """Return the first of ``count`` ports in a row that can be bound now.
+
+    Raises:
+        PortInUse: there is no such row.
+    """
+    first = _any_port()
+    free = 0
+    for port in range(first, 65_536):
+        problem = _bindable(host, port)
+        free = 0 if problem else free + 1
+        if free == count:
+            return port - count + 1
+        if problem and problem.errno != errno.EADDRINUSE:
+            raise errors.PortInUse(endpoint=host, problem=problem.strerror or str(problem))
+    raise errors.PortInUse(endpoint=host, problem=f"no {count} free ports in a row from {first} on")
 
 
 class _Leader:
@@ -125,7 +139,8 @@ class Supervisor:
     """One node.
 
     Args:
-        data: the data directory. listen: ``HOST:PORT``; port 0 takes a free one.
+        data: the data directory.
+        listen: ``HOST:PORT``; the leaders take PORT to PORT + 2 * leaders - 1. Port 0 takes free ones.
         leaders: processes; None: one per core. A directory that was served by more keeps as many.
         insecure: listen beyond loopback though there are no keys.
         announce: called with the node's URL once all leaders serve.
@@ -147,6 +162,7 @@ class Supervisor:
         self._host, self._port = split_listen(listen)
         if not is_loopback(self._host) and not insecure:
             raise errors.InsecureListen(endpoint=listen)
+        self._asked = leaders
         self._wanted = min(os.cpu_count() or 1, LEADERS_MAX) if leaders is None else leaders
         check_range("leaders", self._wanted, 1, LEADERS_MAX)
         self._settings = settings or LeaderSettings()
@@ -176,10 +192,12 @@ class Supervisor:
             signal.signal(number, self._stop)
         self._selector.register(reader, selectors.EVENT_READ, None)
         drained = False
+        count = self._count()
         if self._port == 0:
-            self._port = _Ports(self._host, _any_port()).take()
-        with self._directory.lock("node", f"{self._host}:{self._port}"):
-            self._plan()
+            self._port = _free_run(self._host, 2 * count)
+        with self._lock():
+            self._check_ports(2 * count)
+            self._plan(count)
             try:
                 for leader in self._leaders:
                     self._start(leader)
@@ -193,13 +211,48 @@ class Supervisor:
         self._hurried = self._stopping
         self._stopping = True
 
-    def _plan(self) -> None:
+    def _lock(self) -> FileLock:
+        try:
+            return self._directory.lock("node", f"{self._host}:{self._port}")
+        except OSError as error:
+            raise unusable(self._directory.path, error) from error
+
+    def _count(self) -> int:
+        """Return how many leaders there will be: never fewer than the directory has volumes."""
+        kept = max(self._directory.volumes(), default=-1) + 1
+        if self._asked is not None and self._asked < kept:
+            log.warning(
+                "leaders_kept asked=%d kept=%d reason=%s",
+                self._asked,
+                kept,
+                f"{self._directory.path!r} was served by {kept}, and each has partitions there",
+            )
+        return max(self._wanted, kept)
+
+    def _check_ports(self, count: int) -> None:
+        """Say which port is taken before anything is started.
+
+        Raises:
+            ConfigurationError: the last one would be beyond 65535. PortInUse: one is taken.
+        """
+        last = self._port + count - 1
+        ports = f"ports {self._port} to {last} are wanted, two for each leader"
+        if last > 65_535:
+            raise errors.ConfigurationError(
+                source=f"--listen {self._host}:{self._port}",
+                problem=f"{ports}, and the highest is 65535",
+                instead=f"choose a port up to {65_536 - count}",
+            )
+        for port in range(self._port, last + 1):
+            problem = _bindable(self._host, port)
+            if problem is not None and problem.errno == errno.EADDRINUSE:
+                raise errors.PortInUse(endpoint=f"{self._host}:{port}", problem=f"{problem.strerror}; {ports}")
+
+    def _plan(self, count: int) -> None:
         """Decide ports and options of all leaders."""
-        count = max(self._wanted, max(self._directory.volumes(), default=-1) + 1)
-        ports = _Ports(self._host, self._port + 1)
         for number in range(count):
-            listen = self._port if number == 0 else ports.take()
-            publish = ports.take()
+            listen = self._port + 2 * number
+            publish = listen + 1
             self._leaders.append(
                 _Leader(
                     LeaderOptions(

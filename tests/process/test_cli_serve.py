@@ -1,0 +1,118 @@
+"""What ``zfabric serve`` says of its ports, of leaders that it keeps, and of disks that are full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import zfabric
+from tests.process.leaders import PATIENCE_S, free_ports
+
+SERVE = [sys.executable, "-m", "zfabric", "serve"]
+
+
+@contextlib.contextmanager
+def serving(tmp_path, *arguments):
+    """A node; yields its URL and a function that ends it and returns (status, standard error)."""
+    command = [*SERVE, "--data", str(tmp_path / "data"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.search(r"zf://\S+", process.stdout.readline())
+            assert found, process.communicate()
+
+            def end():
+                process.send_signal(signal.SIGTERM)
+                return process.wait(PATIENCE_S), process.stderr.read()
+
+            yield found.group(0), end
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def refused(data, *arguments):
+    """Run a node that cannot start; return its status and the error that it says."""
+    done = subprocess.run([*SERVE, "--data", str(data), *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.stdout, len(lines), "Traceback" in done.stderr) == ("", 1, False), done.stderr
+    return done.returncode, lines[0]
+
+
+def ports_of(url):
+    with zfabric.connect(url, timeout=PATIENCE_S) as fabric:
+        leaders = fabric.status()
+    return [int(place.rpartition(":")[2]) for info in leaders for place in (info.endpoint, info.publish)]
+
+
+def test_the_ports_of_a_node_are_two_a_leader_in_a_row_from_the_one_given(tmp_path):
+    first = free_ports(6)
+    with serving(tmp_path, "--listen", f"127.0.0.1:{first}", "--leaders", "3") as (url, end):
+        assert ports_of(url) == [*range(first, first + 6)]
+        assert end()[0] == 0
+    with serving(tmp_path, "--listen", "127.0.0.1:0", "--leaders", "3") as (url, end):
+        first = int(url.rpartition(":")[2])
+        assert ports_of(url) == [*range(first, first + 6)]
+        assert end()[0] == 0
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_a_port_that_is_taken_is_named_and_nothing_is_started(tmp_path, taken):
+    first = free_ports(4)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first + taken))
+        other.listen()
+        status, said = refused(tmp_path / "data", "--listen", f"127.0.0.1:{first}", "--leaders", "2")
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1:{first + taken}: " in said
+    assert f"ports {first} to {first + 3} are wanted" in said
+    assert "--listen" in said
+    assert not [name for name in os.listdir(tmp_path / "data") if name.startswith("leader")]
+
+
+def test_a_port_that_leaves_no_room_for_all_leaders_is_refused(tmp_path):
+    status, said = refused(tmp_path / "data", "--listen", "127.0.0.1:65533", "--leaders", "2")
+    assert (status, "choose a port up to 65532" in said) == (2, True)
+
+
+def test_leaders_that_are_kept_against_the_option_are_a_warning(tmp_path):
+    for asked, kept in (("3", False), ("1", True)):
+        with serving(tmp_path, "--listen", "127.0.0.1:0", "--leaders", asked) as (url, end):
+            assert len(ports_of(url)) == 6
+            status, log = end()
+        assert (status, "WARNING" in log, "leaders_kept asked=1 kept=3" in log) == (0, kept, kept)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A function that mounts a file system with so many KiB, and returns where."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mounted(kib):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "zfabric-test", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("cannot mount a small file system here")
+        return place
+
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kib", [4, 8, 12, 16, 20, 24])
+def test_a_full_disk_is_named_with_its_directory_and_what_to_do(full_disk, kib):
+    """At whichever file the room ends: LMDB's lock file is even mapped, and would be a SIGBUS."""
+    data = full_disk(kib) / "data"
+    status, said = refused(data, "--listen", "127.0.0.1:0", "--leaders", "1")
+    assert (status, str(data) in said, "free some space" in said) == (1, True, True)
+    command = [sys.executable, "-m", "zfabric", "topic", "create", "t", "--url", f"zf+file:{data}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, str(data) in done.stderr, "free some space" in done.stderr) == (1, True, True)
