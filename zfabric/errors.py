@@ -25,6 +25,7 @@ __all__ = [
     "CorruptRow",
     "DeliveryError",
     "DeliveryTimeout",
+    "DeserializerFailed",
     "DirectoryDamaged",
     "DirectoryFormat",
     "DirectoryLocked",
@@ -225,6 +226,21 @@ class RequestTimeout(ZFabricError, TimeoutError):
     template = "{what} had no answer within {seconds:g} s; its outcome is unknown"
     what: str
     seconds: float
+
+
+class DeserializerFailed(ZFabricError):
+    """The consumer's deserializer raised for a record, and that is the cause. Seek to ``next_offset`` to go on."""
+
+    code = 27
+    template = (
+        "topic {topic!r} partition {partition} offset {offset}: the deserializer raised {problem}; "
+        "seek to {next_offset} to go on"
+    )
+    topic: str
+    partition: int
+    offset: int
+    next_offset: int
+    problem: str
 
 
 class DeliveryTimeout(ZFabricError, TimeoutError):

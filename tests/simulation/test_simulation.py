@@ -125,7 +125,9 @@ def test_a_full_disk_refuses_and_recovers(simulation):
             delivery = producer.send("t", b"v")
             with pytest.raises(errors.DeliveryTimeout, match=r"last refused: .*below the reserve"):
                 delivery.result(10.0)
-            with pytest.raises(errors.DeliveryError):
+            producer.flush()  # The failure was told already.
+            producer.send("t", b"v")
+            with pytest.raises(errors.DeliveryError, match="below the reserve"):
                 producer.flush()
             simulation.fill_disk(0, full=False)
             assert producer.send("t", b"v").result(10.0).offset == 0
@@ -179,3 +181,96 @@ def test_a_client_is_never_deaf_over_hundreds_of_restarts(seed):
                     assert simulation.now < deadline
                     heard |= {record.value for record in consumer.poll(timeout=1.0)}
     assert sum(process.deaths for process in simulation.processes) > 150
+
+
+def test_keyed_sends_and_a_bulk_of_keyless_ones_share_partitions(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t", partitions=4)
+        with fabric.producer(delivery_timeout=10.0) as producer:
+            deliveries = [producer.send("t", b"v%d" % number, key=b"k%d" % number) for number in range(100)]
+            assert producer.send_many("t", [b"x"] * 100) == 100
+            producer.flush()
+            assert all(delivery.result().offset >= 0 for delivery in deliveries)
+        assert sum(part.end_offset for part in fabric.topics.describe("t").partitions) == 200
+
+
+def test_a_new_producer_finds_leaders_that_were_not_back_when_it_asked():
+    with Simulation(seed=1, leaders=2) as simulation:
+        simulation.connect().topics.create("t", partitions=4)
+        simulation.kill_leader(0)
+        simulation.kill_leader(1)
+        with simulation.connect().producer() as producer:
+            assert [producer.send("t", b"v", partition=number).result(20.0).offset for number in range(4)] == [0] * 4
+
+
+def test_a_value_that_the_deserializer_rejects_stops_there_and_loses_nothing(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t")
+        with fabric.producer() as producer:
+            for value in (b"1", b"no number", b"3", b"4"):
+                producer.send("t", value)
+        with fabric.consumer("t", group="g", deserializer=lambda topic, value: int(value)) as consumer:
+            assert [record.value for record in consumer.poll()] == [1]
+            for _ in range(2):
+                with pytest.raises(errors.DeserializerFailed) as caught:
+                    consumer.poll()
+            found = caught.value
+            assert (found.topic, found.partition, found.offset, found.next_offset) == ("t", 0, 1, 2)
+            assert isinstance(found.__cause__, ValueError)
+            assert consumer.position == {0: 1}
+            consumer.seek(0, found.next_offset)
+            assert [record.value for record in consumer.poll()] == [3, 4]
+        with fabric.consumer("t", deserializer=lambda topic, value: int(value)) as consumer:
+            records = iter(consumer)
+            assert next(records).value == 1
+            with pytest.raises(errors.DeserializerFailed):
+                next(records)
+            assert consumer.position == {0: 1}
+
+
+def test_an_application_sequence_is_new_stored_or_refused(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t")
+        with fabric.producer(name="app") as producer:
+            assert producer.send("t", b"a", partition=0, sequence=1000).result().offset == 0
+            assert producer.send("t", b"a", partition=0, sequence=1000).result().offset == -1  # Stored before.
+            producer.send("t", b"b", partition=0, sequence=2000)
+            with pytest.raises(errors.InvalidArgument, match="more than 2,000"):
+                producer.send("t", b"c", partition=0, sequence=1500)
+            producer.flush()
+        assert fabric.topics.describe("t").partitions[0].end_offset == 2
+
+
+def test_a_sequence_that_was_given_up_may_be_sent_again(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t")
+        producer = fabric.producer(name="app", delivery_timeout=2.0)
+        producer.send("t", b"a", partition=0, sequence=1).result()
+        simulation.fill_disk(0)
+        with pytest.raises(errors.DeliveryTimeout):
+            producer.send("t", b"b", partition=0, sequence=2).result()
+        simulation.fill_disk(0, full=False)
+        assert producer.send("t", b"b", partition=0, sequence=2).result().offset == 1
+        producer.close()  # The failure was told already.
+
+
+def test_what_was_removed_is_skipped_when_a_consumer_opens(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t", retention=10.0)
+        with fabric.producer() as producer:
+            producer.send("t", b"old").result()
+            simulation.advance(100.0)
+            producer.send("t", b"new").result()
+        with fabric.consumer("t", start=0, missing="skip") as consumer:
+            assert [record.value for record in consumer.poll()] == [b"new"]
+        with pytest.raises(errors.OffsetOutOfRange):
+            fabric.consumer("t", start=0, missing="raise")
+
+
+def test_lone_records_of_many_producers_are_spread(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t", partitions=4)
+        for _ in range(20):
+            with fabric.producer() as producer:
+                producer.send("t", b"v")
+        assert all(part.end_offset > 0 for part in fabric.topics.describe("t").partitions)

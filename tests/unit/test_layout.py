@@ -25,8 +25,8 @@ LONGER: dict[str, int] = {
     "zfabric/core/client/consumer.py": 670,  # one state machine; its subscriptions and fetches decide together
     "zfabric/core/client/producer.py": 710,  # one state machine; send is inlined for speed
     "zfabric/core/leader/leader.py": 660,  # dispatch of every command; the rules are in its siblings
-    "zfabric/errors.py": 540,  # the list of all errors
-    "zfabric/wire/messages.py": 530,  # the list of all commands
+    "zfabric/errors.py": 570,  # the list of all errors
+    "zfabric/wire/messages.py": 560,  # the list of all commands
 }
 """Files that may be longer, each with its own bound. A table of one idea may be; a second idea may not move in."""
 

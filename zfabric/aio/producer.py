@@ -207,7 +207,7 @@ class Producer:
             pending = self._core.flush(self._pump.now())
             self._pump.flush()
         done = await self._pump.wait(pending, timeout)
-        failed = self._core.take_failures()
+        failed = self._core.failures.take()
         if failed is not None:
             raise failed
         if not done:

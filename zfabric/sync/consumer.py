@@ -95,6 +95,7 @@ class Consumer:
 
         Raises:
             CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
+            DeserializerFailed: for the next record; those before it were returned. :meth:`seek` past it.
         """
         check_range("max_records", max_records, 1, 10_000_000)
         check_range("timeout", timeout, 0.0, 1e9, "s")
@@ -104,7 +105,36 @@ class Consumer:
             self._pump.flush(look=not waited)
         if self._deserializer is None:
             return records
-        return [record._replace(value=self._deserializer(record.topic, record.value)) for record in records]
+        ready: list[Record] = []
+        for record in records:
+            try:
+                ready.append(self._deserialized(record))
+            except errors.DeserializerFailed:
+                self._return_from(records[len(ready) :])
+                if not ready:
+                    raise
+                break
+        return ready
+
+    def _deserialized(self, record: Record) -> Record:
+        assert self._deserializer is not None
+        try:
+            return record._replace(value=self._deserializer(record.topic, record.value))
+        except Exception as error:
+            raise errors.DeserializerFailed(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                next_offset=record.offset + 1,
+                problem=repr(error)[:200],
+            ) from error
+
+    def _return_from(self, records: list[Record]) -> None:
+        """Give back what was taken and not delivered."""
+        with self._pump.lock:
+            for record in reversed(records):
+                self._core.cursors[record.partition].position = record.offset
+            self._core.rewind({record.partition for record in records}, self._pump.now())
 
     def poll_batches(self, max_batches: int = 100, timeout: float = 1.0) -> list[RecordBatch]:
         """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
@@ -159,13 +189,12 @@ class Consumer:
                     self._fill()
                     self._pump.flush(look=not waited)
                 continue
-            record = self._left.popleft()
-            cursor = self._core.cursors[record.partition]
-            cursor.position = record.offset + 1
-            if self._deserializer is None:
-                yield record
-            else:
-                yield record._replace(value=self._deserializer(record.topic, record.value))
+            record = self._left[0]
+            if self._deserializer is not None:
+                record = self._deserialized(record)
+            self._left.popleft()
+            self._core.cursors[record.partition].position = record.offset + 1
+            yield record
 
     def _fill(self) -> None:
         """Take records for an iteration; the positions stay before them, so that a commit does not pass any."""

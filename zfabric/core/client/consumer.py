@@ -131,7 +131,10 @@ class Consumer:
         """Set positions: what the group has committed, else the start."""
         whole: Pending[None] = Pending()
         if self.group is None:
-            self._relay(gather([self.seek(c.number, start, self._client.now, deadline_ns) for c in cursors]), whole)
+            self._relay(
+                gather([self.seek(c.number, start, self._client.now, deadline_ns, opening=True) for c in cursors]),
+                whole,
+            )
             return whole
         asked = gather([
             self._call(leader, Type.GET_OFFSETS, messages.GetOffsets(self.group, [c.id for c in mine]),
@@ -152,7 +155,7 @@ class Consumer:
                         cursor.clear(part.offset)
             rest = [cursor for cursor in cursors if cursor.position < 0]
             now = self._client.now
-            self._relay(gather([self.seek(c.number, start, now, deadline_ns) for c in rest]), whole)
+            self._relay(gather([self.seek(c.number, start, now, deadline_ns, opening=True) for c in rest]), whole)
             self.tick(now)
 
         asked.on_done(known)
@@ -188,8 +191,11 @@ class Consumer:
             raise errors.UnknownPartition(topic=self.topic, partition=number, last=max(self.cursors, default=-1))
         return cursor
 
-    def seek(self, number: int, start: Start, now: int, deadline_ns: int) -> Pending[None]:
-        """Go on from ``start`` in one partition; comes when the offset is known."""
+    def seek(self, number: int, start: Start, now: int, deadline_ns: int, *, opening: bool = False) -> Pending[None]:
+        """Go on from ``start`` in one partition; comes when the offset is known.
+
+        When a consumer that skips what is missing opens, an offset that was removed stands for the log's start.
+        """
         cursor = self.cursor(number)
         done: Pending[None] = Pending()
         timestamp = {"earliest": -2, "latest": -1}.get(str(start))
@@ -206,6 +212,8 @@ class Consumer:
                 return
             part: messages.OffsetIs = asked.result().body.parts[0]
             offset = part.offset if timestamp is not None else int(start)
+            if opening and self._skip_missing:
+                offset = max(offset, part.start_offset)
             if not part.start_offset <= offset <= part.end_offset:
                 done.fail(self._outside(cursor, offset, part.start_offset, part.end_offset))
             else:

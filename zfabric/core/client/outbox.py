@@ -27,6 +27,7 @@ class OutBatch:
         topic, partition: name, and number within it. count: its records. size: their bytes, as the buffer counts them.
         done: acknowledged or given up; then ``error`` is None or why.
         refusal: why the leader last refused it, though for a passing reason.
+        told: indexes of the records whose failure somebody has heard of.
         sent_first: all before it were acknowledged when it was sent.
         expired: its deliveries were told that time is up, but it is still repeated, for the sake of those behind it.
     """
@@ -57,6 +58,7 @@ class OutBatch:
         "sent_first",
         "sequences",
         "size",
+        "told",
         "topic",
         "values",
     )
@@ -79,6 +81,7 @@ class OutBatch:
         self.first = self.last = -1
         self.request_id = 0
         self.rejected = False
+        self.told: set[int] = set()
         self.refusal: Exception | None = None
         self.sent_first = False
         self.expired = False
@@ -136,6 +139,7 @@ class OutBatch:
     def metadata(self, index: int) -> RecordMetadata:
         """Return where the record at ``index`` went, or raise what kept it from going."""
         if self.error is not None:
+            self.told.add(index)
             raise self.error
         offset = self.base_offset + index if self.base_offset >= 0 else -1
         timestamp = self.base_timestamp + self.deltas[index]
@@ -182,7 +186,7 @@ class Outbox:
         open: being filled. sealed: full, not sent yet. under_way: sent, not acknowledged.
         next_sequence, epoch: for the next batch sent.
         begun: a named producer has its epoch here. attempt: how many it has used up.
-        application: last application sequence known to be stored or sent.
+        stored: last application sequence known to be stored. application: last one that is stored or held here.
         retry_at_ns: nothing is sent before; set after a rejection.
     """
 
@@ -200,6 +204,7 @@ class Outbox:
         "retry_at_ns",
         "retry_pause_ns",
         "sealed",
+        "stored",
         "under_way",
     )
 
@@ -215,6 +220,7 @@ class Outbox:
         self.begun = False
         self.attempt = 0
         self.beginning: Pending[None] | None = None
+        self.stored = -1
         self.application = -1
         self.retry_at_ns: int | None = None
         self.retry_pause_ns = 0
@@ -235,6 +241,18 @@ class Outbox:
         self.next_sequence = 0
         for waiting in self.under_way:
             self.assign(waiting)
+
+    def note_stored(self, entry: OutBatch) -> None:
+        """A batch was acknowledged: so are the application's sequences in it."""
+        if entry.header[3] & SPARSE:
+            self.stored = max(self.stored, entry.last)
+
+    def recount(self) -> None:
+        """Something was given up: its application sequences may be sent again, if nothing larger is held."""
+        held = [entry.last for entry in (*self.under_way, *self.sealed) if entry.header[3] & SPARSE]
+        if self.open is not None and self.open.sequences is not None:
+            held.append(self.open.sequences[-1])
+        self.application = max(self.stored, *held, -1)
 
     @property
     def postponed(self) -> bool:

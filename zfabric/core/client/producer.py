@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.core.client.failures import Failures
 from zfabric.core.client.outbox import (
     Delivery,
     OutBatch,
@@ -100,8 +101,7 @@ class Producer:
         self._flags = _FLAGS[settings.acks]
         self._routes: dict[str, Route] = {}
         self._live: dict[OutBatch, None] = {}
-        self._failed: list[tuple[str, int, int, Exception]] = []
-        self._failed_count = 0
+        self.failures = Failures()
         self._flushes: list[tuple[set[OutBatch], Pending[None]]] = []
         self._room: Pending[None] | None = None
         self._wanted: set[str] = set()
@@ -139,7 +139,9 @@ class Producer:
                 )
         elif meta.name in self._wanted:
             self._wanted.discard(meta.name)
-            self._routes[meta.name] = Route(meta)
+            route = self._routes[meta.name] = Route(meta)
+            # Not the first one: the lone records of many short-lived producers would all go there.
+            route.sticky = self._client.random.randrange(route.count)
 
     def gone(self, topic: str) -> None:
         """The topic does not exist any more: give up what is for it."""
@@ -221,7 +223,7 @@ class Producer:
                 size += headers_size(headers)
         if unusual or size > route.record_max or partition is not None or sequence is not None:
             outbox = self._check(topic, route, outbox, key, partition, sequence, size)
-            if sequence is not None and sequence <= outbox.application:
+            if sequence is not None and sequence <= outbox.stored:
                 return self._repeated(topic, outbox, timestamp, on_delivery)
         wall = now // 1_000_000 + self._client.wall_offset_ms
         if timestamp is None:
@@ -294,8 +296,7 @@ class Producer:
             raise errors.RecordTooLarge(size=biggest, topic=topic, limit=route.record_max)
         outbox = route.outboxes[route.sticky]
         if outbox.open is not None:
-            self._close(route, outbox)
-            outbox = route.outboxes[route.sticky]
+            self._close(route, outbox)  # The chunk follows in the same partition.
         wall = self._client.wall_ms(now) if timestamp is None else timestamp
         batch = OutBatch(topic, outbox.number, now, wall)
         batch.values = values
@@ -354,6 +355,12 @@ class Producer:
                     name="sequence", value=str(sequence), allowed="with a key or a partition, so that it repeats there"
                 )
             check_range("sequence", sequence, 0, (1 << 63) - 1)
+            if outbox.stored < sequence <= outbox.application:
+                raise errors.InvalidArgument(
+                    name="sequence",
+                    value=f"{sequence:,}",
+                    allowed=f"more than {outbox.application:,}, which is on its way to partition {outbox.number}",
+                )
         if outbox.open is not None and (outbox.open.sequences is None) != (sequence is None):
             self._close(route, outbox)
         return outbox
@@ -381,16 +388,6 @@ class Producer:
                 place = (batch.topic, batch.partition)
                 counts[place] = counts.get(place, 0) + batch.count
         return counts
-
-    def take_failures(self) -> errors.DeliveryError | None:
-        """Return what failed since the last call, as one error naming topics and partitions; None if nothing did."""
-        if not self._failed_count:
-            return None
-        listed = "; ".join(f"{topic} [{number}]: {count:,}, {error}" for topic, number, count, error in self._failed)
-        error = errors.DeliveryError(records=self._failed_count, detail=listed)
-        error.__cause__ = self._failed[0][3]
-        self._failed, self._failed_count = [], 0
-        return error
 
     def close(self) -> None:
         """Give up what is not acknowledged."""
@@ -503,8 +500,9 @@ class Producer:
             )
             return
         endpoint = self._client.endpoint(outbox.leader)
-        if endpoint is None:
+        if endpoint is None:  # That leader was not back when we asked.
             batch.rejected = True
+            self._client.refresh(topic, now)
             self._postpone(topic, outbox, now)
             return
         if self._flags & messages.FLAG_NO_ANSWER:
@@ -528,6 +526,7 @@ class Producer:
             outbox.under_way.remove(batch)
             route.under_way -= 1
             outbox.retry_pause_ns = 0
+            outbox.note_stored(batch)
             batch.acknowledge(command.body)
             self._finish(batch, None)
             self._advance(topic, route, outbox, now)
@@ -563,6 +562,7 @@ class Producer:
         outbox.under_way.remove(batch)
         route.under_way -= 1
         self._finish(batch, error)
+        outbox.recount()
         self._new_epoch(outbox)
         self._postpone(topic, outbox, now)
 
@@ -626,6 +626,7 @@ class Producer:
             # Fences what may still be on its way: the leader refuses an older epoch once it has seen this one.
             outbox.renew()
             outbox.retry_at_ns = None
+        outbox.recount()
 
     def _finish(self, batch: OutBatch, error: Exception | None) -> None:
         """A batch is acknowledged or given up."""
@@ -639,12 +640,12 @@ class Producer:
         if error is None:
             self.acknowledged += batch.count
         else:
-            self._failed_count += batch.count
-            if len(self._failed) < 100:
-                self._failed.append((batch.topic, batch.partition, batch.count, error))
+            self.failures.add(batch)
         if batch.pending is not None:
             batch.pending.resolve(None)
         if batch.callbacks is not None:
+            if error is not None:
+                batch.told.update(delivery.index for _, delivery in batch.callbacks)
             self._client.later(batch.callbacks, error)
             batch.callbacks = None
         for live, pending in self._flushes:
@@ -661,6 +662,7 @@ class Producer:
         del self._live[batch]
         batch.done = True
         batch.payload = b""
+        batch.values = []
         self.used -= batch.size
         if self._room is not None and self.used < self.settings.buffer_bytes:
             room, self._room = self._room, None
@@ -689,7 +691,8 @@ class Producer:
             if error is None:
                 body: messages.ProducerIs = asked.result().body
                 outbox.epoch = body.epoch
-                outbox.application = max(outbox.application, body.last_sequence)
+                outbox.stored = max(outbox.stored, body.last_sequence)
+                outbox.recount()
                 outbox.begun = True
                 pending.resolve(None)
                 self._advance(topic, route, outbox, self._client.now)
