@@ -17,6 +17,7 @@ from zfabric.testing.simulation import Simulation
 
 STORM_SECONDS = 6.0
 CALM_SECONDS = 60.0
+FRESH_SECONDS = 10.0
 SETTLE_SECONDS = 5.0
 """What a producer gave up may still be on its way, or wait for a shared commit."""
 UNKNOWN = (errors.DeliveryTimeout, errors.Closed, errors.ProducerFenced)
@@ -346,6 +347,18 @@ class Run:
             for name, config in self.plan.topics.items():
                 await fabric.topics.create(name, **config)
 
+    async def _send_anew(self):
+        """A client that comes after the storm, and only produces, is heard in every partition."""
+        async with self.sim.connect_async("newcomer") as fabric, fabric.producer() as producer:
+            for topic, config in self.plan.topics.items():
+                for number in range(config["partitions"]):
+                    value = b"newcomer:%s:%d" % (topic.encode(), number)
+                    send = Send("newcomer", number, value)
+                    self.histories[topic].sends.append(send)
+                    delivery = await producer.send(topic, value, key=b"k", partition=number)
+                    send.offset = (await delivery.result(FRESH_SECONDS)).offset
+                    send.outcome = "ok"
+
     async def _last_reading(self):
         """Read every topic from its start to the end that its leaders tell."""
         async with self.sim.connect_async("reader") as fabric:
@@ -398,6 +411,7 @@ class Run:
             self.over = True
             finished = sim.world.run_until(lambda: all(task.done for task in writers), CALM_SECONDS * 4)
             assert finished, f"producers have not finished: {[task.name for task in writers if not task.done]}"
+            sim.run(self._send_anew(), seconds=CALM_SECONDS * 4)
             sim.advance(SETTLE_SECONDS)
             sim.run(self._last_reading(), seconds=CALM_SECONDS * 4)
             sim.run(self._wait_for_consumers())
