@@ -221,6 +221,10 @@ class Fabric:
                 core.note(answer)
         return answer
 
+    def token(self) -> int:
+        """Return a random number by which a leader knows that a command is a repeat."""
+        return self._core.random.getrandbits(62) + 1
+
     def close(self) -> None:
         """Close consumers, flush and close producers, and leave. A second call does nothing, nor does a forked child's.
 
@@ -305,7 +309,7 @@ class Topics:
             commit_interval=commit_interval,
             record_bytes_max=record_bytes_max,
         )
-        body = messages.CreateTopic(name, partitions, config, if_absent)
+        body = messages.CreateTopic(name, partitions, config, if_absent, self._fabric.token())
         self._fabric.ask(Type.CREATE_TOPIC, body, f"creation of topic {name!r}")
         return self.describe(name)
 
@@ -368,7 +372,7 @@ class Topics:
             UnknownTopic.
         """
         check_name("topic", name)
-        self._fabric.ask(Type.DELETE_TOPIC, messages.DeleteTopic(name), f"deletion of {name!r}")
+        self._fabric.ask(Type.DELETE_TOPIC, messages.DeleteTopic(name, self._fabric.token()), f"deletion of {name!r}")
         self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
 
 

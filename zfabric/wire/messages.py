@@ -180,12 +180,16 @@ class MetadataIs(_Body, frozen=True):
 
 
 class CreateTopic(_Body, frozen=True):
-    """Make a topic with so many partitions; ``if_absent`` takes an existing one as it is."""
+    """Make a topic with so many partitions; ``if_absent`` takes an existing one as it is.
+
+    ``token`` is a random number by which a repeat is known to be one; 0: none.
+    """
 
     name: str
     partitions: int
     config: TopicConfig
     if_absent: bool = False
+    token: _Count = 0
 
 
 class TopicIs(_Body, frozen=True):
@@ -195,9 +199,10 @@ class TopicIs(_Body, frozen=True):
 
 
 class DeleteTopic(_Body, frozen=True):
-    """Remove a topic with all its records."""
+    """Remove a topic with all its records; ``token`` as in CREATE_TOPIC."""
 
     name: str
+    token: _Count = 0
 
 
 class AlterTopic(_Body, frozen=True):

@@ -181,3 +181,27 @@ def test_a_lone_leader_needs_no_memory_of_deletions():
         controller.create("t")
         controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
     assert len([key for key, _ in controller.disk.items() if key.startswith(b"CX")]) == 1
+
+
+def test_a_repeated_command_is_answered_again_also_after_a_restart():
+    """Its answer was lost: to be told that one's topic exists already, or is gone already, would be wrong."""
+    controller = Controller()
+    made = controller.create("t", token=5)
+    assert controller.create("t", token=5) == made
+    controller = Controller(controller.disk)
+    assert controller.create("t", token=5) == made
+    for token in (0, 6):
+        with pytest.raises(errors.AlreadyExists):
+            controller.create("t", token=token)
+    for _ in range(2):
+        assert controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7)).topic.name == "t"
+    controller = Controller(controller.disk)
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7))
+    with pytest.raises(errors.UnknownTopic):
+        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 8))
+    again = controller.create("t", token=9)
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7))
+    assert controller.create("t", if_absent=True) == again, "a late repeat must not delete what was made since"
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    controller.create("t", token=9)
+    assert controller.ask(Type.METADATA, messages.Metadata(None)).topics == [], "nor make what was deleted since"

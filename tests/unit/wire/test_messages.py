@@ -46,16 +46,16 @@ EXAMPLES = {
         ),
     ),
     Type.CREATE_TOPIC: (
-        messages.CreateTopic("t", 2, TopicConfig(), if_absent=True),
-        "7a66010c00000000090000000000000094a1740297a56673796e63ffffa664656c657465ce05265c0000ce00100000c3",
+        messages.CreateTopic("t", 2, TopicConfig(), if_absent=True, token=5),
+        "7a66010c00000000090000000000000095a1740297a56673796e63ffffa664656c657465ce05265c0000ce00100000c305",
     ),
     Type.TOPIC_IS: (
         messages.TopicIs(META),
         "7a66010d0000000009000000000000009194a1740197a56673796e63ffffa664656c657465ce05265c0000ce001000009193010000",
     ),
     Type.DELETE_TOPIC: (
-        messages.DeleteTopic("t"),
-        "7a66010e00000000090000000000000091a174",
+        messages.DeleteTopic("t", 5),
+        "7a66010e00000000090000000000000092a17405",
     ),
     Type.ALTER_TOPIC: (
         messages.AlterTopic("t", TopicConfig(retention_ms=1000), 4),
@@ -176,6 +176,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
     [
         (Type.INIT_PRODUCER, 2, messages.InitProducer(1, (1 << 64) - 1)),
         (Type.CREATE_TOPIC, 3, messages.CreateTopic("t", 2, TopicConfig())),
+        (Type.DELETE_TOPIC, 1, messages.DeleteTopic("t")),
         (Type.ALTER_TOPIC, 2, messages.AlterTopic("t", TopicConfig(retention_ms=1000))),
         (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),

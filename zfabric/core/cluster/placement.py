@@ -11,12 +11,12 @@ Invariants:
   since" is a filter; a deleted topic leaves a row with its id and version until every leader has heard of it;
 - a leader takes an assignment only if it begins at or before the version that the leader has, so a lost one leaves no
   hole; it attaches again and again, and is then told all that it lacks;
-- a decision is told only after its commit.
+- a decision is told only after its commit, and once more when its command is repeated: the last 64 tokens are kept.
 
 ========  ==================  ===========================================================
 key       rest                value (msgpack)
 ========  ==================  ===========================================================
-``CF``                        fabric id, next topic id, next partition id, version
+``CF``                        fabric id, next topic id, next partition id, version, tokens of the last changes
 ``CT``    topic name          the topic with its partitions, and the version of its last change
 ``CX``    topic id u32        version at which the topic was deleted
 ========  ==================  ===========================================================
@@ -24,6 +24,7 @@ key       rest                value (msgpack)
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -48,6 +49,7 @@ _TOPIC = b"CT"
 _GONE = b"CX"
 
 ATTACHED_MAX = 1_000
+TOKENS_KEPT = 64
 
 
 class _Facts(msgspec.Struct, array_like=True, frozen=True):
@@ -55,6 +57,7 @@ class _Facts(msgspec.Struct, array_like=True, frozen=True):
     next_topic: int
     next_partition: int
     version: int
+    done: list[int] = []
 
 
 class _TopicRow(msgspec.Struct, array_like=True, frozen=True):
@@ -125,6 +128,7 @@ class Placement:
         self._leaders: dict[int, messages.LeaderAddress] = {}
         self._attached: dict[int, bytes] = {}
         self._heard: dict[int, int] = {}
+        self._done: deque[int] = deque(maxlen=TOKENS_KEPT)
         self._count = 1
         self._record_bytes_max = RECORD_BYTES_CEILING
         self._effects: list[LeaderEffect] = []
@@ -161,6 +165,7 @@ class Placement:
             facts = rows.decode(_decode_facts, row, "the controller's state")
             self.fabric, self.version = facts.fabric, facts.version
             self._next_topic, self._next_partition = facts.next_topic, facts.next_partition
+            self._done = deque(facts.done, TOKENS_KEPT)
         cursor = txn.cursor()
         found = cursor.set_range(_TOPIC)
         while found and bytes(cursor.key()[:2]) == _TOPIC:
@@ -229,7 +234,8 @@ class Placement:
     # Commands.
 
     def _write_facts(self, txn: Transaction) -> None:
-        txn.put(_FACTS, _encode(_Facts(self.fabric, self._next_topic, self._next_partition, self.version)))
+        facts = _Facts(self.fabric, self._next_topic, self._next_partition, self.version, list(self._done))
+        txn.put(_FACTS, _encode(facts))
         self.changed = True
 
     def _write_topic(self, meta: messages.TopicMeta, txn: Transaction) -> None:
@@ -265,18 +271,26 @@ class Placement:
         check_range("partitions", body.partitions, 1, TOPIC_PARTITIONS_MAX)
         self._check_record_bytes(body.config)
         row = self._topics.get(body.name)
-        if row is not None:
+        if body.token in self._done:
+            meta = self._again(body.name)
+        elif row is not None:
             if not body.if_absent:
                 raise errors.AlreadyExists(kind="topic", name=body.name)
             meta = row.meta
         else:
             meta = messages.TopicMeta(body.name, self._next_topic, body.config, self._places(body.partitions, 0))
             self._next_topic += 1
+            self._note(body.token)
             self._write_topic(meta, txn)
         self._tell(peer, command, meta)
 
     def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
-        meta = self._find(command.body.name)
+        body: messages.DeleteTopic = command.body
+        if body.token in self._done:
+            self._tell(peer, command, self._again(body.name))
+            return
+        meta = self._find(body.name)
+        self._note(body.token)
         self._forget_gone(txn)
         del self._topics[meta.name]
         txn.delete(_TOPIC + meta.name.encode())
@@ -285,6 +299,15 @@ class Placement:
         txn.put(_GONE + meta.id.to_bytes(4, "big"), self.version.to_bytes(8, "big"))
         self._write_facts(txn)
         self._tell(peer, command, meta)
+
+    def _again(self, name: str) -> messages.TopicMeta:
+        """Answer what was done before and is not done twice: the topic as it is now, empty if there is none."""
+        row = self._topics.get(name)
+        return messages.TopicMeta(name, 0, TopicConfig(), []) if row is None else row.meta
+
+    def _note(self, token: int) -> None:
+        if token:
+            self._done.append(token)
 
     def _forget_gone(self, txn: Transaction) -> None:
         """Remove what every leader has heard; this very process hears of a deletion in its own transaction."""
