@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+import zfabric
 from zfabric import testing
 
 
@@ -22,6 +25,17 @@ def test_a_killed_leader_is_followed_by_another(zfabric_fabric):
     with zfabric_fabric.producer() as producer:
         assert producer.send("t", b"v").result(timeout=30).offset == 0
     assert zfabric_fabric.status()[0].pid != killed
+
+
+def test_a_frozen_leader_answers_nobody_and_then_everybody(zfabric_fabric):
+    zfabric_fabric.topics.create("t")
+    with zfabric_fabric.producer() as producer:
+        producer.send("t", b"before").result(timeout=30.0)
+        with testing.frozen_leader(zfabric_fabric):
+            delivery = producer.send("t", b"meanwhile")
+            with pytest.raises(zfabric.RequestTimeout):
+                delivery.result(timeout=0.2)
+        assert delivery.result(timeout=60.0).offset == 1
 
 
 def test_the_temporary_directory_is_removed():

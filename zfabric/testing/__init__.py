@@ -1,5 +1,7 @@
 """Help for users' own tests: a real fabric in a temporary directory, and faults on demand.
 
+For whole fabrics in virtual time see :mod:`zfabric.testing.simulation`.
+
 With pytest, the fixtures ``zfabric_url`` and ``zfabric_fabric`` come with the package (``zfabric/testing/plugin.py``).
 """
 
@@ -41,3 +43,18 @@ def kill_leader(fabric: Fabric, leader: int = 0) -> int:
     pid = next(info.pid for info in fabric.status() if info.id == leader)
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+@contextmanager
+def frozen_leader(fabric: Fabric, leader: int = 0) -> Iterator[int]:
+    """Stop a leader process (SIGSTOP) while the block runs; yields its process id.
+
+    Nobody is answered meanwhile. After about three seconds clients give their connections up; when the leader goes on
+    they connect again, and lose nothing.
+    """
+    pid = next(info.pid for info in fabric.status() if info.id == leader)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
