@@ -257,7 +257,8 @@ class Logs(DrivenLeader):
 
     @rule()
     def stop_and_start(self):
-        self.turns.close()
+        self.take(self.answers(self.turns.close(self.now, self.wall)))
+        assert not self.waiting, "what waits for a shared commit is answered before the end"
         self.crash(power_cut=False)
 
     # What is seen.

@@ -130,7 +130,7 @@ class Loop:
         deadline = time.monotonic_ns() + DRAIN_NS
         while (self._carried or self._router.poll(0)) and time.monotonic_ns() < deadline:
             self._take_turn()
-        self._turn.close()
+        self._perform(self._turn.close(time.monotonic_ns(), time.time_ns() // 1_000_000))
         goodbye = messages.command(Type.GOODBYE, 0, messages.Empty())
         self._perform([Reply(peer, (goodbye,)) for peer in self._peers])
 

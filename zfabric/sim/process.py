@@ -119,7 +119,7 @@ class Process:
         while self._inbox or self._carried:
             for effects in self._pass():
                 self._perform(effects)
-        self._turn.close()
+        self._perform(self._turn.close(self._world.now, self._world.wall_ms()))
         goodbye = messages.command(Type.GOODBYE, 0, messages.Empty())
         self._perform([Reply(peer, (goodbye,)) for peer in self._peers])
         self._end()

@@ -286,6 +286,10 @@ class Leader:
         self._maintenance_due = self._now + self._settings.maintenance_ms * 1_000_000
         self._staging.postpone(self._maintenance_due)
 
+    def hasten(self) -> None:
+        """Let nothing wait for a shared commit any more: this is the last turn."""
+        self._staging.hasten(self._now)
+
     def take_effects(self) -> list[LeaderEffect]:
         """Return what is to be done now that the turn is durable."""
         effects, self._effects = self._effects, []

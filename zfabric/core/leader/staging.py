@@ -40,7 +40,7 @@ class Staging:
         self._bytes += _size(command)
         self._due.setdefault(partition_id, due_ns)
         if self._bytes > self._bytes_max:
-            self._due = dict.fromkeys(self._due, now)
+            self.hasten(now)
 
     def next_deadline(self) -> int | None:
         """When the first partition is due (monotonic ns)."""
@@ -60,6 +60,10 @@ class Staging:
             self._taken[partition_id] = waiting[: len(waiting) - fresh]
         self._bytes -= sum(_size(command) for _, command in waiting)
         return waiting
+
+    def hasten(self, now: int) -> None:
+        """Let everything be due now."""
+        self._due = dict.fromkeys(self._due, now)
 
     def postpone(self, due_ns: int) -> None:
         """Let nothing be due before ``due_ns``."""

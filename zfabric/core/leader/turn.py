@@ -230,10 +230,14 @@ class Turn:
                 effects += found
         return effects
 
-    def close(self) -> None:
-        """End in order: what only the journal holds becomes a commit."""
+    def close(self, now: int, wall_ms: int) -> list[LeaderEffect]:
+        """End in order: what waits for a shared commit, or is only in the journal, is committed; returns effects."""
+        self._leader.clock(now, wall_ms)
+        self._leader.hasten()
+        effects = self.change((), now, wall_ms)
         if self._store.writing:
             self._store.commit()
+        return effects
 
     def _attempt(self, commands: Sequence[Incoming], now: int) -> None:
         leader, controller, store = self._leader, self._controller, self._store
