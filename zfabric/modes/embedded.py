@@ -80,7 +80,6 @@ class Embedded:
             return
         if self._starting is not None:
             return
-        reader, writer = os.pipe2(os.O_CLOEXEC)
         options = LeaderOptions(
             data=self._directory.real_path,
             listen=self.endpoint,
@@ -97,10 +96,14 @@ class Embedded:
                 problem=f"it holds {len(volumes)} volumes made by 'zfabric serve'",
                 instead=f"run 'zfabric serve --data {self._directory.path}' and connect to it",
             )
+        reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             # The process started here detaches a child and ends at once, so nobody has to wait for the leader.
             command = [sys.executable, "-m", "zfabric.server", encode(options)]
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+        except BaseException:
+            os.close(reader)
+            raise
         finally:
             os.close(writer)
         self._starting = reader
