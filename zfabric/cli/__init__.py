@@ -7,11 +7,13 @@ producers flush, temporary topics go and embedded leaders end.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -97,10 +99,39 @@ def main(arguments: list[str] | None = None) -> int:
         _say_notes(error)
         return next((status for kind, status in _EXITS if isinstance(error, kind)), 1)
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_refusal(error)}", err=True)
         _forget_output()
         return 1
     return 0
+
+
+def _refusal(error: OSError) -> str:
+    """Say what the system refused, and where."""
+    problem = error.strerror or str(error)
+    if error.filename is None:
+        return problem
+    return f"{os.fsdecode(error.filename)}: {problem}"
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors say that they are its own."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
+def _open_output() -> None:
+    before = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(1, "w", closefd=False)),
+        encoding=before.encoding,
+        errors=before.errors,
+        line_buffering=before.isatty(),
+    )
 
 
 def _forget_output() -> None:
@@ -127,6 +158,6 @@ def run() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
-    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    _open_output()
     sys.stderr = sys.stderr or os.fdopen(2, "w")
     sys.exit(main())

@@ -71,6 +71,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
         stack.enter_context(directory.lock("embedded", options.listen))
         directory.clean_run()
         stack.callback(directory.drop_run)
+    directory.check_room(options.leader)
     volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
     leader = Leader(options.leader, settings)
     placement = Placement() if options.leader == 0 else None
@@ -143,10 +144,12 @@ def main() -> int:
         _say({"error": error.code, "values": error.values})
         return EXIT_FAILED
     except OSError as error:
-        from zfabric.store.directory import unusable
+        from zfabric.store.directory import INSTEAD, unusable
 
         problem = unusable(options["data"], error)
         _say({"error": problem.code, "values": problem.values})
+        if error.errno in INSTEAD:
+            return EXIT_FAILED
         raise
 
 

@@ -47,11 +47,13 @@ from zfabric.store.formatfile import (
     write_format,
 )
 
-__all__ = ["DataDirectory", "Holder", "Mode", "unusable"]
+__all__ = ["INSTEAD", "DataDirectory", "Holder", "Mode", "unusable"]
 
 Mode = Literal["embedded", "node"]
 
 VERSION: Final = 1
+VOLUME_ROOM: Final = 1 << 20
+"""Bytes that have to be free for a new volume."""
 LOCK: Final = "LOCK"
 CLIENTS: Final = "clients"
 RUN: Final = "run"
@@ -64,7 +66,7 @@ _ATTACH_PAUSE_S: Final = 0.01
 _CREATE_ATTEMPTS: Final = 100
 
 
-_INSTEAD: Final = {
+INSTEAD: Final = {
     errno.EACCES: "let this user write there, or choose another directory",
     errno.EPERM: "let this user write there, or choose another directory",
     errno.EROFS: "choose a directory on a disk that can be written to",
@@ -74,6 +76,7 @@ _INSTEAD: Final = {
     errno.EMFILE: "close some files or raise their limit (ulimit -n)",
     errno.ENFILE: "close some files or raise their limit (sysctl fs.file-max)",
 }
+"""What to do about the refusals of the system that need no stack trace, by their number."""
 
 
 def unusable(directory: str, error: OSError) -> errors.DirectoryUnusable:
@@ -81,7 +84,7 @@ def unusable(directory: str, error: OSError) -> errors.DirectoryUnusable:
     problem = error.strerror or str(error)
     if error.filename is not None and os.fspath(error.filename) != directory:
         problem = f"{problem}: {os.fsdecode(error.filename)!r}"
-    instead = _INSTEAD.get(error.errno or 0, "choose another directory")
+    instead = INSTEAD.get(error.errno or 0, "choose another directory")
     return errors.DirectoryUnusable(directory=directory, problem=problem, instead=instead)
 
 
@@ -224,6 +227,23 @@ class DataDirectory:
         """Return the directory of volume ``number``, whether or not it exists."""
         assert 0 <= number < 1_000_000
         return self._file(f"leader-{number}")
+
+    def check_room(self, number: int) -> None:
+        """Check that volume ``number`` is there, or that there is room for it.
+
+        LMDB maps its lock file, and when there is no block for that the process dies by SIGBUS, which says nothing.
+
+        Raises:
+            DirectoryUnusable: the disk is full.
+        """
+        found = os.statvfs(self.real_path)
+        free = found.f_bavail * found.f_frsize
+        if free < VOLUME_ROOM and not os.path.exists(os.path.join(self.volume_path(number), FORMAT)):
+            raise errors.DirectoryUnusable(
+                directory=self.path,
+                problem=f"the disk is full: {free:,} bytes are free, a new volume takes {VOLUME_ROOM:,}",
+                instead=INSTEAD[errno.ENOSPC],
+            )
 
     def socket_path(self, name: str) -> str:
         """Return the absolute path of the ipc socket ``name``, in a directory that exists and is this user's alone.
