@@ -294,3 +294,17 @@ def test_a_clock_that_is_set_back_a_year_stops_nothing(simulation, fabric):
             producer.flush(30.0)
             assert read(consumer, 10) == numbers(10)
             simulation.advance(5.0)
+
+
+# Clients.
+
+
+def test_a_client_that_makes_a_producer_and_a_consumer_for_each_job_keeps_none_of_them(simulation, fabric):
+    fabric.topics.create("t")
+    for number in range(50):
+        with fabric.producer() as producer, fabric.consumer("t", start="latest") as consumer:
+            producer.send("t", b"%d" % number)
+            assert read(consumer, 1) == [b"%d" % number]
+    fabric.groups.reset("g", "t", to="latest")
+    assert (len(fabric._core.producers), len(fabric._core._readers), len(fabric._core._by_session)) == (0, 0, 0)
+    assert len(fabric._open) <= 1

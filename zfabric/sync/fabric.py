@@ -83,7 +83,7 @@ class Fabric:
         self._pump = pump
         self._core = core
         self._timeout = timeout
-        self._open: list[Producer | Consumer] = []
+        self._open: list[tuple[Producer | Consumer, CoreProducer | CoreConsumer]] = []
 
     def producer(
         self,
@@ -130,7 +130,7 @@ class Fabric:
         core.call_timeout_ns = int(self._timeout * 1e9)
         self._core.producers.append(core)
         producer = Producer(self._pump, core, serializer, block=block)
-        self._open.append(producer)
+        self._keep(producer, core)
         return producer
 
     def consumer(
@@ -186,7 +186,7 @@ class Fabric:
         self._core.add(core)
         consumer = Consumer(self._pump, core, deserializer, self._timeout)
         consumer.begin()
-        self._open.append(consumer)
+        self._keep(consumer, core)
         return consumer
 
     def status(self) -> list[LeaderInfo]:
@@ -221,6 +221,11 @@ class Fabric:
                 core.note(answer)
         return answer
 
+    def _keep(self, made: Producer | Consumer, core: CoreProducer | CoreConsumer) -> None:
+        """Note what :meth:`close` has to close, and forget what was closed before."""
+        self._open = [entry for entry in self._open if not entry[1].closed]
+        self._open.append((made, core))
+
     def token(self) -> int:
         """Return a random number by which a leader knows that a command is a repeat."""
         return self._core.random.getrandbits(62) + 1
@@ -235,7 +240,7 @@ class Fabric:
         if self._pump.forked:
             return
         failed: Exception | None = None
-        opened, self._open = self._open, []
+        opened, self._open = [entry for entry, _ in self._open], []
         try:
             for entry in opened:
                 try:

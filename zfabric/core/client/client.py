@@ -161,6 +161,11 @@ class Client:
         """Let a consumer take part in ticks."""
         self._readers.append(reader)
 
+    def dismiss(self, producer: Producer) -> None:
+        """The producer is closed."""
+        if producer in self.producers:
+            self.producers.remove(producer)
+
     def remove(self, reader: Reader) -> None:
         """The consumer is closed."""
         if reader in self._readers:

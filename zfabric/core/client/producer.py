@@ -392,6 +392,7 @@ class Producer:
     def close(self) -> None:
         """Give up what is not acknowledged."""
         self.closed = True
+        self._client.dismiss(self)
         self._check_from = -1
         for batch in list(self._live):
             self._finish(batch, errors.Closed(what="producer"))
