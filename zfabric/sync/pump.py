@@ -177,9 +177,18 @@ class Pump:
 
     def _attend(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="zfabric-pump", daemon=True)
+            self._thread = threading.Thread(target=self._watch, name="zfabric-pump", daemon=True)
             self._thread.start()
         self._work.set()
+
+    def _watch(self) -> None:
+        try:
+            self._run()
+        finally:
+            # Should it have died of an error, which is printed, the next caller with something to do starts another.
+            with self.lock:
+                self._thread = None
+                self._work.clear()
 
     def _run(self) -> None:
         while True:
@@ -224,8 +233,9 @@ class Pump:
             self._changed.notify_all()
             while self._driving:
                 self._changed.wait(0.01)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
         with self.lock:
             self.driver.close()
             os.close(self._wake_reader)

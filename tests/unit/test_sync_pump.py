@@ -1,0 +1,67 @@
+"""The pump of threads, with a driver that the test plays."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from zfabric.sync.pump import Pump
+
+PATIENCE_S = 30.0
+
+
+class Core:
+    """Has always something to do."""
+
+    calling = False
+    producers = ()
+
+    def busy(self):
+        return True
+
+
+class Driver:
+    """Steps when it is told to; ``failures`` of them raise."""
+
+    generation = 0
+
+    def __init__(self, failures):
+        self.core = Core()
+        self.failures = failures
+        self.stepped = threading.Event()
+
+    def fds(self):
+        return []
+
+    def step(self, ready=None):
+        if threading.current_thread().name == "zfabric-pump":
+            if self.failures:
+                self.failures -= 1
+                raise ValueError("a mistake of ours")
+            self.stepped.set()
+        return 0
+
+    def run_callbacks(self):
+        return None
+
+    def close(self):
+        return None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_of_an_error_is_followed_by_another():
+    """What it raised is printed; whoever calls next must not be left without anybody who attends to the rest."""
+    driver = Driver(failures=2)
+    pump = Pump(driver)
+    try:
+        for _ in range(3):
+            with pump.lock:
+                pump.flush()
+            thread = pump._thread
+            if thread is not None and driver.failures:
+                thread.join(PATIENCE_S)
+                assert not thread.is_alive()
+        assert driver.stepped.wait(PATIENCE_S)
+    finally:
+        pump.close()
