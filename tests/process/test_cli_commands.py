@@ -375,7 +375,8 @@ def test_a_reader_that_has_gone_before_is_no_error(fabric, arguments):
 def test_a_closed_standard_output_is_no_crash_and_a_full_one_an_error(fabric, topic, arguments):
     run(fabric, "produce", topic, stdin=b"line\n")
     text = " ".join([*ZFABRIC, arguments.replace("TOPIC", topic)])
-    for place, status, said in ((">&-", 0, b""), (">/dev/full", 1, b"error: standard output: No space left on device\n")):
+    full = b"error: standard output: No space left on device\n"
+    for place, status, said in ((">&-", 0, b""), (">/dev/full", 1, full)):
         done = subprocess.run(
             ["bash", "-c", f"{text} {place}"],
             stderr=subprocess.PIPE,
@@ -523,7 +524,7 @@ def test_bash_itself_completes_behind_a_url_with_colons(fabric, topic, tmp_path)
     script = f"""
 eval "$(zfabric completion bash)"
 complete -p zfabric
-COMP_LINE='zfabric consume --url zf+file://{fabric.url.partition(":")[2]} {topic[:9]} x'
+COMP_LINE='zfabric consume --url zf+file:{fabric.url.partition(":")[2]} {topic[:9]} x'
 COMP_POINT=$((${{#COMP_LINE}} - 2))
 _zfabric_completion zfabric
 printf '%s\\n' "${{COMPREPLY[@]}}"

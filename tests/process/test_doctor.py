@@ -266,7 +266,7 @@ def test_other_directories_are_refused_and_named(directory, tmp_path):
     foreign.mkdir()
     (foreign / "file").write_text("mine")
     done = doctor(foreign)
-    assert (done.returncode, "holds no zfabric data" in done.stderr) == (1, True)
+    assert (done.returncode, f"no data directory {str(foreign)!r}" in done.stderr) == (4, True)
     assert [path.name for path in foreign.iterdir()] == ["file"]
     absent = doctor(tmp_path / "absent")
     assert (absent.returncode, "absent" in absent.stderr, (tmp_path / "absent").exists()) == (4, True, False)

@@ -103,7 +103,7 @@ def command(  # noqa: PLR0917 - one parameter an option
     the fabric, free for other records. Latency is from the time at which a record was due at the given rate until
     another process has it.
     """
-    with connect(url, timeout) as fabric:
+    with connect(url, timeout, create=True) as fabric:
         topic = f"bench-{os.getpid()}-{os.urandom(4).hex()}"
         largest = max(1 << 20, size + ROOM_BYTES)
         fabric.topics.create(topic, partitions=partitions, durability=durability, record_bytes_max=largest)

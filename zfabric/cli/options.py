@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -75,23 +74,44 @@ def _complete(ctx: click.Context, incomplete: str, ask: Callable[[Fabric], list[
     from click.shell_completion import CompletionItem
 
     from zfabric import errors
-    from zfabric.modes import url
 
     try:
-        target = url.parse(ctx.params.get("url"))
-        if target.mode == "embedded" and not os.path.isdir(target.path):
-            return []  # A Tab makes no directory.
-        with connect(target.url, COMPLETION_TIMEOUT_S) as fabric:
+        with connect(ctx.params.get("url"), COMPLETION_TIMEOUT_S) as fabric:
             return [CompletionItem(name) for name in ask(fabric) if name.startswith(incomplete)]
     except (errors.ZFabricError, OSError):
         return []
 
 
-def connect(url: str | None, timeout: float) -> Fabric:
-    """Return the fabric that the options name."""
+def connect(url: str | None, timeout: float, *, create: bool = False) -> Fabric:
+    """Return the fabric that the options name.
+
+    Args:
+        create: make its directory if there is none. What only looks at a fabric makes none: a URL that is mistyped
+            would answer like an empty fabric.
+
+    Raises:
+        NotFound: there is no data directory.
+    """
+    from zfabric.modes import url as urls
     from zfabric.sync.fabric import connect as connect_fabric
 
+    target = urls.parse(url)
+    if target.mode == "embedded" and not create:
+        _check_directory(target.path)
     return connect_fabric(url, timeout=timeout)
+
+
+def _check_directory(path: str) -> None:
+    from zfabric import errors
+    from zfabric.store.directory import DataDirectory, unusable
+
+    try:
+        DataDirectory.check(path)
+    except OSError as error:
+        raise unusable(path, error) from error
+    except errors.NotFound as error:
+        error.add_note("'zfabric topic create' makes one where --url says")
+        raise
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -81,7 +81,7 @@ def create(
 ) -> None:
     """Create topic NAME."""
     given = {key: value for key, value in config.items() if value is not None}
-    with connect(url, timeout) as fabric:
+    with connect(url, timeout, create=True) as fabric:
         info = fabric.topics.create(name, partitions=partitions, durability=durability, if_absent=if_absent, **given)
     _show(info, as_json=as_json)
 

@@ -1,7 +1,7 @@
 """URLs: which mode, and where.
 
 - none: ``ZFABRIC_URL``, else embedded in ``./zfabric-data``
-- ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory
+- ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory; with two slashes a host would follow
 - ``zf://host:port``: a node (port 7400 by default)
 """
 
@@ -43,6 +43,13 @@ def parse(url: str | None) -> Target:
         return Target(f"zf+file:{DEFAULT_DIRECTORY}", "embedded", DEFAULT_DIRECTORY, "", 0)
     scheme, _, rest = text.partition(":")
     if scheme == "zf+file":
+        if rest.startswith("//") and rest[2:3] not in ("/", ""):
+            host = rest[2:].partition("/")[0]
+            raise errors.ConfigurationError(
+                source=f"URL {text[:100]!r}",
+                problem=f"{host[:100]!r} stands where a host would",
+                instead=f"write zf+file:{rest[2:102]}, or with three slashes zf+file:///directory",
+            )
         path = unquote(rest.removeprefix("//"))
         if not path or "\0" in path:
             raise _wrong(text, "it names no directory")

@@ -139,15 +139,14 @@ class DataDirectory:
         """Return the data directory ``path`` without creating anything.
 
         Raises:
-            NotFound: nothing is there.
-            DirectoryFormat: it is something else, or a newer version wrote it.
+            NotFound: nothing is there, or something else.
+            DirectoryFormat: its FORMAT says something else, or a newer version wrote it.
         """
         directory = os.fspath(path)
         if not os.path.lexists(directory):
             raise errors.NotFound(kind="data directory", name=directory)
         make_directory(directory)
         if not check_format(directory, "data", VERSION):
-            refuse_foreign(directory, _foreign(set(os.listdir(directory))))
             raise errors.NotFound(kind="data directory", name=directory)
         return cls(directory)
 

@@ -55,8 +55,11 @@ def test_many_may_create_the_same_directory(tmp_path):
 
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    for attempt in (DataDirectory.create_or_check, DataDirectory.check):
-        with pytest.raises(errors.DirectoryFormat):
+    for attempt, error in (
+        (DataDirectory.create_or_check, errors.DirectoryFormat),
+        (DataDirectory.check, errors.NotFound),
+    ):
+        with pytest.raises(error):
             attempt(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.txt"]
 

@@ -1,0 +1,68 @@
+"""What the command line says when it cannot do what it was asked: which thing, why, and what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ZFABRIC = [sys.executable, "-m", "zfabric"]
+
+
+def run(*arguments, cwd=None, stdin=b""):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZFABRIC_")}
+    done = subprocess.run(
+        [*ZFABRIC, *arguments], input=stdin, capture_output=True, cwd=cwd, env=environment, timeout=100, check=False
+    )
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+# Directories that are not there.
+
+LOOKING = (
+    ("status",),
+    ("top", "--count", "1"),
+    ("topic", "list"),
+    ("topic", "describe", "t"),
+    ("topic", "alter", "t", "--retention", "1"),
+    ("topic", "delete", "t"),
+    ("group", "list"),
+    ("group", "describe", "g"),
+    ("group", "reset", "g", "t", "--to", "earliest"),
+    ("group", "delete", "g"),
+    ("consume", "t"),
+    ("produce", "t"),
+)
+
+
+@pytest.mark.parametrize("arguments", LOOKING, ids=" ".join)
+def test_a_command_that_needs_a_fabric_makes_no_directory(tmp_path, arguments):
+    """A mistyped URL must not answer like an empty fabric."""
+    for url, name in ((f"zf+file:{tmp_path}/nonexistent/dir", f"{tmp_path}/nonexistent/dir"), (None, "zfabric-data")):
+        done = run(*arguments, *(("--url", url) if url else ()), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (4, b"")
+        assert f"error: no data directory {name!r}".encode() in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_creating_a_topic_makes_the_directory(tmp_path):
+    assert run("topic", "create", "t", cwd=tmp_path).returncode == 0
+    assert os.listdir(tmp_path) == ["zfabric-data"]
+    assert run("topic", "list", "--json", cwd=tmp_path).stdout == b'[{"topic": "t"}]\n'
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("topic", "list", "--url")], ids=" ".join)
+def test_a_directory_of_something_else_is_no_data_directory(tmp_path, command):
+    (tmp_path / "somebody's").write_text("mine")
+    done = run(*command, f"zf+file:{tmp_path}" if "--url" in command else str(tmp_path))
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert f"error: no data directory {str(tmp_path)!r}".encode() in done.stderr
+
+
+def test_a_relative_path_behind_two_slashes_says_what_to_write(tmp_path):
+    done = run("topic", "create", "t", "--url", "zf+file://relative/d", cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, [])
+    assert b"'relative' stands where a host would; write zf+file:relative/d" in done.stderr
