@@ -5,14 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from zfabric.cli.options import complete_groups, connect, fabric_options, pause, topic_argument
+from zfabric.cli.places import check_partitions, nearest, offset_of
 
 if TYPE_CHECKING:
-    from zfabric.model import Record
+    from collections.abc import Iterator
+
+    from zfabric.model import Record, TopicInfo
+    from zfabric.sync.consumer import Consumer
+    from zfabric.sync.fabric import Fabric
 
 
 @click.command()
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     metavar="PLACE",
     default="earliest",
     show_default=True,
-    help="earliest, latest, an offset or an ISO time.",
+    help="earliest, latest, an offset or an ISO time; where a partition has no such offset, its nearest.",
 )
 @click.option("--follow", is_flag=True, help="Wait for more at the end.")
 @click.option(
@@ -70,9 +76,9 @@ def command(  # noqa: PLR0917 - one parameter an option
     layout = "json" if as_json else layout
     printed = 0
     with connect(url, timeout) as fabric:
-        ends = {part.partition: part.end_offset for part in fabric.topics.describe(topic).partitions}
-        first = int(start) if start.isdigit() else start
-        with fabric.consumer(topic, group=group, start=first, partitions=partitions or None) as consumer:
+        info = fabric.topics.describe(topic)
+        ends = {part.partition: part.end_offset for part in info.partitions}
+        with _consumer(fabric, info, group, start, check_partitions(info, partitions)) as consumer:
             while follow or any(position < ends[number] for number, position in consumer.position.items()):
                 wanted = 500 if count is None else min(500, count - printed)
                 records = consumer.poll(wanted, timeout=1.0)
@@ -86,6 +92,24 @@ def command(  # noqa: PLR0917 - one parameter an option
                     consumer.commit()
                 if count is not None and printed >= count:
                     break
+
+
+@contextmanager
+def _consumer(fabric: Fabric, info: TopicInfo, group: str | None, start: str, numbers: list[int]) -> Iterator[Consumer]:
+    """Yield a consumer that stands where it is to begin."""
+    offset = offset_of(start)
+    first = start if offset is None else "earliest"
+    with fabric.consumer(info.name, group=group, start=first, partitions=numbers) as consumer:
+        if offset is not None:
+            committed = {
+                entry.partition
+                for entry in (fabric.groups.describe() if group is not None else ())
+                if (entry.group, entry.topic) == (group, info.name)
+            }
+            rest = [number for number in numbers if number not in committed]
+            for number, place in nearest(info, offset, rest).items():
+                consumer.seek(number, place)
+        yield consumer
 
 
 def _line(record: Record, layout: str) -> bytes:

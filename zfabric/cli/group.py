@@ -8,6 +8,7 @@ import click
 
 from zfabric import errors
 from zfabric.cli.options import connect, fabric_options, group_argument, json_option, show, topic_argument
+from zfabric.cli.places import check_partitions, nearest, offset_of
 
 if TYPE_CHECKING:
     from zfabric.sync.fabric import Fabric
@@ -52,13 +53,33 @@ def _rows(fabric: Fabric, name: str) -> list[dict[str, Any]]:
 @command.command()
 @group_argument()
 @topic_argument()
-@click.option("--to", required=True, metavar="PLACE", help="earliest, latest, an offset or an ISO time.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="PLACE",
+    help="earliest, latest, an offset or an ISO time; where a partition has no such offset, its nearest.",
+)
+@click.option(
+    "--partition", "partitions", type=int, metavar="NUMBER", multiple=True, help="Reset only these.  [default: all]"
+)
 @fabric_options
 @json_option
-def reset(name: str, topic: str, to: str, url: str | None, timeout: float, as_json: bool) -> None:
+def reset(
+    name: str, topic: str, to: str, partitions: tuple[int, ...], url: str | None, timeout: float, as_json: bool
+) -> None:
     """Set what group NAME has committed in TOPIC."""
     with connect(url, timeout) as fabric:
-        fabric.groups.reset(name, topic, to=int(to) if to.isdigit() else to)
+        info = fabric.topics.describe(topic)
+        numbers = check_partitions(info, partitions)
+        offset = offset_of(to)
+        if offset is None:
+            fabric.groups.reset(name, topic, to=to, partitions=numbers)
+        else:
+            alike: dict[int, list[int]] = {}
+            for number, place in nearest(info, offset, numbers).items():
+                alike.setdefault(place, []).append(number)
+            for place, some in alike.items():
+                fabric.groups.reset(name, topic, to=place, partitions=some)
         rows = [row for row in _rows(fabric, name) if row["topic"] == topic]
     show(rows, _COLUMNS, as_json=as_json)
 

@@ -1,0 +1,50 @@
+"""Where to begin, as ``--from`` and ``--to`` say it: a word, a time, or an offset, which not every partition has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from zfabric import errors
+
+if TYPE_CHECKING:
+    from zfabric.model import TopicInfo
+
+SHOWN_MAX = 10
+
+
+def offset_of(place: str) -> int | None:
+    """Return ``place`` as an offset; None if it is a word or a time."""
+    return int(place) if place.isascii() and place.isdigit() else None
+
+
+def check_partitions(info: TopicInfo, numbers: Iterable[int]) -> list[int]:
+    """Return the partitions meant: ``numbers``, or all if there are none.
+
+    Raises:
+        UnknownPartition: the topic does not have one of them.
+    """
+    last = len(info.partitions) - 1
+    wanted = list(dict.fromkeys(numbers))
+    for number in wanted:
+        if not 0 <= number <= last:
+            raise errors.UnknownPartition(topic=info.name, partition=number, last=last)
+    return wanted or list(range(last + 1))
+
+
+def nearest(info: TopicInfo, offset: int, numbers: Iterable[int]) -> dict[int, int]:
+    """Return by partition the offset nearest to ``offset`` that it has; those that are others are told on stderr."""
+    found = {}
+    moved = []
+    for number in numbers:
+        part = info.partitions[number]
+        place = found[number] = min(max(offset, part.start_offset), part.end_offset)
+        if place != offset:
+            moved.append(f"partition {number} has {part.start_offset} to {part.end_offset}: {place} is taken")
+    for line in moved[:SHOWN_MAX]:
+        click.echo(f"offset {offset}: {line}", err=True)
+    if len(moved) > SHOWN_MAX:
+        click.echo(f"offset {offset}: and so in {len(moved) - SHOWN_MAX:,} more partitions", err=True)
+    return found
