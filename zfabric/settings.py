@@ -110,6 +110,9 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         head_ms: milliseconds of silence after data before a HEAD beacon is published.
         grace_ms: embedded mode: milliseconds between the last client's end and the leader's.
         maintenance_ms: milliseconds between two steps of retention, compaction and expiry.
+        compact_after_ms: milliseconds that a record or an expired tombstone of a compacted topic waits for compaction
+            at most, and a sixth of it more for each MiB that its partition holds. It begins at once when 1 MiB and
+            half as much as was compacted before is new. Less frees space sooner and rewrites more.
         publish_queue: messages kept for each slow subscriber before it misses some and fetches them instead.
         log_level: DEBUG, INFO, WARNING or ERROR. log_format: text or json.
     """
@@ -124,6 +127,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
     head_ms: int = 50
     grace_ms: int = 2_000
     maintenance_ms: int = 500
+    compact_after_ms: int = 60_000
     publish_queue: int = 256
     log_level: str = "INFO"
     log_format: str = "text"
@@ -139,6 +143,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_range("head_ms", self.head_ms, 1, 60_000, "ms")
         check_range("grace_ms", self.grace_ms, 0, 3_600_000, "ms")
         check_range("maintenance_ms", self.maintenance_ms, 1, 3_600_000, "ms")
+        check_range("compact_after_ms", self.compact_after_ms, 0, 86_400_000, "ms")
         check_range("publish_queue", self.publish_queue, 1, 1_000_000, "messages")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise errors.InvalidArgument(

@@ -241,6 +241,21 @@ class DrivenLeader(RuleBasedStateMachine):
                 place = header.next_offset
         assert place == part.end
 
+    def check_compacted(self, part):
+        """What is left of each key is its latest record, unless that is a tombstone whose time is over."""
+        offsets, place = [], self.described(part).start_offset
+        while place < part.end:
+            for header, records in self.fetch(part, place, 1 << 20):
+                offsets += [record.offset for record in records]
+                place = header.next_offset
+        latest = {part.records[offset].key: offset for offset in range(part.end)}
+        young = self.wall - 65_000 - part.config.tombstone_ms * 17 // 16
+        for offset in offsets:
+            row = part.records[offset]
+            if row.key is not None:
+                assert latest[row.key] == offset
+                assert row.value is not None or row.append_ms >= young
+
     @staticmethod
     def check_rows(part, rows, found):
         """State row, batches, time index and groups agree; no row of another kind is there."""

@@ -235,6 +235,21 @@ class Logs(DrivenLeader):
             if not part.compacted:
                 assert self.described(part).start_offset >= part.bound(self.wall)
 
+    @precondition(lambda self: any("compact" in part.config.cleanup for part in self.model.parts.values()))
+    @rule()
+    def let_compaction_catch_up(self):
+        """However little came, nothing superseded and no expired tombstone is left after 60 s and 10 s for each MiB."""
+        self.settle()
+        self.now += 70_000 * MS
+        self.wall += 70_000
+        self.settle()
+        for part in self.model.parts.values():
+            if "compact" in part.config.cleanup:
+                self.check_compacted(part)
+        before = self.rows()
+        self.settle()
+        assert [row[:3] for row in self.rows()] == [row[:3] for row in before], "a clean log is left alone"
+
     @precondition(lambda self: self.model.parts)
     @rule(sends=st.lists(st.tuples(PICK, PRODUCERS, ACTIONS, ROWS), max_size=2))
     def come_back_after_a_week(self, sends):

@@ -293,8 +293,11 @@ class Topics:
             durability: what an ack means: ``"fsync"``, ``"os"`` (survives kill -9) or ``"memory"`` (a ring).
             retention: seconds that records are kept, counted from their append; None for ever.
             retention_bytes: kept per partition; None without bound (memory: 64 MiB).
-            cleanup: ``"delete"``, ``"compact"`` (latest value per key) or ``"compact,delete"``.
-            tombstone_retention: seconds that a tombstone stays in a compacted topic.
+            cleanup: ``"delete"``, ``"compact"`` (latest value per key) or ``"compact,delete"``. What is superseded goes
+                60 s after it was appended, and 10 s later for each MiB that the partition holds; all of it at once
+                when 1 MiB and half as much as was compacted before is new (``compact_after_ms`` of the leader).
+            tombstone_retention: seconds that a tombstone stays in a compacted topic at least; it goes after a
+                sixteenth more and the time that compaction takes to begin, though nothing new comes.
             commit_interval: seconds that an ack may wait to share its fsync: less wear, same promise.
             if_absent: take a topic that exists as it is.
 

@@ -152,6 +152,108 @@ def test_an_expired_tombstone_goes_together_with_what_it_deletes(step):
     assert (header.base_offset, header.flags & batch.COMPACTED) == (0, batch.COMPACTED)
 
 
+# When a pass begins.
+
+
+def maintain(node, seconds):
+    """Let the time pass in steps of maintenance; returns how many turns wrote something."""
+    writes = 0
+    for _ in range(int(seconds * 2)):
+        node.now += 500 * MS
+        node.wall += 500
+        rows = node.disk.items()
+        node.turn()
+        writes += node.disk.items() != rows
+    return writes
+
+
+def test_a_small_log_is_compacted_within_a_minute_of_the_first_record_and_then_left_alone():
+    node = Node(TopicConfig(cleanup="compact"))
+    for number in range(40):
+        node.produce(number, [b"%d" % number], keys_=[b"%d" % (number % 2)])
+    assert maintain(node, 59) == 0
+    assert len(node.fetch(0)) == 40
+    assert maintain(node, 5) == 1
+    assert node.fetch(0) == [(38, b"38"), (39, b"39")]
+    assert maintain(node, 600) == 0
+
+
+def test_a_large_log_waits_longer_in_proportion():
+    """So that what passes read and write beside few new records is bounded."""
+    node = Node(TopicConfig(cleanup="compact"))
+    for number in range(192):
+        node.produce(number, [bytes(64 << 10)], keys_=[b"%d" % number])
+    compact(node)
+    node.produce(192, [b"new"], keys_=[b"0"])
+    assert maintain(node, 170) == 0
+    assert maintain(node, 15) > 0
+    assert node.fetch(0, most=1)[0][0] == 1
+
+
+def test_what_a_leader_that_ended_has_left_is_compacted_by_the_next_one():
+    """Embedded leaders live for seconds; age counts from the append."""
+    node = Node(TopicConfig(cleanup="compact"))
+    for number in range(4):
+        node.produce(number, [b"%d" % number], keys_=[b"k"])
+    node.wall += 70_000
+    node.restart()
+    maintain(node, 2)
+    assert node.fetch(0) == [(3, b"3")]
+
+
+def test_a_clock_that_goes_back_does_not_begin_pass_after_pass():
+    node = Node(TopicConfig(cleanup="compact"))
+    node.produce(0, keys_=[b"k"])
+    node.wall -= 900_000
+    assert maintain(node, 10) == 0
+
+
+def test_tombstones_go_though_nothing_new_comes():
+    node = Node(TopicConfig(cleanup="compact", tombstone_ms=100_000))
+    node.produce(0, [b"old"], keys_=[b"k"])
+    for number in range(1, 51):
+        node.produce(number, [None], keys_=[b"%d" % number])
+    assert maintain(node, 65) == 1
+    assert len(node.fetch(0)) == 51
+    assert maintain(node, 90) == 0
+    assert maintain(node, 10) == 1
+    assert node.fetch(0) == [(0, b"old")]
+    assert maintain(node, 600) == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TopicConfig(cleanup="compact", tombstone_ms=200_000),
+        TopicConfig(cleanup="compact,delete", retention_ms=200_000),
+    ],
+)
+def test_little_traffic_does_not_keep_alive_what_is_to_go(config):
+    """Each pass joins the newest batches; the time of the youngest must not become that of the oldest."""
+    node = Node(config)
+    for number in range(100):
+        value = None if config.cleanup == "compact" else b"v"
+        node.produce(number, [value], keys_=[b"%d" % number])
+        maintain(node, 10)
+    kept = [offset for offset, _ in node.fetch(log_of(node).state.start)]
+    # 200 s and a sixteenth; for tombstones 60 s more until the next pass, at 10 s a record.
+    assert 20 <= len(kept) <= 30
+    assert kept == list(range(100 - len(kept), 100))
+    assert log_of(node).state.batches < len(kept)
+
+
+def test_damage_does_not_begin_pass_after_pass():
+    node = Node(TopicConfig(cleanup="compact"))
+    for number in range(6):
+        node.produce(number, [b"%d" % number], keys_=[b"k"])
+    key = keys.batch(P, 3)
+    row = bytearray(node.disk.value_at(key))
+    row[-1] ^= 1
+    node.disk.change(key, bytes(row))
+    maintain(node, 600)
+    assert node.leader.counters.errors == 1
+
+
 def test_damage_ends_a_pass_and_takes_nothing_away():
     node = Node(TopicConfig(cleanup="compact"))
     for number in range(6):

@@ -13,12 +13,22 @@ gives each record's distance from the base (flag COMPACTED). So "a hole is damag
 and a consumer in the middle goes on as if nothing had happened. Each step reads and writes in one transaction; a
 crash between two leaves a valid log and the pass begins again.
 
+When a pass begins. With enough appended (:func:`due`): 1 MiB, and half as much as was clean. Else when something waits
+too long (:func:`overdue`): a record since its append, or a tombstone since its time was over, for W = 60 s and 10 s
+more for each MiB that the partition holds. So a small topic is compacted within a minute, tombstones go although
+nothing new comes, such passes read at most 6 MiB a minute on the average, and a clean log is left alone.
+
+A batch has one append time, the newest of its records. If joining made records younger again and again, those of a
+topic with little traffic would never reach the age at which they go. So batches are joined only within the same
+sixteenth of the time that their records are kept: tombstones, and all records where retention goes by age.
+
 (The scheme is that of Kafka's log cleaner, KIP-354 and the cleaner's own description, on a map instead of segments.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from zfabric import errors
 from zfabric.core.leader import keys
@@ -34,6 +44,10 @@ TARGET_BYTES = 64 << 10
 SPAN_MAX = (1 << 32) - 1
 """Offsets that a batch can cover: a stretch that was emptied becomes several batches beyond this."""
 DIRTY_BYTES_MIN = 1 << 20
+BYTES_PER_WAIT = 6 << 20
+"""A log of this many bytes waits twice as long as an empty one."""
+AGE_STEPS = 16
+"""Into so many parts is the time divided that records are kept; batches of different parts are not joined."""
 
 
 def due(log: StoredLog) -> bool:
@@ -42,29 +56,81 @@ def due(log: StoredLog) -> bool:
     return log.state.end > log.state.clean_end and dirty >= max(DIRTY_BYTES_MIN, log.state.clean_bytes // 2)
 
 
+def overdue(log: StoredLog, config: TopicConfig, wall_ms: int, after_ms: int, txn: Transaction) -> bool:
+    """Tell whether a record or an expired tombstone has waited too long for a pass, by the leader's clock.
+
+    Args:
+        after_ms: the wait of an empty log, in ms; it grows by as much again for each 6 MiB stored.
+    """
+    state = log.state
+    waited = wall_ms - after_ms - after_ms * state.bytes // BYTES_PER_WAIT
+    if state.tombstone_ms and state.tombstone_ms + config.tombstone_ms < waited:
+        return True
+    dirty = max(state.start, state.clean_end)
+    return dirty < state.end and log.append_time(dirty, txn) <= waited
+
+
+_Row = tuple[int, int, bytes | None, bytes | None, dict[str, bytes] | None]
+
+
+class _Kept(NamedTuple):
+    """What stays of a batch: (offset, timestamp, key, value, headers) each, and whether tombstones are among it."""
+
+    rows: list[_Row]
+    bytes: int
+    tombstones: bool
+
+
 class _Output:
-    """The batch being put together from what stays of several."""
+    """The batch being put together from what stays of several.
+
+    Attributes:
+        oldest, newest: append times (ms) of the sources of which something stays.
+    """
 
     def __init__(self) -> None:
         self.sources: list[BatchHeader] = []
-        self.rows: list[tuple[int, int, bytes | None, bytes | None, dict[str, bytes] | None]] = []
+        self.rows: list[_Row] = []
         self.bytes = 0
-        self.changed = False
+        self.tombstones = False
+        self.oldest = self.newest = 0
 
-    def takes(self, header: BatchHeader) -> bool:
+    def takes(self, header: BatchHeader, kept: _Kept, config: TopicConfig) -> bool:
         """Tell whether a batch may join those that are here: the result has to be one that every reader takes."""
         first = self.sources[0]
         return (
             self.bytes < TARGET_BYTES
             and header.leader_epoch == first.leader_epoch
             and header.next_offset - first.base_offset <= SPAN_MAX
-            and len(self.rows) + header.records <= BATCH_RECORDS_MAX
+            and len(self.rows) + len(kept.rows) <= BATCH_RECORDS_MAX
+            and self._of_one_age(header, kept, config)
         )
+
+    def _of_one_age(self, header: BatchHeader, kept: _Kept, config: TopicConfig) -> bool:
+        if not self.rows or not kept.rows:
+            return True
+        limits = [config.tombstone_ms] if self.tombstones or kept.tombstones else []
+        if "delete" in config.cleanup and config.retention_ms >= 0:
+            limits.append(config.retention_ms)
+        if not limits:
+            return True
+        step = max(1, min(limits) // AGE_STEPS)
+        return min(self.oldest, header.append_time) // step == max(self.newest, header.append_time) // step
+
+    def add(self, header: BatchHeader, kept: _Kept) -> None:
+        """Join a batch to those that are here."""
+        self.sources.append(header)
+        if kept.rows:
+            self.oldest = min(self.oldest, header.append_time) if self.rows else header.append_time
+            self.newest = max(self.newest, header.append_time)
+        self.rows += kept.rows
+        self.bytes += kept.bytes
+        self.tombstones |= kept.tombstones
 
     def write(self, log: StoredLog, txn: Transaction) -> None:
         """Replace the source batches by one, unless nothing about a single source changed."""
         first, last = self.sources[0], self.sources[-1]
-        if len(self.sources) == 1 and not self.changed:
+        if len(self.sources) == 1 and len(self.rows) == first.records:
             return
         base, span = first.base_offset, last.next_offset - first.base_offset
         oldest = min((row[1] for row in self.rows), default=first.base_timestamp)
@@ -81,9 +147,8 @@ class _Output:
             max_timestamp=newest, producer_id=0, producer_epoch=0, base_sequence=0, last_sequence=0,
             partition=log.partition,
         )  # fmt: skip
-        stamped = batch.stamp(
-            header, log.partition, first.leader_epoch, span, base, max(s.append_time for s in self.sources)
-        )
+        appended = self.newest if self.rows else last.append_time
+        stamped = batch.stamp(header, log.partition, first.leader_epoch, span, base, appended)
         for source in self.sources:
             txn.delete(keys.batch(log.partition, source.base_offset))
             log.state.bytes -= HEADER_BYTES + source.payload_length
@@ -104,6 +169,7 @@ class Compactor:
         self._end = log.state.end
         self._rewriting = False
         self._at = log.state.start
+        self._tombstone_ms = 0
         self.dropped = 0
 
     def step(self, config: TopicConfig, wall_ms: int, most_bytes: int, txn: Transaction) -> bool:
@@ -140,40 +206,44 @@ class Compactor:
         finished: list[_Output] = []
         self._at = max(self._at, self._log.state.start)
         for header, columns in self._decoded(self._at, self._end, txn):
+            kept = self._kept(header, columns, expired)
             # Where nothing stays an output never fills, and a step ends all the same.
-            if output.sources and (budget <= 0 or not output.takes(header)):
+            if output.sources and (budget <= 0 or not output.takes(header, kept, config)):
                 finished.append(output)
                 output = _Output()
                 if budget <= 0:
                     break
-            self._keep(header, columns, expired, output)
+            output.add(header, kept)
+            self.dropped += header.records - len(kept.rows)
             self._at = header.next_offset
             budget -= header.payload_length
         if output.sources:
             finished.append(output)
         for entry in finished:
             entry.write(self._log, txn)
+            if entry.tombstones:
+                self._tombstone_ms = min(self._tombstone_ms or entry.newest, entry.newest)
         if self._at < self._end:
             return False
         state = self._log.state
-        state.clean_end, state.clean_bytes = self._end, state.bytes
+        state.clean_end, state.clean_bytes, state.tombstone_ms = self._end, state.bytes, self._tombstone_ms
         self._log.touch()
         return True
 
-    def _keep(self, header: BatchHeader, columns: Columns, expired: int, output: _Output) -> None:
+    def _kept(self, header: BatchHeader, columns: Columns, expired: int) -> _Kept:
         base = header.base_offset
-        output.sources.append(header)
+        kept: list[_Row] = []
+        size, tombstones = 0, False
         rows = zip(columns.distances, columns.timestamps, columns.keys, columns.values, columns.headers, strict=True)
         for distance, timestamp, key, value, headers in rows:
             offset = base + distance
             superseded = key is not None and self._latest.get(key, -1) > offset
-            tombstone_over = key is not None and value is None and header.append_time < expired
-            if superseded or tombstone_over:
-                output.changed = True
-                self.dropped += 1
-            else:
-                output.rows.append((offset, timestamp, key, value, headers))
-                output.bytes += len(key or b"") + len(value or b"") + 16
+            tombstone = key is not None and value is None
+            if not superseded and not (tombstone and header.append_time < expired):
+                kept.append((offset, timestamp, key, value, headers))
+                size += len(key or b"") + len(value or b"") + 16
+                tombstones |= tombstone
+        return _Kept(kept, size, tombstones)
 
     def _decoded(self, offset: int, end: int, txn: Transaction) -> Iterator[tuple[BatchHeader, Columns]]:
         if offset >= end:

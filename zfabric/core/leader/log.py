@@ -50,6 +50,7 @@ class PartitionState(msgspec.Struct, array_like=True):
         max_timestamp: running maximum, ms; unindexed: bytes appended since the last row of the time index.
         clean_end: offsets below were compacted; clean_bytes: size of that part after it was.
         producers: rows in the producer table.
+        tombstone_ms: append time (ms) of the oldest tombstone below clean_end, 0 if there is none.
     """
 
     start: int = 0
@@ -62,6 +63,7 @@ class PartitionState(msgspec.Struct, array_like=True):
     clean_end: int = 0
     clean_bytes: int = 0
     producers: int = 0
+    tombstone_ms: int = 0
 
 
 _encode_state = msgspec.msgpack.Encoder().encode
@@ -270,6 +272,13 @@ class StoredLog:
             if not parts:
                 raise
         return parts, total
+
+    def append_time(self, offset: int, txn: Transaction) -> int:
+        """Return when the batch that covers ``offset`` was appended (ms), as its header says, which is not verified."""
+        for _, cursor in self._walk(offset, txn):
+            row = cursor.value()
+            return batch.parse(row).append_time if len(row) >= HEADER_BYTES else 0
+        return 0
 
     def find_time(self, timestamp: int, txn: Transaction) -> int:
         """Return the first offset whose record is at or after ``timestamp`` (ms since 1970); the end if none is."""

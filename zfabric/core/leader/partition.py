@@ -17,6 +17,7 @@ class Partition:
     Attributes:
         id: number in the fabric. topic, number: name, and number within it.
         durability: code of what an ack means here.
+        compactor: the pass of compaction under way. damaged: the last one ended at a damaged batch.
         groups: how many groups have committed here; -1 while they are not counted.
         published: end offset of the last batch or HEAD that was published; head_due_ns: when to publish a HEAD, or 0.
     """
@@ -24,6 +25,7 @@ class Partition:
     __slots__ = (
         "compactor",
         "config",
+        "damaged",
         "durability",
         "groups",
         "head_due_ns",
@@ -47,6 +49,7 @@ class Partition:
         self.producers = ProducerTable(id, state.producers, stored=not memory)
         self.groups = -1
         self.compactor: Compactor | None = None
+        self.damaged = False
         self.head_due_ns = 0
         self.published = -1
 
