@@ -55,7 +55,8 @@ def check_range(name: str, value: object, low: int | float, high: int | float, u
     if not fits or not low <= value <= high:  # type: ignore[operator]
         kind = "an integer" if whole else "a number"
         text = repr(value)[:100]
-        allowed = f"{kind} from {low:,} to {high:,}{' ' + unit if unit else ''}"
+        ends = [f"{int(end) if end == int(end) else end:,}" for end in (low, high)]
+        allowed = f"{kind} from {ends[0]} to {ends[1]}{' ' + unit if unit else ''}"
         raise errors.InvalidArgument(name=name, value=text, allowed=allowed)
 
 
@@ -94,12 +95,29 @@ def check_name(kind: str, value: object, longest: int = NAME_BYTES_MAX) -> str:
     return value
 
 
+_TOPIC_RANGES: Final[dict[str, tuple[int | float, int | float, str, str]]] = {
+    "retention": (0.0, 1e12, "s", "for ever"),
+    "retention_bytes": (0, 1 << 60, "bytes", "without bound"),
+    "tombstone_retention": (0.0, 1e12, "s", ""),
+    "commit_interval": (0.0, 3_600.0, "s", ""),
+    "record_bytes_max": (1, RECORD_BYTES_CEILING, "bytes", ""),
+}
+"""Least, most, unit, and what None means where it is allowed: the same for clients and leaders."""
+
+
+def check_topic_option(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless a topic may have ``value`` for the numeric option ``name``, in its unit."""
+    low, high, unit, unbounded = _TOPIC_RANGES[name]
+    if value is not None or not unbounded:
+        check_range(name, value, low, high, f"{unit}, or None: {unbounded}" if unbounded else unit)
+
+
 class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a leader process may be told, in a TOML file, in the environment, or on the command line.
 
     Attributes:
-        record_bytes_max: bytes; upper bound of a topic's own record_bytes_max. The socket refuses frames larger than
-            this plus 1 MiB, so a higher value lets one stranger hold more memory.
+        record_bytes_max: bytes, to 64 MiB; upper bound of a topic's own record_bytes_max. The socket refuses frames
+            larger than this plus 1 MiB, so a higher value lets one stranger hold more memory.
         map_bytes: bytes of address space that the volume starts with; it doubles when 80 % are used.
         disk_reserve_bytes: appends are refused when less is free; -1 means 5 % of the disk, at most 1 GiB.
         turn_messages: most requests handled in one turn, that is in one commit. More raises throughput under

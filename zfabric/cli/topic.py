@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from zfabric.cli.options import connect, fabric_options, json_option, show, topic_argument
+
+if TYPE_CHECKING:
+    from zfabric.model import TopicConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -14,43 +20,47 @@ def command() -> None:
     """Create, list, describe, alter and delete topics."""
 
 
-def _config_options(function: Any) -> Any:
-    """Add what ``create`` and ``alter`` share; without a value a topic keeps what it has, or the default."""
-    options = (
-        click.option(
-            "--retention",
-            type=float,
-            metavar="SECONDS",
-            help="How long records are kept; -1 for ever.  [default: for ever]",
-        ),
-        click.option(
-            "--retention-bytes",
-            type=int,
-            metavar="BYTES",
-            help="What is kept per partition; -1 all.  [default: all; 64 MiB with durability memory]",
-        ),
-        click.option(
-            "--cleanup",
-            type=click.Choice(["delete", "compact", "compact,delete"]),
-            help="What goes: old records, or all but the latest of a key.  [default: delete]",
-        ),
-        click.option(
-            "--tombstone-retention",
-            type=float,
-            metavar="SECONDS",
-            help="How long a tombstone stays in a compacted topic.  [default: 86400]",
-        ),
-        click.option(
-            "--commit-interval",
-            type=float,
-            metavar="SECONDS",
-            help="How long acknowledgements may wait to share an fsync.  [default: 0]",
-        ),
-        click.option("--record-bytes-max", type=int, metavar="BYTES", help="Largest record.  [default: 1048576]"),
-    )
-    for option in reversed(options):  # click shows the one that was added last first.
-        function = option(function)
-    return function
+def _config_options(*, unset: bool) -> Callable[[F], F]:
+    """Add what ``create`` and ``alter`` share.
+
+    Args:
+        unset: what is not given stays as it is; if not, it gets its default.
+    """
+    as_it_is = "as it is"
+
+    def add(function: F) -> F:
+        for name, kind, metavar, text, default in reversed(_OPTIONS):  # click shows what was added last first.
+            shown = as_it_is if unset else default
+            function = click.option(name, type=kind, metavar=metavar, help=f"{text}  [default: {shown}]")(function)
+        return function
+
+    return add
+
+
+def _given(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, as the SDK takes them."""
+    unbounded = ("retention", "retention_bytes")
+    return {
+        name: None if name in unbounded and value == -1 else value
+        for name, value in config.items()
+        if value is not None
+    }
+
+
+_OPTIONS: list[tuple[str, Any, str | None, str, str]] = [
+    ("--retention", float, "SECONDS", "How long records are kept; -1 for ever.", "for ever"),
+    ("--retention-bytes", int, "BYTES", "What is kept per partition; -1 all.", "all; 64 MiB with durability memory"),
+    (
+        "--cleanup",
+        click.Choice(["delete", "compact", "compact,delete"]),
+        None,
+        "What goes: old records, or all but the latest of a key, 60 s later and 10 s more for each MiB kept.",
+        "delete",
+    ),
+    ("--tombstone-retention", float, "SECONDS", "How long a tombstone stays in a compacted topic at least.", "86400"),
+    ("--commit-interval", float, "SECONDS", "How long acknowledgements may wait to share an fsync, to 3600.", "0"),
+    ("--record-bytes-max", int, "BYTES", "Largest record, to 67,108,864 where the node allows it.", "1048576"),
+]
 
 
 @command.command()
@@ -66,7 +76,7 @@ def _config_options(function: Any) -> Any:
     help="What an acknowledgement means: on the disk, in the kernel's page cache, or in memory alone.",
 )
 @click.option("--if-absent", is_flag=True, help="Take a topic that exists as it is.")
-@_config_options
+@_config_options(unset=False)
 @fabric_options
 @json_option
 def create(
@@ -80,7 +90,7 @@ def create(
     **config: Any,
 ) -> None:
     """Create topic NAME."""
-    given = {key: value for key, value in config.items() if value is not None}
+    given = _given(config)
     with connect(url, timeout, create=True) as fabric:
         info = fabric.topics.create(name, partitions=partitions, durability=durability, if_absent=if_absent, **given)
     _show(info, as_json=as_json)
@@ -112,12 +122,12 @@ def describe(name: str, url: str | None, timeout: float, as_json: bool) -> None:
 @click.option(
     "--partitions", type=int, metavar="PARTITIONS", help="More than now, up to 10,000.  [default: as many as now]"
 )
-@_config_options
+@_config_options(unset=True)
 @fabric_options
 @json_option
 def alter(name: str, partitions: int | None, url: str | None, timeout: float, as_json: bool, **config: Any) -> None:
     """Change topic NAME: what is not given stays as it is."""
-    given = {key: value for key, value in config.items() if value is not None}
+    given = _given(config)
     with connect(url, timeout) as fabric:
         info = fabric.topics.alter(name, partitions=partitions, **given)
     _show(info, as_json=as_json)
@@ -146,7 +156,20 @@ def _show(info: Any, *, as_json: bool) -> None:
         document = {"topic": info.name, "id": info.id, **msgspec.structs.asdict(info.config), "partitions": rows}
         click.echo(json.dumps(document))
         return
-    config = info.config
-    click.echo(f"{info.name}: durability {config.durability}, cleanup {config.cleanup}")
+    click.echo(f"{info.name}: {', '.join(_told(info.config))}")
     columns = ("partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification")
     show(rows, columns, as_json=False)
+
+
+def _told(config: TopicConfig) -> Iterator[str]:
+    """Yield each setting of a topic, as the options are called and in their units."""
+    memory = config.durability == "memory"
+    kept = f"{config.retention_bytes:,} bytes a partition" if config.retention_bytes >= 0 else "all"
+    yield f"durability {config.durability}"
+    yield "retention " + (f"{config.retention_ms / 1000:g} s" if config.retention_ms >= 0 else "for ever")
+    yield "retention-bytes " + ("64 MiB a partition" if memory and config.retention_bytes < 0 else kept)
+    yield f"cleanup {config.cleanup}"
+    if "compact" in config.cleanup:
+        yield f"tombstone-retention {config.tombstone_ms / 1000:g} s"
+    yield f"commit-interval {config.commit_interval_ms / 1000:g} s"
+    yield f"record-bytes-max {config.record_bytes_max:,} bytes"

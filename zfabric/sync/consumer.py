@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from zfabric import errors
 from zfabric.core.client.pending import Pending
 from zfabric.model import Record
-from zfabric.settings import check_range
+from zfabric.settings import TOPIC_PARTITIONS_MAX, check_range
 from zfabric.sync.pump import Pump
 from zfabric.wire.batch import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.consumer import Consumer as Core
 
-PARTITION_MAX = (1 << 31) - 1
+PARTITION_MAX = TOPIC_PARTITIONS_MAX - 1
 OFFSET_MAX = (1 << 63) - 1
 
 Deserializer = Callable[[str, bytes | None], Any]

@@ -31,6 +31,7 @@ from zfabric.model import (
 from zfabric.net.driver import Driver
 from zfabric.settings import (
     GROUP_BYTES_MAX,
+    TOPIC_PARTITIONS_MAX,
     LeaderSettings,
     ProducerSettings,
     check_callable,
@@ -38,6 +39,7 @@ from zfabric.settings import (
     check_iterable,
     check_name,
     check_range,
+    check_topic_option,
 )
 from zfabric.sync.consumer import Consumer, Deserializer, start_of
 from zfabric.sync.producer import Producer, Serializer
@@ -170,9 +172,9 @@ class Fabric:
         if partitions is not None:
             check_iterable("partitions", partitions, "numbers")
             partitions = list(partitions)
-            check_range("number of partitions", len(partitions), 1, 10_000)
+            check_range("number of partitions", len(partitions), 1, TOPIC_PARTITIONS_MAX)
             for number in partitions:
-                check_range("partition", number, 0, (1 << 31) - 1)
+                check_range("partition", number, 0, TOPIC_PARTITIONS_MAX - 1)
         self._pump.check()
         core = CoreConsumer(
             self._core,
@@ -298,14 +300,16 @@ class Topics:
                 when 1 MiB and half as much as was compacted before is new (``compact_after_ms`` of the leader).
             tombstone_retention: seconds that a tombstone stays in a compacted topic at least; it goes after a
                 sixteenth more and the time that compaction takes to begin, though nothing new comes.
-            commit_interval: seconds that an ack may wait to share its fsync: less wear, same promise.
+            commit_interval: seconds, to 3600, that an ack may wait to share its fsync: less wear, same promise.
+            record_bytes_max: largest record; to 64 MiB, and to 16 MiB unless the fabric's ``LeaderSettings`` (table
+                ``[leader]`` of a node's file) allow more.
             if_absent: take a topic that exists as it is.
 
         Raises:
             AlreadyExists, InvalidArgument, LimitExceeded.
         """
         check_name("topic", name)
-        check_range("partitions", partitions, 1, 10_000)
+        check_range("partitions", partitions, 1, TOPIC_PARTITIONS_MAX)
         check_flag("if_absent", if_absent)
         config = _config(
             TopicConfig(),
@@ -369,7 +373,7 @@ class Topics:
         meta = self._meta(name)
         config = _config(meta.config, **changes)
         if partitions is not None:
-            check_range("partitions", partitions, 1, 10_000)
+            check_range("partitions", partitions, 1, TOPIC_PARTITIONS_MAX)
         self._fabric.ask(Type.ALTER_TOPIC, messages.AlterTopic(name, config, partitions or 0), f"change of {name!r}")
         return self.describe(name)
 
@@ -390,17 +394,11 @@ def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
     for name, value in changes.items():
         if name in ("retention", "tombstone_retention", "commit_interval"):
             field = {"tombstone_retention": "tombstone_ms"}.get(name, f"{name}_ms")
-            if value is None and name == "retention":
-                fields[field] = -1
-            else:
-                check_range(name, value, 0.0, 1e12, "s")
-                fields[field] = int(value * 1000)
+            check_topic_option(name, value)
+            fields[field] = -1 if value is None else int(value * 1000)
         elif name in ("retention_bytes", "record_bytes_max"):
-            if value is None and name == "retention_bytes":
-                fields[name] = -1
-            else:
-                check_range(name, value, 0 if name == "retention_bytes" else 1, 1 << 60, "bytes")
-                fields[name] = value
+            check_topic_option(name, value)
+            fields[name] = -1 if value is None else value
         elif name in ("durability", "cleanup"):
             fields[name] = value
         else:

@@ -45,6 +45,7 @@ from zfabric.settings import (
     BATCH_RECORDS_MAX,
     KEY_BYTES_MAX,
     TIMESTAMP_MAX,
+    TOPIC_PARTITIONS_MAX,
     ProducerSettings,
     check_range,
 )
@@ -343,7 +344,7 @@ class Producer:
         if isinstance(key, bytes) and len(key) > KEY_BYTES_MAX:
             check_range("key length", len(key), 0, KEY_BYTES_MAX, "bytes")
         if partition is not None:
-            check_range("partition", partition, 0, 1 << 32)
+            check_range("partition", partition, 0, TOPIC_PARTITIONS_MAX - 1)
             if partition >= route.count:
                 raise errors.UnknownPartition(topic=topic, partition=partition, last=route.count - 1)
             outbox = route.outboxes[partition]

@@ -40,6 +40,7 @@ from zfabric.settings import (
     TOPIC_PARTITIONS_MAX,
     check_name,
     check_range,
+    check_topic_option,
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
@@ -91,11 +92,11 @@ def check_config(config: TopicConfig) -> None:
     Raises:
         InvalidArgument: a value is outside its range, or two do not go together.
     """
-    check_range("retention", config.retention_ms, -1, 1 << 50, "ms (-1: no bound)")
-    check_range("retention_bytes", config.retention_bytes, -1, 1 << 60, "bytes (-1: no bound)")
-    check_range("tombstone", config.tombstone_ms, 0, 1 << 50, "ms")
-    check_range("commit_interval", config.commit_interval_ms, 0, 3_600_000, "ms")
-    check_range("record_bytes_max", config.record_bytes_max, 1, RECORD_BYTES_CEILING, "bytes")
+    check_topic_option("retention", None if config.retention_ms == -1 else config.retention_ms / 1000)
+    check_topic_option("retention_bytes", None if config.retention_bytes == -1 else config.retention_bytes)
+    check_topic_option("tombstone_retention", config.tombstone_ms / 1000)
+    check_topic_option("commit_interval", config.commit_interval_ms / 1000)
+    check_topic_option("record_bytes_max", config.record_bytes_max)
     if config.durability == "memory" and config.cleanup != "delete":
         raise errors.InvalidArgument(
             name="cleanup",
@@ -263,7 +264,13 @@ class Placement:
 
     def _check_record_bytes(self, config: TopicConfig) -> None:
         check_config(config)
-        check_range("record_bytes_max", config.record_bytes_max, 1, self._record_bytes_max, "bytes (this node's bound)")
+        if config.record_bytes_max > self._record_bytes_max:
+            raise errors.InvalidArgument(
+                name="record_bytes_max",
+                value=f"{config.record_bytes_max:,}",
+                allowed=f"an integer from 1 to {self._record_bytes_max:,} bytes here: the record_bytes_max of the "
+                f"leader's settings, which can be raised to {RECORD_BYTES_CEILING:,}",
+            )
 
     def _create(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.CreateTopic = command.body
