@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -57,6 +58,7 @@ SUBSCRIPTION_QUEUE: Final = 256
 """Messages that a SUB keeps until they are drained; then its peer's queue fills, and then that one loses some."""
 VIEW_MIN: Final = 32_768
 """Bytes from which a received frame is handed on in place, as a memoryview, rather than copied."""
+_WARN_S: Final = 10.0
 _BURST: Final = 16
 """Messages taken from one session before the next has its turn."""
 
@@ -134,6 +136,8 @@ class Ports:
         self._due: dict[_Session, None] = {}
         self._torn: _Session | None = None
         self._incoming: list[Incoming] = []
+        self._refused = 0
+        self._warn_at = 0.0
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll for reading: two of each open session."""
@@ -282,7 +286,7 @@ class Ports:
                     sockets.stop_monitored(socket)
             for socket in opened:
                 self._monitored.pop(socket, None)
-            _log.warning("session_refused endpoint=%s problem=%s", endpoint, problem)
+            self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
         session = _Session(number, opened[0], opened[1])
@@ -292,6 +296,15 @@ class Ports:
         self.generation += 1
         # A pipe that was never found empty takes its reader to be awake: the descriptor would stay silent.
         self._watch(session)
+
+    def _warn(self, endpoint: str, problem: zmq.ZMQError) -> None:
+        """Say it once in a while: who has run out of descriptors is refused a session again and again."""
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + _WARN_S
+            _log.warning("session_refused endpoint=%s problem=%s times=%d", endpoint, problem, self._refused)
+            self._refused = 0
 
     def _close(self, session: _Session) -> None:
         self.generation += 1

@@ -40,13 +40,18 @@ BUFFER_BYTES = 16 << 20
 IDLE_NS = 500_000_000
 SETTLE_NS = 5_000_000
 RETRY_NS = 50_000_000
+RETRY_MAX_NS = 2_000_000_000
 CALL_NS = 30_000_000_000
 Start = int | str
 """An offset, "earliest", "latest", or "@MS": the first record at or after that many ms since 1970."""
 
 
 class _Leader:
-    """One leader that this consumer reads from: its subscription session and its fetch."""
+    """One leader that this consumer reads from: its subscription session and its fetch.
+
+    Attributes:
+        pause_ns: before another session; grows while sessions end before they are connected (no descriptor is left).
+    """
 
     def __init__(self) -> None:
         self.session: int | None = None
@@ -54,6 +59,7 @@ class _Leader:
         self.fetching = False
         self.due_ns: int | None = None
         self.retry_ns: int | None = None
+        self.pause_ns = RETRY_NS
         self.turns = 0
 
 
@@ -490,6 +496,7 @@ class Consumer:
         leader_id = self._sessions.get(session)
         if leader_id is not None:
             self._leaders[leader_id].due_ns = now + SETTLE_NS
+            self._leaders[leader_id].pause_ns = RETRY_NS
 
     def lost(self, session: int, now: int) -> None:
         """A subscription ended: open another, and ask for what was missed."""
@@ -501,7 +508,8 @@ class Consumer:
         for cursor in self.cursors.values():
             if cursor.leader == leader_id:
                 cursor.live = cursor.subscribed = False
-        leader.retry_ns = now + RETRY_NS
+        leader.retry_ns = now + leader.pause_ns
+        leader.pause_ns = min(leader.pause_ns * 2, RETRY_MAX_NS)
         self._client.refresh(self.topic, now)
 
     def tick(self, now: int) -> None:
@@ -593,7 +601,9 @@ class Consumer:
                 continue
             cursor.end = part.end_offset
             self._take_blob(cursor, piece)
-            if cursor.expected >= part.end_offset and not cursor.live:
+            if cursor.expected < part.end_offset:
+                cursor.live = False  # There is more than fits an answer; waiting for silence each time would take long.
+            elif not cursor.live:
                 self._go_live(cursor, leader_id, leader, now)
         self._wake()
         if leader.due_ns is None:
