@@ -6,12 +6,17 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from zfabric.server.config import NodeSettings, load
+from zfabric.settings import LeaderSettings
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SHELL = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "./tools/" not in block]
+TOML = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = sorted(set(re.findall(r"^\| `zfabric (\w+)` \|", README, re.MULTILINE)))
 
@@ -22,7 +27,7 @@ def test_the_code_block_runs(code: str, tmp_path: Path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "two of them" in done.stdout
+    assert "two of them" in done.stdout or "record_bytes_max=67108864" in done.stdout
 
 
 @pytest.mark.parametrize("code", SHELL)
@@ -36,6 +41,17 @@ def test_the_commands_run(code: str, tmp_path: Path):
         )  # fmt: skip
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
         assert {"one", "two", "three"} <= set(done.stdout.split())
+
+
+def test_the_configuration_has_every_key_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith("ZFABRIC_")]:
+        monkeypatch.delenv(name)
+    (block,) = TOML
+    (tmp_path / "node.toml").write_text(block)
+    tables = tomllib.loads(block)
+    assert list(tables["node"]) == list(NodeSettings.__struct_fields__)
+    assert list(tables["leader"]) == list(LeaderSettings.__struct_fields__)
+    assert load(str(tmp_path / "node.toml"), {}) == (NodeSettings(leaders=2), LeaderSettings())
 
 
 def test_there_is_code_and_there_are_commands():
