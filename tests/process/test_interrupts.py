@@ -85,6 +85,10 @@ def test_a_handler_of_the_application_stays_and_ours_goes_with_the_last_fabric(t
                 pass
             assert signal.getsignal(signal.SIGINT) is interrupts._interrupt
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with zfabric.connect(f"zf+file:{tmp_path / 'one'}", settings=LeaderSettings(grace_ms=100)) as fabric:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # As Jupyter does before each cell.
+            fabric.topics.list()
+            assert signal.getsignal(signal.SIGINT) is interrupts._interrupt
 
         def own(number, frame):
             raise AssertionError("never called")

@@ -71,6 +71,7 @@ class Pump:
     def flush(self, *, look: bool = True) -> None:
         """Send what the core wants sent and, if asked to ``look``, take what has come; call it with the lock held."""
         self.check()
+        interrupts.take_over()
         self.stepped_ns = time.monotonic_ns()
         self.driver.step(None if look else ())
         if not self._waiters and not self._work.is_set() and self.driver.core.busy():
