@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from fleeting import Fleeting
+
 from zfabric import errors
 from zfabric.sim.history import Anomaly, History, Poll, Seen, Send
 from zfabric.sim.network import Weather
@@ -29,7 +31,7 @@ class Plan:
     """What a seed has decided.
 
     Attributes:
-        faults: names of methods of :class:`Storm` that may strike.
+        faults: names of methods of :class:`Storm` that may strike. fleeting: with a topic that comes and goes.
     """
 
     leaders: int
@@ -40,6 +42,7 @@ class Plan:
     named: int
     faults: list[str]
     pause: float
+    fleeting: bool = False
 
     @classmethod
     def draw(cls, random: Random) -> Plan:
@@ -71,6 +74,7 @@ class Plan:
             named=random.randint(0, 1),
             faults=[name for name in Storm.FAULTS if random.random() < 0.5],
             pause=random.choice([0.05, 0.2, 0.6]),
+            fleeting=random.random() < 0.3,
         )
 
 
@@ -407,11 +411,16 @@ class Run:
                     self.names.append(f"consumer-{topic}-{group}")
                     sim.start(self.consume(self.names[-1], topic, group), self.names[-1])
             sim.start(self.observe("log"), "observer")
+            fleeting = Fleeting(self)
+            if plan.fleeting:
+                fleeting.start()
             self.network_storm(random)
             self.over = True
             finished = sim.world.run_until(lambda: all(task.done for task in writers), CALM_SECONDS * 4)
             assert finished, f"producers have not finished: {[task.name for task in writers if not task.done]}"
             sim.run(self._send_anew(), seconds=CALM_SECONDS * 4)
+            if plan.fleeting:
+                sim.run(fleeting.finish())
             sim.advance(SETTLE_SECONDS)
             sim.run(self._last_reading(), seconds=CALM_SECONDS * 4)
             sim.run(self._wait_for_consumers())

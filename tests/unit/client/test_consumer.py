@@ -348,3 +348,30 @@ def test_a_topic_made_again_with_fewer_partitions_is_read_as_far_as_it_goes():
     wire.fetched(wire.fetches()[0], {9: [stored(9, 0, [b"new"])]}, {9: 1})
     wire.pass_time(2.0)
     assert values(consumer) == [b"new"]
+
+
+def test_an_opening_that_failed_leaves_nothing_to_the_next():
+    wire = Wire(topics={"t": (1, [1, 2], TopicConfig())})
+    consumer = wire.consumer()
+    failed = consumer.open(wire.now, wire.now + SECOND)
+    wire.step()
+    wire.pass_time(1.5)
+    assert isinstance(failed.error, errors.RequestTimeout)
+    wire.topics["t"] = (2, [9], TopicConfig())
+    wire.client.refresh("t", wire.now)
+    wire.step()
+    wire.open(consumer)
+    assert (list(consumer.cursors), [cursor.id for cursor in consumer.cursors.values()]) == ([0], [9])
+
+
+def test_a_producer_that_wants_no_answers_asks_again_where_its_topic_is(wire):
+    """Nobody tells it that the topic is another one by now."""
+    producer = wire.producer(acks="none")
+    for _ in range(50):
+        wire.send(producer)
+        wire.pass_time(1.0)
+    assert wire.asked_metadata == 2
+    wire.pass_time(200.0)
+    asked = wire.asked_metadata
+    wire.pass_time(200.0)
+    assert wire.asked_metadata == asked, "once it sends nothing any more, it asks nothing"

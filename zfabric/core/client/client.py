@@ -216,7 +216,7 @@ class Client:
         """Return the topics that are read, or sent to."""
         used = {reader.topic for reader in self._readers}
         for producer in self.producers:
-            if producer.used:
+            if producer.in_use(self.now):
                 used.update(producer.topics())
         return sorted(used)
 
@@ -389,7 +389,7 @@ class Client:
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         nearest = self.requests.next_deadline()
-        if self._age_ns is not None and (nearest is None or self._age_ns < nearest) and self._in_use():
+        if self._age_ns is not None and (nearest is None or self._age_ns < nearest) and self._aging():
             nearest = self._age_ns
         for at_ns, _ in self._later:
             if nearest is None or at_ns < nearest:
@@ -404,6 +404,9 @@ class Client:
     def busy(self) -> bool:
         """Tell whether something goes on that a pump has to attend to though nobody waits."""
         return bool(self._later or self._callbacks) or self._in_use() or self.requests.outstanding()
+
+    def _aging(self) -> bool:
+        return bool(self._readers) or any(producer.in_use(self.now) for producer in self.producers)
 
     def _in_use(self) -> bool:
         return bool(self._readers) or any(producer.used for producer in self.producers)

@@ -123,6 +123,10 @@ class Consumer:
                     return
             if self._skip_missing is None:
                 self._skip_missing = meta.config.durability == "memory"
+            # An attempt before this one may have left those of a topic that was another.
+            self.cursors.clear()
+            self._by_id.clear()
+            self._order.clear()
             for number in numbers:
                 cursor = self.cursors[number] = Cursor(meta.partitions[number])
                 self._by_id[cursor.id] = cursor

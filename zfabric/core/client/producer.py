@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 RECORD_OVERHEAD = 16
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 1_000_000_000
+AGE_NS = 60_000_000_000
 _OPEN_BYTES_MAX = BATCH_OVERHEAD_MAX * 3 // 4
 """A batch below this has room for one more record of the largest size: what a leader takes exceeds that by 1 MiB."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
@@ -94,6 +95,7 @@ class Producer:
         self.wants_flush = False
         self.call_timeout_ns = 10_000_000_000
         self.acknowledged = 0
+        self.sent_ns = -AGE_NS
         self._client = client
         self._named = named
         self._instance = client.random.getrandbits(62) + 1 if named else 0
@@ -176,6 +178,10 @@ class Producer:
         """Raise ``error`` for whatever is sent from now on."""
         self.fatal = error
         self._check_from = -1
+
+    def in_use(self, now: int) -> bool:
+        """Tell whether it holds something, or sent something within the last minute."""
+        return self.used > 0 or now - self.sent_ns < AGE_NS
 
     def topics(self) -> list[str]:
         """Return the topics whose partitions are known."""
@@ -487,6 +493,7 @@ class Producer:
         requests = self._client.requests
         batch.request_id = requests.next_id()
         batch.rejected = False
+        self.sent_ns = now
         batch.sent_first = outbox.under_way[0] is batch
         header = batch.encoded(outbox.epoch, outbox.partition_id)
         frames = messages.produce(batch.request_id, self._flags, header, batch.payload)
