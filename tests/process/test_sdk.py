@@ -165,8 +165,20 @@ def test_a_group_goes_on_where_it_committed(fabric):
     assert [(entry.offset, entry.lag) for entry in fabric.groups.describe("g")] == [(4, 6)]
     fabric.groups.reset("g", "t", to="earliest")
     assert read(fabric, "t", 1, group="g")[0].offset == 0
+    assert fabric.groups.list() == ["g"]
     fabric.groups.delete("g")
-    assert fabric.groups.describe("g") == []
+    assert fabric.groups.list() == fabric.groups.describe() == []
+
+
+def test_a_group_that_has_committed_nothing_is_not_found(fabric):
+    """As with topics: describe and delete say so, instead of doing nothing."""
+    for call in (fabric.groups.describe, fabric.groups.delete):
+        with pytest.raises(zfabric.NotFound) as told:
+            call("zz")
+        assert (told.value.kind, told.value.name) == ("group", "zz")
+    fabric.groups.reset("zz", "t", to="earliest")
+    assert fabric.groups.list() == ["zz"]
+    fabric.groups.delete("zz")
 
 
 def test_a_named_producer_with_sequences_is_exactly_once_over_restarts(fabric):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -419,8 +420,16 @@ class Groups:
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
 
-    async def describe(self, group: str | None = None) -> list[GroupOffset]:
-        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition."""
+    async def list(self) -> list[str]:
+        """Return the names of all groups, sorted."""
+        return sorted({entry.group for entry in await self.describe()})
+
+    async def describe(self, group: str | None = None) -> builtins.list[GroupOffset]:
+        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition.
+
+        Raises:
+            NotFound: the group has committed nothing.
+        """
         if group is not None:
             check_name("group", group, GROUP_BYTES_MAX)
         meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
@@ -443,6 +452,8 @@ class Groups:
                             timestamp=part.timestamp,
                         )
                     )
+        if group is not None and not found:
+            raise errors.NotFound(kind="group", name=group)
         return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
 
     async def reset(
@@ -462,8 +473,13 @@ class Groups:
             await consumer.close()
 
     async def delete(self, group: str) -> None:
-        """Forget what the group has committed, in all topics."""
+        """Forget what the group has committed, in all topics.
+
+        Raises:
+            NotFound: it has committed nothing.
+        """
         check_name("group", group, GROUP_BYTES_MAX)
+        await self.describe(group)
         meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
         for address in meta.leaders:
             await self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zfabric import errors
 from zfabric.cli.options import connect, fabric_options, group_argument, json_option, show, topic_argument
 from zfabric.cli.places import check_partitions, nearest, offset_of
 
@@ -27,7 +26,7 @@ def command() -> None:
 def list_groups(url: str | None, timeout: float, as_json: bool) -> None:
     """List the groups."""
     with connect(url, timeout) as fabric:
-        names = sorted({entry.group for entry in fabric.groups.describe()})
+        names = fabric.groups.list()
     show([{"group": name} for name in names], ("group",), as_json=as_json)
 
 
@@ -39,8 +38,6 @@ def describe(name: str, url: str | None, timeout: float, as_json: bool) -> None:
     """Show the offsets of group NAME and its lag (records)."""
     with connect(url, timeout) as fabric:
         rows = _rows(fabric, name)
-    if not rows:
-        raise errors.NotFound(kind="group", name=name)
     show(rows, _COLUMNS, as_json=as_json)
 
 
@@ -92,7 +89,5 @@ def delete(name: str, url: str | None, timeout: float, as_json: bool) -> None:
     """Forget what group NAME has committed."""
     with connect(url, timeout) as fabric:
         rows = _rows(fabric, name)
-        if not rows:
-            raise errors.NotFound(kind="group", name=name)
         fabric.groups.delete(name)
     show(rows, _COLUMNS, as_json=as_json)

@@ -66,7 +66,7 @@ def _complete_topics(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_groups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the groups that begin with ``incomplete``."""
-    return _complete(ctx, incomplete, lambda fabric: sorted({entry.group for entry in fabric.groups.describe()}))
+    return _complete(ctx, incomplete, lambda fabric: fabric.groups.list())
 
 
 def _complete(ctx: click.Context, incomplete: str, ask: Callable[[Fabric], list[str]]) -> list[CompletionItem]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -416,8 +417,16 @@ class Groups:
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
 
-    def describe(self, group: str | None = None) -> list[GroupOffset]:
-        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition."""
+    def list(self) -> list[str]:
+        """Return the names of all groups, sorted."""
+        return sorted({entry.group for entry in self.describe()})
+
+    def describe(self, group: str | None = None) -> builtins.list[GroupOffset]:
+        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition.
+
+        Raises:
+            NotFound: the group has committed nothing.
+        """
         if group is not None:
             check_name("group", group, GROUP_BYTES_MAX)
         meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
@@ -440,6 +449,8 @@ class Groups:
                             timestamp=part.timestamp,
                         )
                     )
+        if group is not None and not found:
+            raise errors.NotFound(kind="group", name=group)
         return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
 
     def reset(
@@ -459,8 +470,13 @@ class Groups:
             consumer.close()
 
     def delete(self, group: str) -> None:
-        """Forget what the group has committed, in all topics."""
+        """Forget what the group has committed, in all topics.
+
+        Raises:
+            NotFound: it has committed nothing.
+        """
         check_name("group", group, GROUP_BYTES_MAX)
+        self.describe(group)
         meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
         for address in meta.leaders:
             self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)
