@@ -265,13 +265,13 @@ def test_a_directory_of_another_user_is_refused_in_words(open_place):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 256 KiB."""
+    """A file system of 4 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     place = str(tmp_path / "disk")
     os.mkdir(place)
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", place], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount a small file system here: {error}")
     yield place
