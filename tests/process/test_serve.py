@@ -298,7 +298,25 @@ def test_logs_are_one_json_object_a_line(tmp_path):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert line["logger"].startswith("zfabric")
         assert line["message"].startswith(line["event"])
-    assert [line["level"] for line in lines if line["event"] == "leader_ended"] == ["WARNING"]
+    (ended,) = [line for line in lines if line["event"] == "leader_ended"]
+    assert (ended["level"], ended["leader"], ended["status"]) == ("WARNING", 1, -9)
+    assert ended["restart_in"] == pytest.approx(0.05)
+    assert killed.pid in [line["leader_pid"] for line in lines if line["event"] == "leader_ready"]
+
+
+def test_a_field_of_a_json_log_may_hold_anything_and_hides_none_of_the_line():
+    code = """
+import logging
+from zfabric.server import logs
+logs.configure("INFO", "json")
+logging.getLogger("zfabric.x").info("told leader=%d pid=%d problem=%s", 1, 0, ValueError("a=b, c=%d"))
+logging.getLogger("zfabric.x").info("told 100 %")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = map(json.loads, done.stderr.splitlines())
+    assert (first["leader"], first["problem"], first["event"]) == (1, "a=b, c=%d", "told")
+    assert first["pid"] == second["pid"] > 0
+    assert set(second) == {"time", "level", "logger", "pid", "event", "message"}
 
 
 def test_the_last_words_of_a_crash_are_json_too():

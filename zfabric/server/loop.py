@@ -180,7 +180,7 @@ class Loop:
                 continue
             if event[:1] == b"\x01":
                 if self._subscriptions >= self._settings.subscriptions_max:
-                    log.warning("subscriptions_exceeded count=%d, all subscribers are dropped", self._subscriptions)
+                    log.warning("subscriptions_exceeded count=%d dropped=%s", self._subscriptions, "all subscribers")
                     self._drop_subscribers()
                     return
                 sockets.approve(self._xpub, topic)
@@ -203,7 +203,7 @@ class Loop:
             try:
                 command = messages.read(frames)
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
-                log.warning("controller_misunderstood %s", error)
+                log.warning("controller_misunderstood problem=%s", error)
                 continue
             if command.type == Type.ASSIGN:
                 self._carried.append((b"", command))
@@ -211,7 +211,7 @@ class Loop:
             elif command.type == Type.DONE:
                 self._serves()
             elif command.type == Type.ERROR:
-                log.error("attach_refused %s", errors.from_wire(command.body.code, command.body.values))
+                log.error("attach_refused problem=%s", errors.from_wire(command.body.code, command.body.values))
 
     def _attach(self) -> None:
         if self._controller is None:
@@ -338,7 +338,7 @@ class Loop:
             self._volume.check_room()
         except errors.StorageFull as error:
             if self._leader.storage_full is None:
-                log.warning("storage_full %s", error)
+                log.warning("storage_full problem=%s", error)
             self._leader.storage_full = error
         else:
             self._leader.storage_full = None
@@ -366,7 +366,7 @@ class Loop:
         held = process.resident()[1]
         self._memory_bound = max(self._settings.memory_max_bytes, min(self._memory_bound, held + held // 4))
         if held > self._memory_bound:
-            log.warning("memory_exceeded anonymous_bytes=%d, all connections are dropped", held)
+            log.warning("memory_exceeded anonymous_bytes=%d dropped=%s", held, "all connections")
             self._drop_connections()
             process.trim()
             self._memory_bound = 1 << 62

@@ -323,7 +323,7 @@ class Supervisor:
     def _understand(self, leader: _Leader, pid: int, said: dict[str, Any]) -> None:
         if "error" not in said:
             leader.ready = True
-            log.info("leader_ready leader=%d pid=%d", leader.options.leader, pid)
+            log.info("leader_ready leader=%d leader_pid=%d", leader.options.leader, pid)
             self._maybe_announce()
         elif not self._announced:
             raise errors.from_wire(said["error"], said["values"])
@@ -374,7 +374,7 @@ class Supervisor:
             time.sleep(LOOK_S)
         late = [process for process in running if process.poll() is None]
         for process in late:
-            log.warning("leader_killed pid=%d", process.pid)
+            log.warning("leader_killed leader_pid=%d", process.pid)
             process.kill()
         for process in running:
             process.wait()

@@ -51,7 +51,7 @@ class Manager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
                 notify.sendto(message, self._address)
         except OSError as error:
-            log.warning("notify_failed message=%s problem=%s", message.decode(), error)
+            log.warning("notify_failed said=%s problem=%s", message.decode(), error)
 
 
 def _interval_s() -> float:
