@@ -14,6 +14,7 @@ import pytest
 
 import zfabric
 from zfabric import errors
+from zfabric.cli import command
 
 
 def run(*arguments, stdin=b"", url=None, cwd=None):
@@ -76,6 +77,20 @@ def test_exit_codes_tell_what_happened(tmp_path):
     assert run("topic", "list", url="ftp://x").returncode == 2
     assert run("nonsense").returncode == 2
     assert run("version").stdout.decode().strip() == zfabric.__version__
+    assert run("--version").stdout.decode().strip() == zfabric.__version__
+
+
+def test_one_record_is_no_records(zfabric_url):
+    run("topic", "create", "t", url=zfabric_url)
+    assert run("produce", "t", stdin=b"one\n", url=zfabric_url).stderr == b"1 record acknowledged\n"
+    assert run("produce", "t", stdin=b"one\n" * 1000, url=zfabric_url).stderr == b"1,000 records acknowledged\n"
+
+
+def test_no_help_shows_the_marks_of_its_source():
+    for name in command.list_commands(None):
+        shown = run(name, "--help").stdout
+        assert (name, b"\\b" in shown, b"\b" in shown, b"``" in shown) == (name, False, False, False)
+    assert b"zsh:   echo" in run("completion", "--help").stdout
 
 
 def test_help_loads_nothing_heavy():

@@ -66,3 +66,12 @@ def test_a_relative_path_behind_two_slashes_says_what_to_write(tmp_path):
     done = run("topic", "create", "t", "--url", "zf+file://relative/d", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
     assert b"'relative' stands where a host would; write zf+file:relative/d" in done.stderr
+
+
+@pytest.mark.parametrize("made", [(), ("empty",)])
+def test_a_demo_of_nothing_proves_nothing(tmp_path, made):
+    for name in made:
+        (tmp_path / name).touch()
+    for options in ((), ("--json",)):
+        done = run("demo", str(tmp_path), *options)
+        assert (done.returncode, done.stdout, b"error: there is nothing to stream" in done.stderr) == (1, b"", True)

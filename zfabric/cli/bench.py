@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, fabric_options, json_option
+from zfabric.cli.options import connect, console, counted, fabric_options, json_option
 
 if TYPE_CHECKING:
     from zfabric.model import Durability
@@ -151,7 +151,7 @@ def _step(text: str) -> None:
 
 def _send(fabric: Fabric, topic: str, records: int, size: int, *, many: bool) -> dict[str, float]:
     """Send and wait for all acknowledgements."""
-    _step(f"{'send_many' if many else 'send'}, {records:,} records of {size:,} bytes")
+    _step(f"{'send_many' if many else 'send'}, {counted(records, 'record')} of {counted(size, 'byte')}")
     value = os.urandom(size)
     with fabric.producer() as producer:
         began = time.perf_counter()
@@ -182,7 +182,7 @@ def _read(fabric: Fabric, topic: str, size: int, *, columns: bool) -> dict[str, 
 def _latency(fabric: Fabric, topic: str, rate: float, duration: float, size: int) -> dict[str, Any]:
     """Send at a fixed rate, and return what the consumer process saw."""
     count = max(1, int(rate * duration))
-    _step(f"latency, {count:,} records at {rate:,.0f} a second")
+    _step(f"latency, {counted(count, 'record')} at {rate:,.0f} a second")
     arguments = [fabric.url, topic, str(count)]
     # A session of its own: Ctrl-C comes to us alone, and we end it.
     with subprocess.Popen(
@@ -234,8 +234,8 @@ def _show(document: dict[str, Any]) -> None:
 
     out = console()
     out.print(
-        f"{document['url']}: records of {document['size_bytes']:,} bytes, {document['partitions']:,} partitions, "
-        f"durability {document['durability']}\n"
+        f"{document['url']}: records of {counted(document['size_bytes'], 'byte')}, "
+        f"{counted(document['partitions'], 'partition')}, durability {document['durability']}\n"
     )
     names = {
         "send_many": "send_many",

@@ -62,7 +62,7 @@ def answer(root: click.Command, instruction: str) -> int:
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
-    r"""Print the script by which SHELL completes commands, options, topics and groups on Tab.
+    """Print the script by which SHELL completes commands, options, topics and groups on Tab.
 
     \b
     bash:  echo 'eval "$(zfabric completion bash)"' >> ~/.bashrc
@@ -70,7 +70,7 @@ def command(shell: str) -> None:
     fish:  zfabric completion fish > ~/.config/fish/completions/zfabric.fish
 
     Names come from the fabric that --url or ZFABRIC_URL names, if it answers within a second.
-    """
+    """  # noqa: D301 - click wants the character, a raw string would print the escape
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli.command, {}, cli.NAME, cli.COMPLETE_VARIABLE).source())

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from zfabric.cli.options import console, json_option
+from zfabric.cli.options import console, counted, json_option
 
 TOPIC = "lines"
 PARTITIONS = 4
@@ -53,11 +53,14 @@ def command(paths: tuple[str, ...], no_kill: bool, as_json: bool) -> None:
     """Stream every line of PATHS (default: Python's standard library) through a topic, and verify.
 
     Two consumer processes count words live; half-way the leader is killed with -9. Ends with status 1 if a line is
-    missing, repeated or out of order.
+    missing, repeated or out of order, or if there is none.
     """
     files = files_of(paths)
     total = sum(1 for path in files for _ in lines_of(path))
-    click.echo(f"{total:,} lines of {len(files):,} files", err=True)
+    click.echo(f"{counted(total, 'line')} of {counted(len(files), 'file')}", err=True)
+    if not total:
+        click.echo("error: there is nothing to stream and to verify; name files that have lines", err=True)
+        raise click.exceptions.Exit(1)
     with tempfile.TemporaryDirectory(prefix="zfabric-demo-", ignore_cleanup_errors=True) as directory:
         found = _run(files, total, f"zf+file:{directory}/data", Path(directory), kill=not no_kill)
     if as_json:
@@ -129,7 +132,7 @@ def _stream(fabric: object, files: list[Path], total: int, *, kill: bool) -> dic
             progress.update(task, completed=sent, rate=f"{sent / (time.perf_counter() - began):,.0f} lines/s")
         producer.flush(timeout=120)
     seconds = time.perf_counter() - began
-    click.echo(f"{sent:,} lines acknowledged in {seconds:.1f} s: {sent / seconds:,.0f} lines/s", err=True)
+    click.echo(f"{counted(sent, 'line')} acknowledged in {seconds:.1f} s: {sent / seconds:,.0f} lines/s", err=True)
     found: dict[str, Any] = {
         "files": len(files),
         "lines": sent,
@@ -169,4 +172,6 @@ def _show(found: dict[str, Any]) -> None:
     if found["verified"]:
         click.echo(f"verified: every one of {found['lines']:,} lines exactly once, in order per file")
     elif found["wrong_files"]:
-        click.echo(f"WRONG: {len(found['wrong_files'])} files differ, the first is {found['wrong_files'][0]}")
+        click.echo(
+            f"WRONG: {counted(len(found['wrong_files']), 'file')} not as read, the first is {found['wrong_files'][0]}"
+        )

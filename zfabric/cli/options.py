@@ -114,6 +114,12 @@ def _check_directory(path: str) -> None:
         raise
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number with what it counts: ``1 record``, ``2 records``, ``1 batch``, ``2 batches``."""
+    many = "es" if thing.endswith("ch") else "s"
+    return f"{number:,} {thing}{'' if number == 1 else many}"
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that wraps nothing in a pipe, and lets a closed pipe end the command as everywhere else."""
     from rich.console import Console

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zfabric import errors
+from zfabric.cli.options import counted
 
 if TYPE_CHECKING:
     from zfabric.model import TopicInfo
@@ -46,5 +47,5 @@ def nearest(info: TopicInfo, offset: int, numbers: Iterable[int]) -> dict[int, i
     for line in moved[:SHOWN_MAX]:
         click.echo(f"offset {offset}: {line}", err=True)
     if len(moved) > SHOWN_MAX:
-        click.echo(f"offset {offset}: and so in {len(moved) - SHOWN_MAX:,} more partitions", err=True)
+        click.echo(f"offset {offset}: and so in {counted(len(moved) - SHOWN_MAX, 'further partition')}", err=True)
     return found

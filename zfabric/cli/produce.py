@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, fabric_options, json_option, topic_argument
+from zfabric.cli.options import connect, console, counted, fabric_options, json_option, topic_argument
 
 if TYPE_CHECKING:
     from zfabric.cli.lines import Piece
@@ -90,7 +90,7 @@ def command(
 
         click.echo(json.dumps({"topic": topic, "records": work.taken}))
     else:
-        click.echo(f"{work.taken:,} records acknowledged", err=True)
+        click.echo(f"{counted(work.taken, 'record')} acknowledged", err=True)
 
 
 class _Work:
@@ -180,16 +180,16 @@ def _blaming(source: str, line: int) -> Iterator[None]:
 def _last_words(producer: Producer, taken: int, problem: BaseException) -> None:
     """Flush what was taken before the command was ended, and say what became of it."""
     if isinstance(problem, errors.DeliveryError):
-        problem.add_note(f"{taken - problem.records:,} records are acknowledged")
+        problem.add_note(f"{counted(taken - problem.records, 'record')} acknowledged")
         return
     try:
         producer.flush(FLUSH_S)
     except errors.DeliveryError as lost:
-        problem.add_note(f"{taken - lost.records:,} records before it are acknowledged; {lost}")
+        problem.add_note(f"{counted(taken - lost.records, 'record')} before it acknowledged; {lost}")
     except errors.ZFabricError as failed:
         problem.add_note(f"and then: {failed}")
     else:
-        problem.add_note(f"{taken:,} records before it are acknowledged")
+        problem.add_note(f"{counted(taken, 'record')} before it acknowledged")
 
 
 def _tell_nobody(taken: int, size: int) -> None:

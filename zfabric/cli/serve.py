@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from zfabric.cli.options import counted
+
 
 @click.command()
 @click.option(
@@ -85,7 +87,7 @@ def command(
 
             click.echo(json.dumps({"url": url, "leaders": count, "data": node.data, "pid": os.getpid()}))
         else:
-            click.echo(f"zfabric node ready on {url} ({count} leaders, data {node.data})")
+            click.echo(f"zfabric node ready on {url} ({counted(count, 'leader')}, data {node.data})")
         sys.stdout.flush()
 
     supervisor = Supervisor(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, fabric_options, pause
+from zfabric.cli.options import connect, console, counted, fabric_options, pause
 
 if TYPE_CHECKING:
     from zfabric.cli.reading import Reading
@@ -167,5 +167,5 @@ def _frame(document: dict[str, Any], topics_max: int) -> Any:
     if topics and topics_max:
         parts += [Text(), topic_table(topics[:topics_max])]
     if len(topics) > topics_max:
-        parts.append(Text(f"and {len(topics) - topics_max:,} more topics", style="dim"))
+        parts.append(Text(f"and {counted(len(topics) - topics_max, 'further topic')}", style="dim"))
     return Group(*parts, Text())
