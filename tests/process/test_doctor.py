@@ -253,9 +253,55 @@ def test_a_cut_file_is_an_error_and_no_signal(directory):
     before = hashes(directory)
     code, found, _ = check(directory)
     assert (code, found[0][0], hashes(directory)) == (5, "file", before)
-    assert "restore it from a copy" in doctor(directory).stdout
-    with connect(directory) as fabric, pytest.raises(errors.DirectoryDamaged):
+    shown = doctor(directory).stdout
+    assert all(text in shown for text in ("a leader refuses to start", "restore it from a copy", "--salvage"))
+    assert "Everything else is readable" not in shown
+    with connect(directory) as fabric, pytest.raises(errors.DirectoryDamaged) as told:
         fabric.topics.list()
+    # The error names the volume, and says to run the doctor on it.
+    assert doctor(told.value.directory, "--json").stdout == doctor(directory, "--json").stdout
+
+
+def test_a_leader_starts_on_what_was_salvaged(directory, tmp_path):
+    """A page of batches is gone in all its versions; everything else is there, and readers go on behind it."""
+    with connect(directory) as fabric, fabric.producer() as producer:
+        for number in range(100):
+            producer.send("t", b"lone %04d" % number * 40, partition=0).result(timeout=20)
+    wait_for_the_leader_to_end(directory)
+    path = directory / "leader-0" / "data.mdb"
+    whole = path.read_bytes()
+    place = whole.find(b"lone 0050")
+    while True:
+        # The page that holds it now; others are of older commits, or have it in what they do not use.
+        begin = place - place % 4096
+        path.write_bytes(whole[:begin] + bytes(4096) + whole[begin + 4096 :])
+        holes = [row for row in Scrub(DataDirectory.check(directory)).run() if row.offset is not None]
+        if any(row.partition == 0 and row.offset <= 50 < row.next_offset for row in holes):
+            break
+        place = whole.find(b"lone 0050", begin + 4096)
+        assert place > 0
+    shown = doctor(directory).stdout
+    assert all(text in shown for text in ("page", "leader-0", "--salvage"))
+    new = tmp_path / "new"
+    done = doctor(directory, "--salvage", str(new), "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["directory"], document["salvaged"]["lost"]) == (5, str(new), 1)
+    (lost,) = document["findings"]
+    assert (lost["what"], lost["topic"], lost["partition"]) == ("missing", "t", 0)
+    assert 0 < lost["offset"] <= 50 < lost["next_readable"] < 100
+    with connect(new) as fabric:
+        with fabric.consumer("t", partitions=[0], start=lost["offset"]) as consumer:
+            with pytest.raises(errors.CorruptBatch) as told:
+                consumer.poll(timeout=10.0)
+            consumer.seek(0, told.value.next_offset)
+            assert consumer.poll(1, timeout=10.0)[0].offset == lost["next_readable"]
+        with fabric.consumer("t", partitions=[1]) as consumer:
+            assert consumer.poll(1, timeout=10.0)[0].value == value(0)
+        with fabric.producer() as producer:
+            assert producer.send("t", b"more", partition=0).result(timeout=20).offset == 100
+    again = doctor(directory, "--salvage", str(new))
+    assert (again.returncode, "NEW" in again.stderr) == (2, True)
+    assert doctor(directory, "--salvage", str(new), "--repair").returncode == 2
 
 
 def test_other_directories_are_refused_and_named(directory, tmp_path):

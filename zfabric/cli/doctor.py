@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zfabric.store.finding import Finding, Totals
     from zfabric.store.probe import DiskReport, Latency
     from zfabric.store.repair import Repair
+    from zfabric.store.salvage import Salvage
 
 DAMAGED = 5
 SHOWN_MAX = 50
@@ -25,6 +26,13 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
 @click.command()
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(file_okay=False))
 @click.option("--repair", "mend", is_flag=True, help="Mend what can be rebuilt without loss; see above.")
+@click.option(
+    "--salvage",
+    "new",
+    metavar="NEW",
+    type=click.Path(file_okay=False),
+    help="Copy what can be read into the new directory NEW; see above.",
+)
 @click.option("--disk", is_flag=True, help="Measure the disk below DIR instead of checking what is on it.")
 @click.option(
     "--seconds",
@@ -35,10 +43,11 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
     help="With --disk: how long to measure.",
 )
 @json_option
-def command(directory: str | None, mend: bool, disk: bool, seconds: float, as_json: bool) -> None:
+def command(directory: str | None, mend: bool, new: str | None, disk: bool, seconds: float, as_json: bool) -> None:
     """Check the data directory DIR: every batch, every small row, every file.
 
-    DIR is by default that of ZFABRIC_URL, else ./zfabric-data. Nothing is changed, and a running leader is not
+    DIR is by default that of ZFABRIC_URL, else ./zfabric-data; a volume in it (DIR/leader-0), which errors name, stands
+    for all of it. Nothing is changed, and a running leader is not
     disturbed. What is damaged is named by topic, partition and offset, with the next offset that can be read. Exit
     code 0: all is whole; 5: something is damaged.
 
@@ -47,11 +56,15 @@ def command(directory: str | None, mend: bool, disk: bool, seconds: float, as_js
     elsewhere and rows of producers and groups that cannot be decoded. Before that, the rows as they are go to
     DIR/quarantine-TIME.ndjson. It refuses while somebody leads the directory.
 
+    --salvage is for a file that was cut or has damaged pages: no leader starts on it, or it ends at such a page. It
+    copies every row that can be read into NEW, where a leader starts; readers of what is lost are told, and can seek
+    past it. DIR is not changed. Then NEW is checked like DIR: exit code 0 if nothing is missing, 5 if something is.
+
     --disk makes a temporary directory in DIR, measures what a commit costs, and weighs whether an fsync reaches the
     medium, as far as a program can tell.
     """
-    if disk and mend:
-        raise click.UsageError("--disk and --repair do not go together")
+    if disk + mend + (new is not None) > 1:
+        raise click.UsageError("--disk, --repair and --salvage do not go together")
     path = directory if directory is not None else _default_directory()
     if disk:
         _disk(path, seconds, as_json=as_json)
@@ -59,7 +72,11 @@ def command(directory: str | None, mend: bool, disk: bool, seconds: float, as_js
     from zfabric.store.directory import DataDirectory
     from zfabric.store.repair import repair
 
-    place = DataDirectory.check(path)
+    place = DataDirectory.check(_whole(path))
+    copied: Salvage | None = None
+    if new is not None:
+        place, copied = _salvage(place, new, as_json=as_json)
+    path = place.path
     findings, totals, seconds = _scrub(place)
     repaired: Repair | None = None
     if mend:
@@ -68,11 +85,12 @@ def command(directory: str | None, mend: bool, disk: bool, seconds: float, as_js
             findings, totals, seconds = _scrub(place)
     holder = place.holder()
     if as_json:
-        click.echo(json.dumps(_document(path, holder, findings, totals, repaired)))
+        click.echo(json.dumps(_document(path, holder, findings, totals, repaired, copied)))
     else:
         _show(path, holder, findings, totals, seconds)
-        _show_repair(path, findings, repaired)
-    if findings:
+        if copied is None:
+            _show_repair(path, findings, repaired)
+    if findings or (copied is not None and copied.incomplete):
         raise click.exceptions.Exit(DAMAGED)
 
 
@@ -83,6 +101,35 @@ def _default_directory() -> str:
     if target.mode != "embedded":
         raise errors.InvalidArgument(name="ZFABRIC_URL", value=target.url, allowed="zf+file:DIR; or name a DIR")
     return target.path
+
+
+def _whole(path: str) -> str:
+    """Return the data directory that a volume is in; any other path as it is."""
+    import os
+
+    parent, name = os.path.split(os.path.realpath(path))
+    if name.startswith("leader-") and name[7:].isdigit() and os.path.exists(os.path.join(parent, "FORMAT")):
+        return parent
+    return path
+
+
+def _salvage(place: DataDirectory, new: str, *, as_json: bool) -> tuple[DataDirectory, Salvage]:
+    """Copy what can be read; returns the copy and what was copied."""
+    from zfabric.store.directory import DataDirectory
+    from zfabric.store.salvage import Salvage, salvage
+
+    result = Salvage()
+    with console(stderr=True).status("copying") as line:
+        for _ in salvage(place, new, result):
+            line.update(f"copied {result.rows:,} rows, {result.bytes:,} bytes")
+    if not as_json:
+        click.echo(
+            f"copied {result.rows:,} rows ({result.bytes:,} bytes) and {result.entries:,} entries of the journal; "
+            f"{result.lost:,} rows or pages and {result.entries_lost:,} entries cannot be read"
+        )
+        for number in result.unreadable:
+            click.echo(f"nothing can be read of leader-{number}")
+    return DataDirectory.check(new), result
 
 
 # Checking.
@@ -117,7 +164,12 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _document(
-    path: str, holder: Holder | None, findings: list[Finding], totals: Totals, repaired: Repair | None
+    path: str,
+    holder: Holder | None,
+    findings: list[Finding],
+    totals: Totals,
+    repaired: Repair | None,
+    copied: Salvage | None,
 ) -> dict[str, Any]:
     import dataclasses
 
@@ -128,6 +180,7 @@ def _document(
         "checked": dataclasses.asdict(totals),
         "findings": [_row(finding) for finding in findings],
         "mended": [] if repaired is None else [_row(finding) for finding in repaired.mended],
+        "salvaged": None if copied is None else dataclasses.asdict(copied),
         "quarantine": None if repaired is None or not repaired.quarantine else repaired.quarantine,
     }
 
@@ -144,13 +197,19 @@ def _show(path: str, holder: Holder | None, findings: list[Finding], totals: Tot
     show([_row(finding) for finding in findings[:SHOWN_MAX]], _COLUMNS, as_json=False)
     if len(findings) > SHOWN_MAX:
         click.echo(f"and {len(findings) - SHOWN_MAX:,} more; --json lists all")
-    if any(finding.offset is not None for finding in findings):
+    broken = sorted({finding.volume for finding in findings if finding.what in ("file", "page", "format")})
+    if broken:
+        names = ", ".join(f"leader-{number}" for number in broken)
+        click.echo(
+            f"The file itself is damaged in {names}: a leader refuses to start on it, or ends at a damaged page, so "
+            f"nothing in it can be relied on. Write no more into it, and restore it from a copy if there is one. "
+            f"'zfabric doctor {path} --salvage NEW' copies what can be read into a directory where a leader starts."
+        )
+    elif any(finding.offset is not None for finding in findings):
         click.echo(
             "Everything else is readable. A reader that comes to such an offset gets CorruptBatch, "
             "and goes on with seek(partition, next_readable)."
         )
-    if any(finding.what in ("file", "page") for finding in findings):
-        click.echo("The file itself is damaged: write no more into it, and restore it from a copy if there is one.")
 
 
 def _show_repair(path: str, findings: list[Finding], repaired: Repair | None) -> None:
