@@ -124,7 +124,7 @@ class LeaderInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         id, pid: leader id and process id. endpoint, publish: where its ROUTER and its XPUB listen.
-        partitions: how many it leads. clients: connections that sent something in the last minute.
+        partitions: how many it leads. clients: connections to its request port that there are now.
         rss_bytes, rss_anon_bytes: resident memory, and the part that is not file pages.
         uptime_s: seconds since it started. records_in, bytes_in, batches_in, commits, published, fetched_bytes,
         errors: totals since it started. subscriptions: live ones. map_bytes, used_bytes: of its volume.

@@ -162,14 +162,16 @@ def withdraw(socket: Socket, topic: bytes) -> None:
     socket.set(zmq.UNSUBSCRIBE, topic)
 
 
-def monitor(ctx: Context, socket: Socket) -> Socket:
+def monitor(
+    ctx: Context, socket: Socket, events: int = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+) -> Socket:
     """Return a PAIR that receives when ``socket``'s connections are ready and when they are lost.
 
-    Each event is two frames, the first of them a ``u16`` event number (HANDSHAKE_SUCCEEDED or DISCONNECTED) and a
-    ``u32`` value, in native byte order. Attach it before the socket connects; end it with :func:`close_monitored`.
+    Each message is two frames, the first of them a ``u16`` event number (one of ``events``) and a ``u32`` value, in
+    native byte order. Attach it before the socket connects or is bound; end it with :func:`close_monitored`.
     """
     address = f"inproc://zfabric-monitor-{next(_monitor_numbers)}"
-    socket.monitor(address, zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
+    socket.monitor(address, events)
     pair: Socket = ctx.socket(zmq.PAIR)
     pair.set(zmq.LINGER, 0)
     pair.set(zmq.RCVHWM, 0)

@@ -21,7 +21,9 @@ from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
 from zfabric.net import sockets
+from zfabric.net.connections import Connections
 from zfabric.server import process
+from zfabric.server.refusals import Refusals
 from zfabric.settings import REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
 from zfabric.store.volume import Volume
@@ -82,13 +84,15 @@ class Loop:
         self.beat: Callable[[], None] | None = None
         self._serving: Callable[[], None] | None = None
         self._started = time.monotonic_ns()
+        self._refusals = Refusals(self._started)
         self._poller = zmq.Poller()
         self._open()
 
     # Life.
 
     def _open(self) -> None:
-        self._router = self._new_router()
+        self._router = sockets.router(self._context, self._settings.frame_bytes_max)
+        self._connections = Connections(self._context, self._router)
         self._xpub = self._new_xpub()
         sockets.bind(self._router, self._options.listen)
         sockets.bind(self._xpub, self._options.publish)
@@ -101,7 +105,10 @@ class Loop:
         self._poller.register(self._xpub, zmq.POLLIN)
 
     def _new_router(self) -> zmq.Socket[bytes]:
-        return sockets.router(self._context, self._settings.frame_bytes_max)
+        router = sockets.router(self._context, self._settings.frame_bytes_max)
+        self._connections.stop()
+        self._connections = Connections(self._context, router)
+        return router
 
     def _new_xpub(self) -> zmq.Socket[bytes]:
         return sockets.xpub(self._context, self._settings.frame_bytes_max, self._settings.publish_queue)
@@ -141,6 +148,7 @@ class Loop:
 
     def close(self) -> None:
         """Close the sockets, giving the last answers a second to leave."""
+        self._connections.stop()
         self._router.close()
         self._xpub.close()
         if self._controller is not None:
@@ -329,6 +337,10 @@ class Loop:
             self._peers = {peer: seen for peer, seen in self._peers.items() if now - seen < PEER_NS}
         if len(self._peers) > PEERS_MAX:
             self._peers.clear()
+        self._connections.count()
+        refused = self._refusals.look(self._turn.refusals, now)
+        if refused is not None:
+            log.warning("requests_refused count=%d seconds=%.1f", *refused)
         self._watch_memory()
         if self._alone is not None:
             self._look_for_clients(now)
@@ -379,6 +391,7 @@ class Loop:
         """
         self._peers.clear()
         self._poller.unregister(self._router)
+        self._connections.stop()
         self._router.close(linger=0)
         self._router = self._bind_again(self._new_router, self._options.listen)
         self._drop_subscribers()
@@ -415,7 +428,7 @@ class Loop:
             "endpoint": options.advertise,
             "publish": options.advertise_publish,
             "partitions": self._leader.led(),
-            "clients": len(self._peers),
+            "clients": self._connections.count(),
             "rss_bytes": rss,
             "rss_anon_bytes": anonymous,
             "uptime_s": (time.monotonic_ns() - self._started) / 1e9,

@@ -52,3 +52,4 @@ def test_leaders_fit_into_eighty_columns():
     out = io.StringIO()
     Console(file=out, width=200).print(leader_table([row, dict.fromkeys(row)]))
     assert max(len(line.rstrip()) for line in out.getvalue().splitlines()) <= 80
+    assert {"rss", "anon"} <= set(out.getvalue().split())  # Resident, and the part that is not the kernel's to take.
