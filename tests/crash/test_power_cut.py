@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from tests.crash import replay
+from tests.crash import campaign, replay
 from tests.crash.campaign import find_problems
 from tests.crash.check import SETTINGS
 from tests.crash.workload import History, Workload
@@ -106,6 +106,20 @@ def test_an_acknowledgement_before_its_flush_is_caught(recording, place):
             early.acked[topic][offset] = before[-1] if before else at
     found = find_problems(calls, early, 400, SEED, place, most=1000)
     assert [problem for problem in found if "were acknowledged" in problem] != []
+
+
+def test_a_state_that_kills_its_reader_is_a_finding_with_what_it_said(recording, place, monkeypatch, capfd):
+    """And nothing of it reaches the terminal, where it would look like a failure of the run."""
+    calls, history = recording
+
+    def die(*arguments, **named):
+        os.write(2, b"last words\n")
+        os.abort()
+
+    monkeypatch.setattr(campaign, "problems", die)
+    (found,) = find_problems(calls, history, 1, SEED, place)
+    assert all(text in found for text in ("status -6", "last words", "Fatal Python error: Aborted"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_replayer_keeps_what_was_flushed_and_any_part_of_the_rest():
