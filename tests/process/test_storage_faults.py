@@ -14,9 +14,15 @@ import zfabric
 from tests.process.flow import PATIENCE_S, Flow
 from tests.process.leaders import LeaderProcess, Node, compile_library
 from zfabric import errors
+from zfabric.core.cluster.placement import Placement
+from zfabric.core.effects import Reply
+from zfabric.core.leader.leader import Leader
+from zfabric.core.leader.turn import Turn
+from zfabric.model import TopicConfig
 from zfabric.settings import MIB, LeaderSettings
+from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
-from zfabric.wire.messages import Type
+from zfabric.wire.messages import Command, Type
 
 HERE = os.path.dirname(__file__)
 STORAGE_FAILED = 75
@@ -210,19 +216,63 @@ def test_what_only_the_journal_holds_is_committed_when_nothing_else_happens(tmp_
         assert fabric.topics.describe("t").partitions[0].end_offset == 50
 
 
-def test_shared_commits_show_in_the_write_amplification(tmp_path):
-    """The same lone records, each with a commit of its own or twenty in one."""
-    measured = {}
-    for name, interval in (("each", 0.0), ("shared", 0.2)):
-        with LeaderProcess(str(tmp_path / name), SETTINGS) as leader, connected(leader) as fabric:
-            fabric.topics.create("t", partitions=20, commit_interval=interval)
-            with fabric.producer() as producer:
-                for _ in range(3):
-                    sent = [producer.send("t", bytes(200), partition=number) for number in range(20)]
-                    for delivery in sent:
-                        delivery.result(timeout=PATIENCE_S)
-            # The leader looks at its counters twice a second.
-            wait_for(lambda: fabric.topics.describe("t").partitions[0].write_amplification > 0)
-            time.sleep(0.6)
-            measured[name] = fabric.topics.describe("t").partitions[0].write_amplification
-    assert measured["each"] > measured["shared"] > 1.0
+def test_lone_records_show_in_the_write_amplification(tmp_path):
+    """A commit writes whole pages, however little it holds."""
+    with LeaderProcess(str(tmp_path / "data"), SETTINGS) as leader, connected(leader) as fabric:
+        fabric.topics.create("t")
+        with fabric.producer() as producer:
+            for _ in range(20):
+                producer.send("t", bytes(200)).result(timeout=PATIENCE_S)
+        # The leader looks at its counters twice a second.
+        wait_for(lambda: fabric.topics.describe("t").partitions[0].write_amplification > 5.0)
+
+
+class Driven:
+    """The leader's turns on a real volume, by a clock that is given."""
+
+    def __init__(self, volume, config):
+        self.volume, self.now = volume, 0
+        leader, placement = Leader(0, SETTINGS), Placement()
+        self.turns = Turn(volume, leader, placement)
+
+        def start(txn):
+            leader.start(txn)
+            placement.start("f", 1, SETTINGS.record_bytes_max, txn)
+
+        self.turns.begin(start)
+        (created,) = self.turn(Type.CREATE_TOPIC, messages.CreateTopic("t", 1, config))
+        self.partition = created.body.topic.partitions[0].id
+
+    def turn(self, *command, wait_ms=1):
+        """Take a turn ``wait_ms`` later, with a command or without; returns the answers."""
+        self.now += wait_ms * 1_000_000
+        commands = [(b"peer", Command(command[0], 0, 1, command[1], ()))] if command else []
+        effects = self.turns.change(commands, self.now, self.now // 1_000_000)
+        return [messages.read(effect.frames) for effect in effects if isinstance(effect, Reply) and effect.peer]
+
+    def produce(self):
+        payload = batch.encode_columns(0, None, [bytes(200)], None)
+        header, payload = batch.seal(
+            payload, codec=0, flags=0, count=1, base_timestamp=0, max_timestamp=0, producer_id=0, producer_epoch=0,
+            base_sequence=0, last_sequence=0, partition=self.partition,
+        )  # fmt: skip
+        return self.turn(Type.PRODUCE, messages.Produce(header, payload, payload))
+
+
+def test_shared_commits_write_less_and_an_answer_still_waits_for_its_own(tmp_path):
+    """The same lone records, each with a commit of its own or sixty in one."""
+    commits, written = {}, {}
+    for interval_ms in (0, 200):
+        with Volume.open(tmp_path / str(interval_ms), SETTINGS) as volume:
+            driven = Driven(volume, TopicConfig(commit_interval_ms=interval_ms))
+            before = volume.stats()
+            answers = [answer for _ in range(60) for answer in driven.produce()]
+            assert len(answers) == (60 if interval_ms == 0 else 0)
+            assert volume.stats().commits - before.commits == len(answers)
+            answers += driven.turn(wait_ms=200)
+            assert [answer.body.base_offset for answer in answers] == list(range(60))
+            commits[interval_ms] = volume.stats().commits - before.commits
+            written[interval_ms] = volume.stats().bytes_written - before.bytes_written
+    assert commits == {0: 60, 200: 1}
+    # A file system in memory counts nothing.
+    assert written[0] > 10 * written[200] or written[0] == 0
