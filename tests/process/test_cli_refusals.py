@@ -48,6 +48,12 @@ def test_a_command_that_needs_a_fabric_makes_no_directory(tmp_path, arguments):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_doctor_counts_one_as_one(tmp_path):
+    run("topic", "create", "t", cwd=tmp_path)
+    run("produce", "t", cwd=tmp_path, stdin=b"one\n")
+    assert b": 1 partition, 1 batch, 1 record, " in run("doctor", cwd=tmp_path).stdout
+
+
 def test_creating_a_topic_makes_the_directory(tmp_path):
     assert run("topic", "create", "t", cwd=tmp_path).returncode == 0
     assert os.listdir(tmp_path) == ["zfabric-data"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import console, json_option, show
+from zfabric.cli.options import console, counted, json_option, show
 
 if TYPE_CHECKING:
     from zfabric.store.directory import DataDirectory, Holder
@@ -31,7 +31,7 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
     "new",
     metavar="NEW",
     type=click.Path(file_okay=False),
-    help="Copy what can be read into the new directory NEW; see above.",
+    help="Copy what can be read into the new directory NEW; see above.  [default: check DIR]",
 )
 @click.option("--disk", is_flag=True, help="Measure the disk below DIR instead of checking what is on it.")
 @click.option(
@@ -124,8 +124,8 @@ def _salvage(place: DataDirectory, new: str, *, as_json: bool) -> tuple[DataDire
             line.update(f"copied {result.rows:,} rows, {result.bytes:,} bytes")
     if not as_json:
         click.echo(
-            f"copied {result.rows:,} rows ({result.bytes:,} bytes) and {result.entries:,} entries of the journal; "
-            f"{result.lost:,} rows or pages and {result.entries_lost:,} entries cannot be read"
+            f"copied rows: {result.rows:,} ({counted(result.bytes, 'byte')}), "
+            f"entries of the journal: {result.entries:,}; not to be read are rows or pages: {result.lost:,}, entries: {result.entries_lost:,}"
         )
         for number in result.unreadable:
             click.echo(f"nothing can be read of leader-{number}")
@@ -188,8 +188,8 @@ def _document(
 def _show(path: str, holder: Holder | None, findings: list[Finding], totals: Totals, seconds: float) -> None:
     led = "nobody leads it" if holder is None else f"led by process {holder['pid']}"
     click.echo(
-        f"{path}: {totals.partitions:,} partitions, {totals.batches:,} batches, "
-        f"{totals.records:,} records, {totals.bytes:,} bytes checked in {seconds:.1f} s; {led}"
+        f"{path}: {counted(totals.partitions, 'partition')}, {counted(totals.batches, 'batch')}, "
+        f"{counted(totals.records, 'record')}, {counted(totals.bytes, 'byte')} checked in {seconds:.1f} s; {led}"
     )
     if not findings:
         click.echo("all is whole")
@@ -218,7 +218,7 @@ def _show_repair(path: str, findings: list[Finding], repaired: Repair | None) ->
         if any(finding.mendable for finding in findings):
             click.echo(f"'zfabric doctor {path} --repair' mends small rows: state, time index, producer, group.")
     elif repaired.mended:
-        click.echo(f"Mended {len(repaired.mended):,} rows; as they were, they are in {repaired.quarantine}")
+        click.echo(f"Mended {counted(len(repaired.mended), 'row')}; what was there before is in {repaired.quarantine}")
     else:
         click.echo("There was nothing that can be mended without loss; nothing was changed.")
 

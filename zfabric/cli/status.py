@@ -21,9 +21,9 @@ from zfabric.cli.options import connect, console, fabric_options, json_option, p
 def command(sample: float, url: str | None, timeout: float, as_json: bool) -> None:
     """Show leaders with pid, partitions, connections, subscriptions, memory (bytes) and rates (per second).
 
-    Rates are those of the last half second (see --sample), in from producers and out to consumers. A leader that does
-    not answer is shown without values. Of the resident memory (rss), the anonymous part (anon) is what the process holds;
-    the rest are pages of files that the kernel may take back. --json has all fields, with endpoints and totals since each leader's start.
+    Rates are those of the last half second (see --sample), in from producers and out to consumers. Of the resident
+    memory (rss), the anonymous part (anon) is what a process holds; the kernel may take back the rest. A leader that
+    does not answer is shown without values. --json has all fields, with endpoints and totals since each leader's start.
     """
     from zfabric.cli.reading import leader_rows, read
 
