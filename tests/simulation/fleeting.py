@@ -28,6 +28,7 @@ class Fleeting:
         self.random = run.random
         self.over = False
         self.partitions = 0
+        self.settled = False
         self.seen: dict[str, set[bytes]] = {"all": set(), "pausing": set()}
         self.opened: set[str] = set()
         self.producers: list = []
@@ -72,6 +73,7 @@ class Fleeting:
                     await fabric.topics.create(TOPIC, partitions=2, if_absent=True)
             except PASSING:
                 continue
+        self.settled = True
 
     async def _look(self, fabric) -> int:
         """Return how many partitions there are, 0 without the topic; ask until there is an answer."""
@@ -124,8 +126,8 @@ class Fleeting:
         """Prove that nobody is deaf or dumb: each producer reaches each consumer through each partition."""
         wanted: set[bytes] = set()
         until = self.sim.now + PATIENCE_SECONDS
-        while self.opened != set(self.seen):
-            assert self.sim.now < until, f"only {sorted(self.opened)} could be opened"
+        while not self.settled or self.opened != set(self.seen):
+            assert self.sim.now < until, f"settled: {self.settled}, only {sorted(self.opened)} could be opened"
             await self.sim.sleep(0.5)
         for acks, producer in self.producers:
             for number in range(self.partitions):

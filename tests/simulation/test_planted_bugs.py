@@ -227,6 +227,7 @@ def signs_of(seed, bug):
         weather=bug.weather or plan.weather,
         named=1,
         pause=0.2,
+        newcomer=False,
         fleeting=False,  # It tells of deaf clients by an assertion, whatever made them so.
     )
     try:

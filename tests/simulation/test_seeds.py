@@ -31,4 +31,4 @@ def test_the_seeds_cover_the_faults_and_the_modes():
     assert {topic for plan in plans for topic in plan.topics} == {"log", "page", "ring", "shared"}
     assert {plan.embedded for plan in plans} == {plan.named > 0 for plan in plans} == {True, False}
     assert {plan.leaders for plan in plans} == {1, 2, 3}
-    assert {plan.fleeting for plan in plans} == {True, False}
+    assert {plan.fleeting for plan in plans} == {plan.newcomer for plan in plans} == {True, False}

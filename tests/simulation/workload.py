@@ -32,6 +32,8 @@ class Plan:
 
     Attributes:
         faults: names of methods of :class:`Storm` that may strike. fleeting: with a topic that comes and goes.
+        newcomer: somebody produces after the storm; what is published then shows consumers what they had missed, so
+            not in all plans.
     """
 
     leaders: int
@@ -43,6 +45,7 @@ class Plan:
     faults: list[str]
     pause: float
     fleeting: bool = False
+    newcomer: bool = True
 
     @classmethod
     def draw(cls, random: Random) -> Plan:
@@ -75,6 +78,7 @@ class Plan:
             faults=[name for name in Storm.FAULTS if random.random() < 0.5],
             pause=random.choice([0.05, 0.2, 0.6]),
             fleeting=random.random() < 0.3,
+            newcomer=random.random() < 0.5,
         )
 
 
@@ -418,7 +422,8 @@ class Run:
             self.over = True
             finished = sim.world.run_until(lambda: all(task.done for task in writers), CALM_SECONDS * 4)
             assert finished, f"producers have not finished: {[task.name for task in writers if not task.done]}"
-            sim.run(self._send_anew(), seconds=CALM_SECONDS * 4)
+            if plan.newcomer:
+                sim.run(self._send_anew(), seconds=CALM_SECONDS * 4)
             if plan.fleeting:
                 sim.run(fleeting.finish())
             sim.advance(SETTLE_SECONDS)
