@@ -8,7 +8,6 @@ import os
 import pty
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import click
 import pytest
 
 import zfabric
+from tests.process.leaders import free_port
 from zfabric import testing
 from zfabric.cli import command
 
@@ -82,14 +82,6 @@ def values(fabric, topic, count):
     with fabric.consumer(topic) as consumer:
         until(lambda: found.extend(r.value for r in consumer.poll(timeout=1.0)) or len(found) >= count)
     return found
-
-
-def free_port():
-    for port in range(21_000, 32_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 # top and status.

@@ -124,8 +124,8 @@ def _salvage(place: DataDirectory, new: str, *, as_json: bool) -> tuple[DataDire
             line.update(f"copied {result.rows:,} rows, {result.bytes:,} bytes")
     if not as_json:
         click.echo(
-            f"copied rows: {result.rows:,} ({counted(result.bytes, 'byte')}), "
-            f"entries of the journal: {result.entries:,}; not to be read are rows or pages: {result.lost:,}, entries: {result.entries_lost:,}"
+            f"copied rows: {result.rows:,} ({counted(result.bytes, 'byte')}), entries of the journal: "
+            f"{result.entries:,}; not to be read are rows or pages: {result.lost:,}, entries: {result.entries_lost:,}"
         )
         for number in result.unreadable:
             click.echo(f"nothing can be read of leader-{number}")
