@@ -243,7 +243,7 @@ class DrivenLeader(RuleBasedStateMachine):
 
     def check_compacted(self, part):
         """What is left of each key is its latest record, unless that is a tombstone whose time is over."""
-        offsets, place = [], self.described(part).start_offset
+        offsets, place = [], part.start
         while place < part.end:
             for header, records in self.fetch(part, place, 1 << 20):
                 offsets += [record.offset for record in records]

@@ -243,6 +243,7 @@ class Logs(DrivenLeader):
         self.now += 70_000 * MS
         self.wall += 70_000
         self.settle()
+        self.every_partition_holds_what_the_model_says()
         for part in self.model.parts.values():
             if "compact" in part.config.cleanup:
                 self.check_compacted(part)

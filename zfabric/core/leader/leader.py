@@ -31,7 +31,6 @@ from zfabric import errors
 from zfabric.core import rows
 from zfabric.core.effects import LeaderEffect, Publish, Reply
 from zfabric.core.leader import groups, keys
-from zfabric.core.leader.compaction import Compactor, due, overdue
 from zfabric.core.leader.log import MemoryLog, StoredLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.leader.staging import Staging
@@ -610,37 +609,15 @@ class Leader:
         changed = removed > 0
         self.counters.trimmed += removed
         if isinstance(log, StoredLog):
-            if "compact" in config.cleanup and self._wants_compaction(partition, log, txn):
-                busy |= self._compact(partition, log, txn)
+            if partition.wants_compaction(self._wall_ms, self._settings.compact_after_ms, txn):
+                busy |= partition.compact(self._wall_ms, COMPACT_STEP_BYTES, txn)
+                self.counters.errors += partition.damaged
                 changed = True
             changed |= self._expire(partition, txn)
         if changed:
             self._dirty[partition_id] = partition
             self.must_sync |= isinstance(log, StoredLog)
         return busy
-
-    def _wants_compaction(self, partition: Partition, log: StoredLog, txn: Transaction) -> bool:
-        if partition.compactor is not None or due(log):
-            return True
-        # A damaged batch stays, and time alone would begin pass after pass that ends there.
-        after_ms = self._settings.compact_after_ms
-        return not partition.damaged and overdue(log, partition.config, self._wall_ms, after_ms, txn)
-
-    def _compact(self, partition: Partition, log: StoredLog, txn: Transaction) -> bool:
-        if partition.compactor is None:
-            partition.compactor = Compactor(log)
-        try:
-            over = partition.compactor.step(partition.config, self._wall_ms, COMPACT_STEP_BYTES, txn)
-            partition.damaged = False
-        except errors.CorruptBatch:
-            # The reader of that batch is told; a pass over damage would take the evidence away.
-            self.counters.errors += 1
-            log.state.clean_bytes = log.state.bytes
-            partition.damaged = True
-            over = True
-        if over:
-            partition.compactor = None
-        return not over
 
     def _expire(self, partition: Partition, txn: Transaction) -> bool:
         after = self._expiring.get(partition.id, 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zfabric.core.leader.compaction import Compactor
+from zfabric import errors
+from zfabric.core.leader.compaction import Compactor, due, overdue
 from zfabric.core.leader.log import MemoryLog, StoredLog, load_state
 from zfabric.core.leader.producers import ProducerTable
 from zfabric.core.transaction import Transaction
@@ -52,6 +53,32 @@ class Partition:
         self.damaged = False
         self.head_due_ns = 0
         self.published = -1
+
+    def wants_compaction(self, wall_ms: int, after_ms: int, txn: Transaction) -> bool:
+        """Tell whether a pass is under way or has to begin; see ``compaction.py``."""
+        log, config = self.log, self.config
+        if "compact" not in config.cleanup or not isinstance(log, StoredLog):
+            return False
+        if self.compactor is not None or due(log):
+            return True
+        # A damaged batch stays, and time alone would begin pass after pass that ends there.
+        return not self.damaged and overdue(log, config, wall_ms, after_ms, txn)
+
+    def compact(self, wall_ms: int, most_bytes: int, txn: Transaction) -> bool:
+        """Do one step of a pass; tells whether more is to be done."""
+        assert isinstance(self.log, StoredLog)
+        if self.compactor is None:
+            self.compactor = Compactor(self.log)
+        try:
+            over = self.compactor.step(self.config, wall_ms, most_bytes, txn)
+            self.damaged = False
+        except errors.CorruptBatch:
+            # The reader of that batch is told; a pass over damage would take the evidence away.
+            self.log.state.clean_bytes = self.log.state.bytes
+            self.damaged = over = True
+        if over:
+            self.compactor = None
+        return not over
 
     def flush(self, txn: Transaction) -> None:
         """Write what changed in this turn: producers' rows, then the state row that counts them."""
