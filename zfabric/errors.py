@@ -77,10 +77,14 @@ class ZFabricError(Exception):
     def __init__(self, **values: Value) -> None:
         self.values: dict[str, Value] = {**self.defaults, **values}
         self.__dict__.update(self.values)
-        super().__init__(self.template.format_map(self.values))
+        super().__init__(self.template.format_map(self.values | {"counted": _counted(values.get("records"))}))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.values)
+
+
+def _counted(records: Value) -> str:
+    return "1 record" if records == 1 else f"{records:,} records" if isinstance(records, int) else ""
 
 
 def _rebuild(kind: type[ZFabricError], values: dict[str, Value]) -> ZFabricError:
@@ -252,7 +256,7 @@ class DeliveryTimeout(ZFabricError, TimeoutError):
     code = 22
     retriable = True
     template = (
-        "no acknowledgement for {records:,} records to topic {topic!r} partition {partition} within {seconds:g} s; "
+        "no acknowledgement for {counted} to topic {topic!r} partition {partition} within {seconds:g} s; "
         "{reason}"
     )
     defaults: ClassVar[dict[str, Value]] = {"reason": "they may or may not be stored"}
@@ -266,7 +270,7 @@ class DeliveryError(ZFabricError):
     """Records that could not be delivered, by topic and partition, with the first cause."""
 
     code = 23
-    template = "{records:,} records were not acknowledged: {detail}"
+    template = "not acknowledged: {counted}; {detail}"
     records: int
     detail: str
 
