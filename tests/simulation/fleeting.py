@@ -66,14 +66,17 @@ class Fleeting:
             except PASSING:
                 sure, self.partitions = False, await self._look(fabric)
             await self.sim.sleep(self.random.expovariate(1.0) * 0.5)
-        while not self.partitions:
+        while not self.settled:
             try:
                 self.partitions = await self._look(fabric)
                 if not self.partitions:
                     await fabric.topics.create(TOPIC, partitions=2, if_absent=True)
+                else:
+                    # Whoever waits for a lost answer takes longer than the shortest retention keeps a record.
+                    await fabric.topics.alter(TOPIC, retention=3600.0)
+                    self.settled = True
             except PASSING:
                 continue
-        self.settled = True
 
     async def _look(self, fabric) -> int:
         """Return how many partitions there are, 0 without the topic; ask until there is an answer."""
