@@ -37,6 +37,10 @@ HEADERS_MAX: Final = 128
 TIMESTAMP_MAX: Final = 1 << 59
 ERROR_TEXT_MAX: Final = 500
 
+# Bounds of a mesh.
+MESH_METADATA_BYTES_MAX: Final = 1_024
+"""Metadata of one member: everybody keeps everybody's, and one update has to fit a packet of 1,400 bytes."""
+
 # Bounds of a leader.
 PARTITIONS_MAX: Final = 100_000
 TOPIC_PARTITIONS_MAX: Final = 10_000
@@ -207,3 +211,76 @@ class ProducerSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_range("buffer_bytes", self.buffer_bytes, 1, 1 << 40, "bytes")
         check_range("in_flight_max", self.in_flight_max, 1, 5, "batches")
         check_range("delivery_timeout", self.delivery_timeout_ns / 1e9, 0.001, 86_400.0, "s")
+
+
+class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a member of a mesh gossips: SWIM (Das, Gupta, Motivala 2002) with Lifeguard (Dadgar, Phillips, Currey 2017).
+
+    All members of a mesh should have the same. Formulas are in :mod:`zfabric.core.mesh`; ``n`` is the number of members
+    that are not known to have failed or left. Defaults are those of a local network.
+
+    Attributes:
+        probe_interval_ns: each member probes one other in this time (1 s). Less finds failures sooner; cost in messages
+            grows with its inverse, whatever n is: 2 messages a member in an interval.
+        probe_timeout_ns: silence after which others are asked to probe (500 ms); above the 99th percentile of a round
+            trip, or healthy members cost indirect probes, and well below the interval, or those have no time.
+        indirect_probes: how many others are asked (3). With loss p of a message all of them fail with about
+            (1 - (1 - p)**4)**k: more forgives more loss, and costs 4 messages each, but only after a failed probe.
+        suspicion_factor: alpha (4): a suspected member has at least alpha * max(1, log10 n) intervals to refute. More
+            tolerates slower members, and every failure is known that much later.
+        suspicion_stretch: beta (6): the time is beta times that long while nobody else suspects it. More spares the
+            victims of a slow accuser; a failure that only one member can see takes longer.
+        confirmations: K (3): independent accusers that bring the time down to its minimum.
+        awareness_max: S (8): intervals and timeouts of a member that finds itself slow grow up to S + 1 times. More
+            silences a sick member better, and lets a healthy one be fooled longer by others' failures. 0: never.
+        pause_ns: a wake-up that comes this much too late (500 ms) tells that this process stood still: what ran out
+            meanwhile is not held against others.
+        gossip_interval_ns, gossip_fanout: news go to 3 others every 100 ms. A change reaches n members in about
+            log(n) / log(fanout + 1) intervals and as many again; the number of messages does not depend on it.
+        retransmit_factor: lambda (3): each news is sent ceil(lambda * ln(n + 1)) times. The chance that a change misses
+            somebody is about n**(1 - lambda * (1 - loss)); the cost of a change is proportional to lambda.
+        sync_interval_ns: anti-entropy: hashes of the whole table go to one other (30 s; times ceil(log2(n / 32)) + 1
+            above 32 members). Less repairs misses sooner; two messages when nothing differs.
+        reconnect_interval_ns: one of the failed is tried again (10 s), which heals partitions.
+        failed_keep_ns: a failed member is tried again and its record kept so long (1 h), unless room is needed.
+        left_keep_ns: the record of one that left (10 min): longer than any rumour about it lives.
+        members_max: bound of the table (10,000); the last tenth is for those that prove themselves to us in person.
+        metadata_bytes_max: bound of all metadata kept (8 MiB); members beyond it are kept without theirs.
+    """
+
+    probe_interval_ns: int = 1_000_000_000
+    probe_timeout_ns: int = 500_000_000
+    indirect_probes: int = 3
+    suspicion_factor: int = 4
+    suspicion_stretch: int = 6
+    confirmations: int = 3
+    awareness_max: int = 8
+    pause_ns: int = 500_000_000
+    gossip_interval_ns: int = 100_000_000
+    gossip_fanout: int = 3
+    retransmit_factor: int = 3
+    sync_interval_ns: int = 30_000_000_000
+    reconnect_interval_ns: int = 10_000_000_000
+    failed_keep_ns: int = 3_600_000_000_000
+    left_keep_ns: int = 600_000_000_000
+    members_max: int = 10_000
+    metadata_bytes_max: int = 8 * MIB
+
+    def __post_init__(self) -> None:
+        check_range("probe_interval", self.probe_interval_ns / 1e9, 0.01, 600.0, "s")
+        check_range("probe_timeout", self.probe_timeout_ns / 1e9, 0.001, self.probe_interval_ns / 1e9, "s")
+        check_range("indirect_probes", self.indirect_probes, 0, 16, "members")
+        check_range("suspicion_factor", self.suspicion_factor, 1, 100)
+        check_range("suspicion_stretch", self.suspicion_stretch, 1, 100)
+        check_range("confirmations", self.confirmations, 0, 16, "members")
+        check_range("awareness_max", self.awareness_max, 0, 64)
+        check_range("pause", self.pause_ns / 1e9, 0.001, 1e9, "s")
+        check_range("gossip_interval", self.gossip_interval_ns / 1e9, 0.001, 60.0, "s")
+        check_range("gossip_fanout", self.gossip_fanout, 1, 16, "members")
+        check_range("retransmit_factor", self.retransmit_factor, 1, 16)
+        check_range("sync_interval", self.sync_interval_ns / 1e9, 0.1, 86_400.0, "s")
+        check_range("reconnect_interval", self.reconnect_interval_ns / 1e9, 0.1, 86_400.0, "s")
+        check_range("failed_keep", self.failed_keep_ns / 1e9, 1.0, 1e9, "s")
+        check_range("left_keep", self.left_keep_ns / 1e9, 1.0, 1e9, "s")
+        check_range("members_max", self.members_max, 10, 100_000, "members")
+        check_range("metadata_bytes_max", self.metadata_bytes_max, 0, GIB, "bytes")

@@ -67,5 +67,13 @@ class Locate:
     """Ask the mode where the leaders are now; it may have to start one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """Send one frame of gossip to whoever listens at ``endpoint``, or answer the way that it came; it may be lost."""
+
+    endpoint: str
+    frame: bytes
+
+
 LeaderEffect = Reply | Publish
 ClientEffect = OpenSession | CloseSession | Send | Subscribe | Locate

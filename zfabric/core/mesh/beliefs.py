@@ -1,0 +1,194 @@
+"""What a member believes of others and of itself: claims come in, the rules judge them, news go out.
+
+The verdicts are those of :mod:`zfabric.core.mesh.rules`; here stands what each of them does to the table, to the
+suspicions, to the events and to the queue of news. Everything that changes a belief is passed on, so that it
+reaches everybody; nothing that changes none is, so that rumours die.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from zfabric.core.mesh import rules
+from zfabric.core.mesh.events import EVENTS_MAX, Counters, Kind, MemberEvent
+from zfabric.core.mesh.health import Awareness
+from zfabric.core.mesh.rules import Verdict
+from zfabric.core.mesh.suspicion import Suspicion
+from zfabric.core.mesh.table import Table
+from zfabric.core.mesh.timers import Timers
+from zfabric.core.mesh.voice import Voice
+from zfabric.settings import MeshSettings
+from zfabric.wire.gossip import Member, Message, Status, Type
+
+SECOND: Final = 1_000_000_000
+COLLISIONS_MAX: Final = 64
+COLLISION_NS: Final = 60 * SECOND
+"""A collision is told again after this time, while it lasts."""
+
+
+class Beliefs:
+    """The judging half of a member.
+
+    Attributes:
+        events: what became known. urgent: ids to probe next. round_trips: smoothed ns, by id.
+        quiet_until: until then (monotonic ns) what anti-entropy tells is not passed on: a newcomer learns it last.
+        next_merge: before that no further comparison begins because somebody came back.
+    """
+
+    def __init__(
+        self, voice: Voice, table: Table, health: Awareness, timers: Timers, counters: Counters, settings: MeshSettings
+    ) -> None:
+        self.events: list[MemberEvent] = []
+        self.urgent: list[bytes] = []
+        self.round_trips: dict[bytes, int] = {}
+        self.quiet_until = 0
+        self.next_merge = 0
+        self._voice = voice
+        self._table = table
+        self._health = health
+        self._timers = timers
+        self._counters = counters
+        self._settings = settings
+        self._suspicions: dict[bytes, Suspicion] = {}
+        self._collided: dict[bytes, int] = {}
+
+    def merge(self, claim: Member, now: int, *, by: Message, proven: bool = False) -> None:
+        """Judge a claim of a frame; ``proven`` if the member itself has shown that it lives."""
+        if claim.id == self._voice.me.id:
+            self.about_me(claim, now)
+            return
+        known = self._table.get(claim.id)
+        if known is claim:
+            return
+        if by.type == Type.STATE and claim.status == Status.FAILED:
+            # In anti-entropy it is the other's opinion of long ago; let the member itself speak.
+            claim = msgspec.structs.replace(claim, status=Status.SUSPECT, accuser=by.sender)
+        verdict = rules.decide(known, claim)
+        if verdict == Verdict.IGNORE:
+            return
+        if verdict == Verdict.ADMIT:
+            if self._table.add(claim, proven=proven):
+                self._note("joined", claim)
+                if proven or by.type != Type.STATE or now >= self.quiet_until:
+                    self._voice.spread(claim, now)
+            return
+        assert known is not None
+        if verdict <= Verdict.RETURN:
+            self._alive(known, claim, now, merge=verdict == Verdict.RETURN and claim.id == by.sender)
+        elif verdict <= Verdict.CONFIRM:
+            self._suspect(known, claim, now)
+        elif verdict <= Verdict.LEAVE:
+            self._end(known, claim, now)
+        elif verdict == Verdict.COLLIDE:
+            self._collide(claim, now)
+        else:
+            self._counters.incarnations_refused += 1
+
+    def accuse(self, target: Member, now: int) -> None:
+        """Suspect a member that did not answer, unless it is another one by now."""
+        known = self._table.get(target.id)
+        if known is not None and known.instance == target.instance and known.status <= Status.SUSPECT:
+            me = self._voice.me.id
+            claim = Member(known.id, known.instance, known.incarnation, Status.SUSPECT, accuser=me)
+            self._suspect(known, claim, now)
+
+    def about_me(self, claim: Member, now: int) -> None:
+        """Judge a claim about this member itself, and refute it if it would win."""
+        me = self._voice.me
+        other = claim.instance != me.instance
+        if other and claim.status == Status.ALIVE and claim.endpoint != me.endpoint:
+            self._collide(claim, now)
+        incarnation = rules.refutation(me, claim)
+        if not incarnation or self._voice.leaving:
+            return
+        self._counters.refutations += 1
+        if claim.status != Status.ALIVE and not other:
+            self._health.add(1)
+        self._voice.renew(msgspec.structs.replace(me, incarnation=incarnation), now)
+
+    def woke_late(self, span_ns: int) -> None:
+        """Give suspects the time that this process stood still: nobody could be heard."""
+        for suspect, suspicion in self._suspicions.items():
+            suspicion.extend(span_ns)
+            self._timers.add(suspicion.deadline, self._on_suspicion, suspect)
+
+    def _alive(self, known: Member, claim: Member, now: int, *, merge: bool) -> None:
+        self._table.put(claim, now)
+        self._suspicions.pop(claim.id, None)
+        if known.status >= Status.FAILED or claim.instance != known.instance:
+            self._note("returned", claim)
+        elif known.status == Status.SUSPECT:
+            self._note("recovered", claim)
+        if known.version != claim.version and claim.instance == known.instance:
+            self._note("updated", claim)
+        self._voice.spread(claim, now)
+        if merge and now >= self.next_merge:
+            # It answered itself, so a partition may have healed: compare all, but not with each of many at once.
+            self.next_merge = now + SECOND
+            self._voice.push_pull(claim.endpoint, 0, now)
+
+    def _suspect(self, known: Member, claim: Member, now: int) -> None:
+        suspicion = self._suspicions.get(claim.id)
+        if suspicion is not None and claim.incarnation == known.incarnation:
+            if not suspicion.confirm(claim.accuser):
+                return
+        else:
+            suspicion = Suspicion(claim.accuser, self._table.live + 1, self._settings, now)
+            self._suspicions[claim.id] = suspicion
+            suspect = msgspec.structs.replace(
+                known, status=Status.SUSPECT, incarnation=claim.incarnation, accuser=claim.accuser
+            )
+            self._table.put(suspect, now)
+            if known.status == Status.ALIVE:
+                self._note("suspected", suspect)
+        self._timers.add(suspicion.deadline, self._on_suspicion, claim.id)
+        self._voice.spread(claim, now)
+
+    def _on_suspicion(self, now: int, suspect: bytes) -> None:
+        suspicion, known = self._suspicions.get(suspect), self._table.get(suspect)
+        if suspicion is not None and suspicion.deadline <= now and known is not None:
+            me = self._voice.me.id
+            self._end(known, Member(suspect, known.instance, known.incarnation, Status.FAILED, accuser=me), now)
+
+    def _end(self, known: Member, claim: Member, now: int) -> None:
+        """It has failed or left."""
+        ended = msgspec.structs.replace(
+            known, status=claim.status, incarnation=claim.incarnation, accuser=claim.accuser
+        )
+        self._suspicions.pop(claim.id, None)
+        self.round_trips.pop(claim.id, None)
+        self._table.put(ended, now)
+        self._note("failed" if claim.status == Status.FAILED else "left", ended)
+        self._voice.spread(claim, now)
+        self._timers.add(now + self._keep(ended), self._reap, claim.id)
+
+    def _keep(self, ended: Member) -> int:
+        return self._settings.failed_keep_ns if ended.status == Status.FAILED else self._settings.left_keep_ns
+
+    def _reap(self, now: int, gone: bytes) -> None:
+        ended, known = self._table.ended_at(gone), self._table.get(gone)
+        if ended is not None and known is not None and now >= ended + self._keep(known):
+            self._table.remove(gone)
+            self._voice.queue.forget(gone)
+            self._note("reaped", known)
+
+    def _collide(self, claim: Member, now: int) -> None:
+        """Two live under one id. The known one keeps it, if it answers a probe; both will hear of it."""
+        self._counters.collisions += 1
+        if now < self._collided.get(claim.id, 0):
+            return
+        if len(self._collided) >= COLLISIONS_MAX:
+            self._collided.pop(next(iter(self._collided)))
+        self._collided[claim.id] = now + COLLISION_NS
+        self._note("collided", claim)
+        if len(self.urgent) < COLLISIONS_MAX and claim.id != self._voice.me.id:
+            self.urgent.append(claim.id)
+
+    def _note(self, kind: Kind, member: Member) -> None:
+        if len(self.events) < EVENTS_MAX:
+            self.events.append(MemberEvent(kind, member))
+            return
+        self._counters.events_dropped += 1
+        self.events[-1] = MemberEvent("lost", self._voice.me)

@@ -1,0 +1,40 @@
+"""How healthy this member finds itself: Lifeguard's local health multiplier (section III.A of the paper).
+
+A member that is slow (a starved process, a full queue, a bad link) sees others fail. It cannot tell whether they or
+itself are slow from one probe, but from all of them: a score counts what speaks against itself, and stretches its own
+timeouts. The table:
+
+========================================================  =====
+what happened                                             score
+========================================================  =====
+a probe was answered                                      - 1
+a probe failed, and nobody could be asked for help        + 1
+a probe failed; for each helper that did not even say no  + 1
+it had to refute that it is suspected                     + 1
+it woke up too late                                       + 1
+========================================================  =====
+
+The score stays within 0 and S; intervals and timeouts are multiplied by score + 1.
+"""
+
+from __future__ import annotations
+
+
+class Awareness:
+    """The score.
+
+    Attributes:
+        score: 0 (healthy) to ``most``.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.score = 0
+        self._most = most
+
+    def add(self, points: int) -> None:
+        """Let something speak against this member, or for it with a negative number."""
+        self.score = min(self._most, max(0, self.score + points))
+
+    def stretch(self, span_ns: int) -> int:
+        """Return an interval or a timeout as long as this member's health wants it."""
+        return span_ns * (self.score + 1)

@@ -1,0 +1,93 @@
+r"""Which statement about a member wins: SWIM's order of precedence (section 4.2), as one pure function.
+
+What is known of a member (rows) meets a claim (columns). ``i`` is the known incarnation, ``j`` the claimed one.
+
+=================  ===================  ======================  =============  ==============
+known \ claim       alive                suspect                 failed         left
+=================  ===================  ======================  =============  ==============
+nothing            ADMIT                --                      --             --
+alive              UPDATE if j > i      SUSPECT if j >= i       FAIL if j >= i  LEAVE if j >= i
+suspect            UPDATE if j > i      CONFIRM if j = i,       FAIL if j >= i  LEAVE if j >= i
+                                        SUSPECT if j > i
+failed, left       RETURN if j > i      --                      --             --
+=================  ===================  ======================  =============  ==============
+
+Only the member itself raises its incarnation. So a suspicion is refuted by the member alone, and an old frame can
+bring nothing back.
+
+Each start of a member has an *instance* of its own. A claim of another instance than the known one is a restart if it
+is at the same endpoint, which two processes cannot share, or if the known one has failed or left; it counts with
+j > i like any other. Otherwise two processes live under one id, most likely from a copied directory: COLLIDE. The one
+that is known keeps the id while it lives; the other one is heard when it does not.
+
+An incarnation far above the known one is refused (JUMP): a forger could else take a member's id to the highest
+number, beyond which the member cannot refute.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from zfabric.wire.gossip import INCARNATION_MAX, Member, Status
+
+INCARNATION_STEP_MAX: Final = 1 << 42
+"""Largest first incarnation and largest step. An incarnation may begin at the wall clock in ms, now 2**41."""
+
+
+class Verdict(IntEnum):
+    """What a claim does to what is known."""
+
+    IGNORE = 0
+    ADMIT = 1
+    UPDATE = 2
+    RETURN = 3
+    SUSPECT = 4
+    CONFIRM = 5
+    FAIL = 6
+    LEAVE = 7
+    COLLIDE = 8
+    JUMP = 9
+
+
+def decide(known: Member | None, claim: Member) -> Verdict:
+    """Return what a claim about another member does."""
+    if known is None:
+        if claim.status != Status.ALIVE:
+            return Verdict.IGNORE
+        return Verdict.ADMIT if claim.incarnation <= INCARNATION_STEP_MAX else Verdict.JUMP
+    if claim.incarnation < known.incarnation:
+        return Verdict.IGNORE
+    if claim.incarnation > known.incarnation + INCARNATION_STEP_MAX:
+        return Verdict.JUMP
+    if claim.status == Status.ALIVE:
+        return _alive(known, claim)
+    if known.status >= Status.FAILED or claim.instance != known.instance:
+        return Verdict.IGNORE
+    if claim.status == Status.FAILED:
+        return Verdict.FAIL
+    if claim.status == Status.LEFT:
+        return Verdict.LEAVE
+    same = known.status == Status.SUSPECT and claim.incarnation == known.incarnation
+    return Verdict.CONFIRM if same else Verdict.SUSPECT
+
+
+def _alive(known: Member, claim: Member) -> Verdict:
+    ended = known.status >= Status.FAILED
+    if claim.instance != known.instance and claim.endpoint != known.endpoint and not ended:
+        return Verdict.COLLIDE
+    if claim.incarnation == known.incarnation:
+        return Verdict.IGNORE
+    return Verdict.RETURN if ended or claim.instance != known.instance else Verdict.UPDATE
+
+
+def refutation(me: Member, claim: Member) -> int:
+    """Return the incarnation that this member must take so that a claim about itself does not win; 0: it does not.
+
+    An own statement that came back needs no answer; anything else with its incarnation or a higher one does.
+    """
+    if claim.incarnation < me.incarnation or claim == me:
+        return 0
+    if claim.incarnation > min(me.incarnation + INCARNATION_STEP_MAX, INCARNATION_MAX - 1):
+        return 0
+    return claim.incarnation + 1

@@ -1,0 +1,162 @@
+"""The other members as this one knows them, bounded, and the order in which they are probed.
+
+**Bounds.** At most ``members_max`` members: a full table first forgets who failed or left longest ago, then refuses.
+The last tenth is for members that have proven themselves to this one in person (by repeating a number that it made
+up), so that a flood of forged members, of which it only hears, does not keep an honest newcomer out. Metadata beyond
+``metadata_bytes_max`` in total is dropped, the member is not. Refusals are counted.
+
+**Order.** SWIM, section 4.3: every member is probed once in each round, in an order that is random in each round. So
+the time to the next probe of a given member is bounded (two rounds), and nobody is probed by everybody at once. The
+shuffle is done one step at a time; a newcomer gets a random place in what is left of the round.
+
+**Replays.** The numbers of the last 64 frames of each member that this one has heard are kept as a bit mask below the
+highest (as IPsec does, RFC 4303, 3.4.3): a frame is taken once, and not at all if it is older. Frames of a member not
+yet heard begin such a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from zfabric.settings import MeshSettings
+from zfabric.wire.gossip import Member, Status
+
+if TYPE_CHECKING:
+    from random import Random
+
+_WINDOW = 64
+_MASK = (1 << _WINDOW) - 1
+
+
+class Table:
+    """All members but this one.
+
+    Attributes:
+        live: how many are alive or suspected. refused: members that found no room. stripped: metadata that found none.
+    """
+
+    def __init__(self, settings: MeshSettings, random: Random) -> None:
+        self.live = 0
+        self.refused = 0
+        self.stripped = 0
+        self._settings = settings
+        self._random = random
+        self._members: dict[bytes, Member] = {}
+        self._order: list[bytes] = []
+        self._next = 0
+        self._ended: dict[bytes, int] = {}
+        self._windows: dict[bytes, int] = {}
+        self._metadata_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def get(self, member: bytes) -> Member | None:
+        """Return what is known of a member."""
+        return self._members.get(member)
+
+    def ended_at(self, member: bytes) -> int | None:
+        """Return when (monotonic ns) a member failed or left; None if it has not."""
+        return self._ended.get(member)
+
+    def failed(self) -> list[bytes]:
+        """Return the ids of those that have failed."""
+        return [gone for gone in self._ended if self._members[gone].status == Status.FAILED]
+
+    # Changes.
+
+    def add(self, member: Member, *, proven: bool) -> bool:
+        """Take a new member; tells whether there was room."""
+        most = self._settings.members_max
+        if len(self._members) >= (most if proven else most - most // 10):
+            if not self._ended:
+                self.refused += 1
+                return False
+            self.remove(next(iter(self._ended)))
+        member = self._within(member, 0)
+        self._members[member.id] = member
+        self._order.append(member.id)
+        self._metadata_bytes += len(member.metadata)
+        self.live += 1
+        return True
+
+    def put(self, member: Member, now: int) -> None:
+        """Replace what is known of a member."""
+        before = self._members[member.id]
+        member = self._within(member, len(before.metadata))
+        self._members[member.id] = member
+        self._metadata_bytes += len(member.metadata) - len(before.metadata)
+        self.live += (member.status <= Status.SUSPECT) - (before.status <= Status.SUSPECT)
+        if member.status <= Status.SUSPECT:
+            self._ended.pop(member.id, None)
+        elif before.status <= Status.SUSPECT:
+            self._ended[member.id] = now
+        if member.instance != before.instance:
+            self._windows.pop(member.id, None)
+
+    def _within(self, member: Member, released: int) -> Member:
+        if self._metadata_bytes - released + len(member.metadata) <= self._settings.metadata_bytes_max:
+            return member
+        self.stripped += 1
+        return msgspec.structs.replace(member, metadata=b"", version=0)
+
+    def remove(self, member: bytes) -> None:
+        """Forget a member."""
+        gone = self._members.pop(member)
+        self._metadata_bytes -= len(gone.metadata)
+        self.live -= gone.status <= Status.SUSPECT
+        self._ended.pop(member, None)
+        self._windows.pop(member, None)
+        place = self._order.index(member)
+        del self._order[place]
+        self._next -= place < self._next
+
+    def fresh(self, member: bytes, number: int) -> bool:
+        """Note the number of a frame of a member; tells whether it was not seen before."""
+        window = self._windows.get(member, 0)
+        highest, mask = window >> _WINDOW, window & _MASK
+        if number > highest:
+            mask = (mask << min(_WINDOW, number - highest) | 1) & _MASK
+            highest = number
+        else:
+            bit = highest - number
+            if bit >= _WINDOW or mask >> bit & 1:
+                return False
+            mask |= 1 << bit
+        self._windows[member] = highest << _WINDOW | mask
+        return True
+
+    # Choice.
+
+    def next_target(self) -> Member | None:
+        """Return whom to probe next."""
+        order = self._order
+        for _ in range(len(order)):
+            if self._next >= len(order):
+                self._next = 0
+            other = self._random.randrange(self._next, len(order))
+            order[self._next], order[other] = order[other], order[self._next]
+            member = self._members[order[self._next]]
+            self._next += 1
+            if member.status <= Status.SUSPECT:
+                return member
+        return None
+
+    def pick(self, count: int, besides: bytes = b"") -> list[Member]:
+        """Return up to ``count`` different live members at random, without ``besides``."""
+        order = self._order
+        chosen: dict[bytes, Member] = {}
+        for _ in range(3 * count + 8 if len(order) > 4 * count else 0):
+            member = self._members[order[int(self._random.random() * len(order))]]
+            if member.status <= Status.SUSPECT and member.id != besides:
+                chosen[member.id] = member
+                if len(chosen) == count:
+                    return list(chosen.values())
+        live = [m for m in self._members.values() if m.status <= Status.SUSPECT and m.id != besides]
+        return live if len(live) <= count else self._random.sample(live, count)
