@@ -11,15 +11,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer
 from zfabric.core.effects import CloseSession, OpenSession, Send
+from zfabric.core.mesh.membership import Mesh
 from zfabric.model import TopicConfig
 from zfabric.modes import url
 from zfabric.modes.options import decode as decode_options
 from zfabric.server import config
-from zfabric.wire import batch, codecs, messages
+from zfabric.wire import batch, codecs, gossip, messages
 from zfabric.wire.crc import crc32c
 from zfabric.wire.messages import Type
 
@@ -211,10 +214,50 @@ class _World:
         return [messages.command(honest[kind][0], request, honest[kind][1])]
 
 
+_PEER = bytes(range(16))
+
+
+def gossiped(data: bytes) -> None:
+    """A frame as it is, and the same bytes as a body of each type that is signed, heard by a member from another."""
+    codec = gossip.Codec("m")
+    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+        message = codec.read(data)
+        assert codec.read(codec.write(*message[:5])).body == message.body
+    mesh = Mesh(codec, id=b"m" * 16, instance=1, endpoint="tcp://m:1", random=Random(1), now=1)
+    mesh.restore([gossip.Member(_PEER, 1, 1, gossip.Status.ALIVE, "tcp://p:1")])
+    now = 1
+    for number, kind in enumerate((*gossip.Type, 0, 255), 1):
+        head = gossip.HEADER.pack(gossip.SIGNATURE, gossip.VERSION, kind, 0, codec.hash, _PEER, 1, number)
+        mesh.receive("tcp://p:1", head + data + codec.sign(head + data), now)
+        mesh.receive("tcp://p:1", data, now)
+        now += 400_000_000
+        mesh.tick(now)
+        for effect in mesh.take_effects():
+            assert len(effect.frame) <= gossip.STATE_BYTES_MAX
+            assert codec.read(effect.frame).sender == mesh.me.id
+        assert mesh.me.incarnation <= gossip.INCARNATION_MAX
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "read": read, "body": body, "split": split, "produced": produced, "columns": columns, "decompress": decompress,
-    "address": address, "toml": toml, "options": options, "consumer": consumer,
+    "address": address, "toml": toml, "options": options, "consumer": consumer, "gossiped": gossiped,
 }  # fmt: skip
+
+
+def _gossip() -> list[bytes]:
+    """Frames, and bodies without their header and MAC."""
+    codec = gossip.Codec("m")
+    me = gossip.Member(_PEER, 1, 2, gossip.Status.ALIVE, "tcp://p:1", 1, b"meta")
+    other = gossip.Member(b"o" * 16, 3, 4, gossip.Status.ALIVE, "tcp://o:1")
+    bad = gossip.Member(b"m" * 16, 1, 1, gossip.Status.FAILED, accuser=_PEER)
+    news = [msgspec.Raw(gossip.encode(member)) for member in (me, other, bad)]
+    frames = [
+        codec.write(gossip.Type.PING, _PEER, 1, 1, gossip.Ping(5, b"m" * 16, news)),
+        codec.write(gossip.Type.PING_REQ, _PEER, 1, 1, gossip.PingReq(5, b"o" * 16, "tcp://o:1", news)),
+        codec.write(gossip.Type.PUSH_PULL, _PEER, 1, 1, gossip.PushPull(5, 0, me, 2, bytes(16))),
+        codec.write(gossip.Type.STATE, _PEER, 1, 1, gossip.State(0, me, 2, [0, 1], True, news)),
+    ]
+    return [*frames, *(frame[gossip.HEADER.size : -gossip.MAC_BYTES] for frame in frames)]
 
 
 def seeds(name: str) -> list[bytes]:
@@ -246,5 +289,6 @@ def seeds(name: str) -> list[bytes]:
         "decompress": [bytes([codec, 100, 0, 0]) + codecs.compress(codec, bytes(100)) for codec in (1, 2)],
         "address": [b"zf://127.0.0.1:7400", b"zf+file:///a/b", b"zf://[::1]:1", b"zf+peer://m", b"zf://a,b"],
         "toml": [b"[leader]\nturn_bytes = 5000\n", b"leader = 5\n", b'[leader]\nlog_level = "INFO"\n'],
+        "gossiped": _gossip(),
         "options": [b'{"data":"x","settings":{"turn_bytes":5000}}'],
     }.get(name, [*stamped, b"".join(stamped)])

@@ -281,7 +281,8 @@ class Codec:
         self._memo: dict[bytes, Member] = {} if memo is None else memo
         self._memo_max = memo_max
 
-    def _sign(self, data: Buffer) -> bytes:
+    def sign(self, data: Buffer) -> bytes:
+        """Return the MAC of what comes before it."""
         mac = self._mac.copy()
         mac.update(data)
         return mac.digest()
@@ -289,7 +290,7 @@ class Codec:
     def write(self, kind: int, sender: bytes, instance: int, number: int, body: Body) -> bytes:
         """Encode a frame."""
         data = HEADER.pack(SIGNATURE, VERSION, kind, 0, self.hash, sender, instance, number) + _encode(body)
-        frame = data + self._sign(data)
+        frame = data + self.sign(data)
         assert len(frame) <= BYTES_MAX[kind], f"{Type(kind).name} of {len(frame)} bytes"
         return frame
 
@@ -311,7 +312,7 @@ class Codec:
             raise _refuse("mesh", f"gossip of mesh {mesh.hex()}", f"{self.hash.hex()}, mesh {self.mesh!r}")
         if len(frame) > BYTES_MAX.get(kind, 0) or flags:
             raise _refuse("size", f"gossip of type {kind}, flags {flags:#x}, {len(frame)} bytes", "the types' sizes")
-        if not compare_digest(self._sign(memoryview(frame)[:-MAC_BYTES]), bytes(frame[-MAC_BYTES:])):
+        if not compare_digest(self.sign(memoryview(frame)[:-MAC_BYTES]), bytes(frame[-MAC_BYTES:])):
             raise _refuse("mac", "a MAC that is not ours", "gossip signed with the mesh key")
         try:
             body: Any = _decoders[kind](memoryview(frame)[HEADER.size : -MAC_BYTES])
