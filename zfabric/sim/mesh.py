@@ -22,6 +22,7 @@ from zfabric.wire.gossip import Codec
 INBOX_MAX = 1_000
 MEMO_MAX = 1 << 20
 Watch = Callable[["Host", MemberEvent, int], None]
+Tap = Callable[["Host", str, bytes], None]
 
 
 @dataclass(eq=False)
@@ -58,7 +59,8 @@ class MeshWorld:
 
     Attributes:
         world: the clock. hosts: all that ever were. watch: called with each event: host, event, when (monotonic ns).
-        frames: how many were sent.
+        frames: how many were sent. cuts: pairs of host numbers, from and to, between which all is lost.
+        tap: called with each frame that is sent: from, to, frame.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class MeshWorld:
         self.hosts: list[Host] = []
         self.watch: Watch | None = None
         self.frames = 0
+        self.cuts: set[tuple[int, int]] = set()
+        self.tap: Tap | None = None
         self._delay = int(delay[0] * SECOND), int((delay[1] - delay[0]) * SECOND)
         self._at: dict[str, Host] = {}
         self._codecs: dict[tuple[str, bytes | None], Codec] = {}
@@ -142,6 +146,16 @@ class MeshWorld:
         """End the partition."""
         self.partition(self.hosts, 0)
 
+    def update(self, host: Host, metadata: bytes) -> None:
+        """Let a member change its metadata."""
+        host.mesh.update(metadata, self.now)
+        self._after(host)
+
+    def leave(self, host: Host) -> None:
+        """Let a member leave."""
+        host.mesh.leave(self.now)
+        self._after(host)
+
     def inject(self, host: Host, frame: bytes, source: str = "sim://stranger") -> None:
         """Let a frame arrive at a host that no member has sent."""
         self._arrive(host, source, frame)
@@ -205,8 +219,12 @@ class MeshWorld:
         shortest, spread = self._delay
         for effect in machine.take_effects():
             self.frames += 1
+            if self.tap is not None:
+                self.tap(host, effect.endpoint, effect.frame)
             to = self._at.get(effect.endpoint)
             if to is None or to.side != host.side or (self.loss and world.random.random() < self.loss):
+                continue
+            if self.cuts and (host.number, to.number) in self.cuts:
                 continue
             delay = shortest + int(world.random.random() * spread)
             world.at(world.now + delay, partial(self._arrive, to, host.endpoint, effect.frame))

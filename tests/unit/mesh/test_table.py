@@ -1,0 +1,149 @@
+"""The table of members: bounds, order, replays."""
+
+from random import Random
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zfabric.core.mesh.table import Table
+from zfabric.core.mesh.timers import Timers
+from zfabric.settings import MeshSettings
+from zfabric.wire.gossip import Member, Status
+
+
+def member(number, status=Status.ALIVE, metadata=b""):
+    return Member(number.to_bytes(16, "big"), 1, 1, status, f"x:{number}", 1, metadata)
+
+
+def table_of(count, **settings):
+    table = Table(MeshSettings(**settings), Random(1))
+    for number in range(1, count + 1):
+        table.add(member(number), proven=True)
+    return table
+
+
+def test_everybody_is_probed_once_in_each_round():
+    """SWIM, 4.3: so the time to a failure's detection is bounded."""
+    table = table_of(50)
+    rounds = [[table.next_target().id for _ in range(50)] for _ in range(3)]
+    assert all(len(set(order)) == 50 for order in rounds)
+    assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_who_has_failed_is_not_probed():
+    table = table_of(10)
+    table.put(member(3, Status.FAILED), 5)
+    assert member(3).id not in {table.next_target().id for _ in range(18)}
+    assert table.live == 9
+
+
+def test_a_newcomer_is_probed_in_the_round_that_it_came_in():
+    table = table_of(10)
+    for _ in range(4):
+        table.next_target()
+    table.add(member(11), proven=True)
+    assert member(11).id in {table.next_target().id for _ in range(7)}
+
+
+def test_removal_keeps_the_round():
+    table = table_of(10)
+    seen = [table.next_target().id for _ in range(5)]
+    table.remove(seen[0])
+    rest = [table.next_target().id for _ in range(5)]
+    assert len({*seen, *rest}) == 10
+
+
+def test_nobody_is_probed_where_nobody_is():
+    assert table_of(0).next_target() is None
+    table = table_of(1)
+    table.put(member(1, Status.LEFT), 5)
+    assert table.next_target() is None
+
+
+def test_helpers_are_different_and_alive_and_not_the_target():
+    table = table_of(30)
+    table.put(member(3, Status.FAILED), 5)
+    for _ in range(50):
+        chosen = {helper.id for helper in table.pick(3, member(1).id)}
+        assert len(chosen) == 3
+        assert not chosen & {member(1).id, member(3).id}
+
+
+def test_among_many_failed_the_living_are_found():
+    table = table_of(100)
+    for number in range(1, 99):
+        table.put(member(number, Status.FAILED), 5)
+    assert {helper.id for helper in table.pick(3)} == {member(99).id, member(100).id}
+
+
+def test_a_full_table_refuses():
+    table = table_of(10, members_max=10)
+    assert not table.add(member(11), proven=True)
+    assert (len(table), table.refused) == (10, 1)
+
+
+def test_a_full_table_forgets_the_ones_that_failed_first():
+    table = table_of(10, members_max=10)
+    table.put(member(4, Status.FAILED), 5)
+    table.put(member(2, Status.LEFT), 6)
+    assert table.add(member(11), proven=True)
+    assert table.get(member(4).id) is None
+    assert table.get(member(2).id) is not None
+
+
+def test_the_last_tenth_is_for_those_that_came_in_person():
+    """Bad input 24: 10**5 forged members keep no honest one out."""
+    table = Table(MeshSettings(members_max=100), Random(1))
+    for number in range(1, 1_001):
+        table.add(member(number), proven=False)
+    assert (len(table), table.refused) == (90, 910)
+    assert table.add(member(2_000), proven=True)
+
+
+def test_metadata_is_bounded_in_total():
+    table = Table(MeshSettings(metadata_bytes_max=1_000), Random(1))
+    for number in range(1, 21):
+        assert table.add(member(number, metadata=bytes(100)), proven=True)
+    assert sum(len(known.metadata) for known in table) == 1_000
+    assert table.stripped == 10
+    table.remove(member(1).id)
+    table.put(member(15, metadata=bytes(100)), 5)
+    assert sum(len(known.metadata) for known in table) == 1_000
+
+
+@given(st.lists(st.integers(1, 200), max_size=150))
+def test_each_number_is_taken_at_most_once(numbers):
+    """RFC 4303, 3.4.3: of those within 64 of the highest each once, of those below none."""
+    table = table_of(1)
+    taken, highest = set(), 0
+    for number in numbers:
+        expected = number not in taken and number > highest - 64
+        assert table.fresh(member(1).id, number) == expected
+        if expected:
+            taken.add(number)
+            highest = max(highest, number)
+
+
+def test_a_new_instance_begins_its_numbers_again():
+    table = table_of(1)
+    assert table.fresh(member(1).id, 100)
+    assert not table.fresh(member(1).id, 1)
+    table.put(msgspec.structs.replace(member(1), instance=2, incarnation=2), 5)
+    assert table.fresh(member(1).id, 1)
+
+
+def test_timers_that_are_put_off_take_no_memory():
+    """A forger that lets suspicions begin again and again fills nothing."""
+    timers = Timers()
+    done = []
+
+    def action(now, key):
+        done.append((now, key))
+
+    for when in range(10_000):
+        timers.add(when, action, b"a")
+    assert len(timers) < 100
+    timers.run(20_000)
+    assert done == [(20_000, b"a")]
+    assert timers.first is None
