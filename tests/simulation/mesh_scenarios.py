@@ -90,7 +90,7 @@ def loss(seed):
 
 @scenario
 def slow_members(seed):
-    """Two of forty stand still for seconds, with moments between: the others are not blamed (Lifeguard's experiment)."""
+    """Two of forty stand still for seconds, with moments between: nobody else is blamed (Lifeguard's experiment)."""
     world = MeshWorld(seed)
     hosts = world.grow(40)
     failures = Failures(world)

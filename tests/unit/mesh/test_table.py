@@ -147,3 +147,12 @@ def test_timers_that_are_put_off_take_no_memory():
     timers.run(20_000)
     assert done == [(20_000, b"a")]
     assert timers.first is None
+
+
+def test_what_was_known_before_is_taken_as_far_as_there_is_room():
+    table = Table(MeshSettings(members_max=100), Random(1))
+    table.fill([member(number, metadata=b"abc") for number in range(1, 51)])
+    assert (len(table), table.live) == (50, 50)
+    table.fill([member(number) for number in range(1, 201)])
+    assert (len(table), table.live, table.refused) == (90, 90, 110)
+    assert len({table.next_target().id for _ in range(90)}) == 90

@@ -145,9 +145,8 @@ class Mesh:
 
     def restore(self, members: Iterable[Member]) -> None:
         """Begin with members known from an earlier run; those that are gone will be found out."""
-        for member in members:
-            if member.id != self._voice.me.id and member.status == Status.ALIVE and self._table.get(member.id) is None:
-                self._table.add(member, proven=False)
+        me = self._voice.me.id
+        self._table.fill([member for member in members if member.status == Status.ALIVE and member.id != me])
 
     def join(self, seeds: Sequence[str], now: int) -> None:
         """Find others through these endpoints, again and again until each is a member.

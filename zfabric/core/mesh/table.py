@@ -86,6 +86,20 @@ class Table:
         self.live += 1
         return True
 
+    def fill(self, members: list[Member]) -> None:
+        """Take members of an earlier run that are not known yet, all that find room."""
+        most = self._settings.members_max - self._settings.members_max // 10
+        size = sum([len(member.metadata) for member in members])
+        if self._members or len(members) > most or size > self._settings.metadata_bytes_max:
+            for member in members:
+                if member.id not in self._members:
+                    self.add(member, proven=False)
+            return
+        self._members = {member.id: member for member in members}
+        self._order = list(self._members)
+        self._metadata_bytes = sum([len(member.metadata) for member in self._members.values()])
+        self.live = len(self._members)
+
     def put(self, member: Member, now: int) -> None:
         """Replace what is known of a member."""
         before = self._members[member.id]
