@@ -1,0 +1,304 @@
+"""One member, driven by hand: what it sends, and when, for what it hears."""
+
+from itertools import pairwise
+from random import Random
+
+import msgspec
+import pytest
+
+from zfabric import errors
+from zfabric.core.mesh.membership import Mesh
+from zfabric.settings import MeshSettings
+from zfabric.wire import gossip
+from zfabric.wire.gossip import Codec, Member, Status, Type
+
+SECOND = 1_000_000_000
+CODEC = Codec("m")
+ME = b"m" * 16
+
+
+def peer(name, incarnation=1, status=Status.ALIVE, instance=1):
+    return Member(name.encode() * 16, instance, incarnation, status, f"x:{name}" if status == Status.ALIVE else "")
+
+
+class Driven:
+    """A member that knows some others, and what it sends."""
+
+    def __init__(self, *names, **settings):
+        self.now = SECOND
+        self.mesh = Mesh(
+            CODEC, id=ME, instance=1, endpoint="x:m", random=Random(1), now=self.now,
+            settings=MeshSettings(**{"sync_interval_ns": 86_400 * SECOND, **settings}),
+        )  # fmt: skip
+        self.mesh.restore([peer(name) for name in names])
+        self.number = 0
+
+    def wait(self, seconds):
+        """Let time pass, ticking whenever it is due; returns what was sent meanwhile: (endpoint, message)."""
+        end = self.now + int(seconds * SECOND)
+        sent = []
+        while (due := self.mesh.next_deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.mesh.tick(self.now)
+            sent += self.sent()
+        self.now = end
+        return sent
+
+    def sent(self):
+        return [(effect.endpoint, CODEC.read(effect.frame)) for effect in self.mesh.take_effects()]
+
+    def hear(self, name, kind, body, *, instance=1, number=None):
+        """Let a frame of a member arrive; returns the answers."""
+        self.number += 1
+        frame = CODEC.write(kind, name.encode() * 16, instance, number or self.number, body)
+        self.mesh.receive(f"x:{name}", frame, self.now)
+        return self.sent()
+
+    def until(self, kind, seconds=10):
+        """Wait for a message of that type; returns it."""
+        for _ in range(int(seconds * 100)):
+            for endpoint, message in self.wait(0.01):
+                if message.type == kind:
+                    return endpoint, message
+        raise AssertionError(f"no {Type(kind).name}")
+
+
+def news(*members):
+    return [msgspec.Raw(gossip.encode(member)) for member in members]
+
+
+def test_a_ping_is_answered_the_way_it_came():
+    driven = Driven("a")
+    [(endpoint, answer)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, []))
+    assert (endpoint, answer.type, answer.body.sequence, answer.body.incarnation) == ("x:a", Type.ACK, 7, 1)
+
+
+def test_a_ping_that_means_another_is_not_answered():
+    """A restarted process may listen where another one did."""
+    assert Driven("a").hear("a", Type.PING, gossip.Ping(7, b"z" * 16, [])) == []
+
+
+def test_silence_lets_others_be_asked_and_then_the_target_be_suspected():
+    """SWIM, 3.1; and Lifeguard: helpers that say NACK speak for this member's own health."""
+    driven = Driven("a", "b", "c", "d", "e")
+    endpoint, ping = driven.until(Type.PING)
+    asked = [to for to, message in driven.wait(0.5) if message.type == Type.PING_REQ]
+    assert len(asked) == 3
+    assert endpoint not in asked
+    for helper in asked:
+        driven.hear(helper[2:], Type.NACK, gossip.Nack(ping.body.sequence, []))
+    driven.wait(0.5)
+    assert [event.kind for event in driven.mesh.take_events()] == ["suspected"]
+    assert driven.mesh.health == 0
+
+
+def test_helpers_that_say_nothing_speak_against_this_member():
+    driven = Driven("a", "b", "c", "d", "e")
+    driven.until(Type.PING)
+    driven.wait(1.0)
+    assert driven.mesh.health == 3
+
+
+def test_an_answered_probe_measures_the_round_trip():
+    driven = Driven("a")
+    _, ping = driven.until(Type.PING)
+    driven.now += 3_000_000
+    driven.hear("a", Type.ACK, gossip.Ack(ping.body.sequence, 1, []))
+    assert 3_000_000 <= driven.mesh.round_trip_ns(b"a" * 16) <= 13_000_000
+
+
+def test_a_helper_pings_and_passes_the_answer_on():
+    driven = Driven("a", "b")
+    [(to, ping)] = driven.hear("a", Type.PING_REQ, gossip.PingReq(7, b"b" * 16, "x:b", []))
+    assert (to, ping.type) == ("x:b", Type.PING)
+    answers = driven.hear("b", Type.ACK, gossip.Ack(ping.body.sequence, 1, []))
+    assert [(to, m.type, m.body.sequence) for to, m in answers] == [("x:a", Type.ACK, 7)]
+
+
+def test_a_helper_says_no_before_the_asker_gives_up():
+    driven = Driven("a", "b")
+    driven.hear("a", Type.PING_REQ, gossip.PingReq(7, b"b" * 16, "x:b", []))
+    answers = [(to, m.body.sequence) for to, m in driven.wait(0.41) if m.type == Type.NACK]
+    assert answers == [("x:a", 7)]
+
+
+def test_only_members_are_pinged_for_others():
+    """Nobody shall use a member to knock at any address."""
+    driven = Driven("a", "b")
+    [(to, answer)] = driven.hear("a", Type.PING_REQ, gossip.PingReq(7, b"b" * 16, "10.0.0.1:22", []))
+    assert (to, answer.type) == ("x:a", Type.NACK)
+    assert driven.mesh.counters.relays_refused == 1
+
+
+def test_a_suspected_member_refutes_with_a_higher_incarnation_and_says_so_first():
+    driven = Driven("a")
+    claim = Member(ME, 1, 1, Status.SUSPECT, accuser=b"z" * 16)
+    [(_, answer)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, news(claim)))
+    assert answer.updates[0] == driven.mesh.me
+    assert driven.mesh.me.incarnation == 2
+    assert driven.mesh.health == 1
+
+
+def test_who_is_suspected_hears_it_first():
+    """Lifeguard's buddy system."""
+    driven = Driven("a", "b")
+    claim = peer("a", status=Status.SUSPECT)
+    driven.hear("b", Type.GOSSIP, gossip.Gossip(news(claim)))
+    [(_, answer)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, []))
+    assert (answer.updates[0].id, answer.updates[0].status) == (b"a" * 16, Status.SUSPECT)
+
+
+def test_a_wake_up_that_comes_too_late_blames_nobody():
+    driven = Driven("a", "b", "c", "d", "e")
+    driven.until(Type.PING)
+    driven.now += 60 * SECOND
+    driven.mesh.tick(driven.now)
+    assert driven.mesh.take_events() == []
+    assert driven.mesh.counters.pauses == 1
+    assert driven.mesh.health == 1
+
+
+def test_a_stranger_is_answered_with_one_small_frame_and_not_believed():
+    driven = Driven("a")
+    me = peer("z")
+    answers = driven.hear("z", Type.PUSH_PULL, gossip.PushPull(7, 0, me, 1, bytes(8)))
+    assert [(to, m.type, m.body.answers) for to, m in answers] == [("x:z", Type.PUSH_PULL, 7)]
+    assert driven.hear("z", Type.GOSSIP, gossip.Gossip(news(me, peer("y"))))[0][1].type == Type.ACK
+    assert driven.hear("z", Type.STATE, gossip.State(99, me, 1, [0], False, news(peer("y")))) == []
+    assert [member.id for member in driven.mesh.members()] == [b"a" * 16]
+
+
+def test_a_stranger_that_repeats_our_number_becomes_a_member():
+    driven = Driven("a")
+    me = peer("z")
+    [(_, answer)] = driven.hear("z", Type.PUSH_PULL, gossip.PushPull(7, 0, me, 1, bytes(8)))
+    body = gossip.State(answer.body.sequence, me, 1, [0], False, [])
+    [(to, state)] = driven.hear("z", Type.STATE, body)
+    assert (to, state.type) == ("x:z", Type.STATE)
+    assert {member.id for member in state.updates} >= {b"a" * 16}
+    assert [event.kind for event in driven.mesh.take_events()] == ["joined"]
+
+
+def test_equal_tables_cost_two_small_frames():
+    driven = Driven("a", "b", "c")
+    mine = gossip.hashes([driven.mesh.me, *driven.mesh.members()], 1)
+    body = gossip.PushPull(7, 0, peer("a"), 1, gossip.pack_hashes(mine))
+    [(_, answer)] = driven.hear("a", Type.PUSH_PULL, body)
+    assert (answer.updates, answer.body.want) == ([], [])
+
+
+def test_the_same_frame_is_taken_once():
+    driven = Driven("a")
+    assert driven.hear("a", Type.PING, gossip.Ping(7, ME, []), number=50) != []
+    assert driven.hear("a", Type.PING, gossip.Ping(7, ME, []), number=50) == []
+    assert driven.mesh.counters.replayed == 1
+
+
+def test_failed_members_are_forgotten_after_their_time():
+    driven = Driven("a", "b", failed_keep_ns=100 * SECOND, left_keep_ns=50 * SECOND)
+    driven.hear("b", Type.GOSSIP, gossip.Gossip(news(peer("a", status=Status.FAILED))))
+    driven.wait(99)
+    assert driven.mesh.member(b"a" * 16).status == Status.FAILED
+    driven.wait(2)
+    assert driven.mesh.member(b"a" * 16) is None
+    assert "reaped" in [event.kind for event in driven.mesh.take_events()]
+
+
+def test_a_member_that_left_is_forgotten_sooner():
+    driven = Driven("a", "b", failed_keep_ns=100 * SECOND, left_keep_ns=50 * SECOND)
+    driven.hear("a", Type.GOSSIP, gossip.Gossip(news(peer("a", status=Status.LEFT))))
+    assert [event.kind for event in driven.mesh.take_events()] == ["left"]
+    driven.wait(51)
+    assert driven.mesh.member(b"a" * 16) is None
+
+
+def test_leaving_ends_though_nobody_answers():
+    driven = Driven("a", "b")
+    driven.mesh.leave(driven.now)
+    sent = driven.wait(4)
+    assert {update.status for _, m in sent for update in m.updates if update.id == ME} == {Status.LEFT}
+    assert driven.mesh.left
+    assert driven.mesh.next_deadline() is None
+    assert driven.hear("a", Type.PING, gossip.Ping(7, ME, [])) == []
+
+
+def test_seeds_are_tried_for_ever_but_ever_less_often():
+    driven = Driven()
+    driven.mesh.join(["x:s"], driven.now)
+    times = []
+    for second in range(300):
+        times += [second for to, m in [*driven.sent(), *driven.wait(1)] if (to, m.type) == ("x:s", Type.PUSH_PULL)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert 50 <= gaps[-1] <= 60
+    assert len(times) >= 8
+
+
+def test_a_seed_that_is_this_member_is_given_up():
+    driven = Driven()
+    driven.mesh.join(["alias:m"], driven.now)
+    [effect] = driven.mesh.take_effects()
+    driven.mesh.receive("alias:m", effect.frame, driven.now)
+    assert driven.mesh.counters.echoes == 1
+    assert driven.wait(300) == []
+
+
+def test_a_clock_that_stands_still_or_jumps_ahead_hurts_nobody():
+    """Bad input: clock jumps. A monotonic clock cannot go back, but it may leap over days of suspend."""
+    driven = Driven("a", "b", "c")
+    for leap in (0, 1, 86_400 * SECOND, 0, 5 * 86_400 * SECOND):
+        driven.now += leap
+        driven.mesh.tick(driven.now)
+        driven.hear("a", Type.PING, gossip.Ping(7, ME, []))
+    assert all(member.status <= Status.SUSPECT for member in driven.mesh.members())
+
+
+def test_events_that_nobody_takes_are_bounded():
+    driven = Driven("a", members_max=100_000)
+    for start in range(0, 12_000, 100):
+        members = [Member(n.to_bytes(16, "big"), 1, 1, Status.ALIVE, "x:q") for n in range(start + 1, start + 41)]
+        driven.hear("a", Type.GOSSIP, gossip.Gossip(news(*members)))
+        failed = [Member(m.id, 1, 1, Status.FAILED) for m in members]
+        for incarnation in (2, 4):
+            driven.hear("a", Type.GOSSIP, gossip.Gossip(news(*failed)))
+            back = [msgspec.structs.replace(m, incarnation=incarnation) for m in members]
+            driven.hear("a", Type.GOSSIP, gossip.Gossip(news(*back)))
+            failed = [msgspec.structs.replace(m, incarnation=incarnation) for m in failed]
+    events = driven.mesh.take_events()
+    assert len(events) == 10_000
+    assert events[-1].kind == "lost"
+    assert driven.mesh.counters.events_dropped > 0
+    assert driven.mesh.counters.news_dropped >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("id", {"id": b"short"}),
+        ("id", {"id": bytes(16)}),
+        ("endpoint", {"endpoint": ""}),
+        ("endpoint", {"endpoint": "a b"}),
+        ("endpoint", {"endpoint": "x" * 129}),
+        ("incarnation", {"incarnation": 0}),
+        ("incarnation", {"incarnation": 1 << 60}),
+        ("metadata", {"metadata": bytes(1_025)}),
+    ],
+)
+def test_wrong_arguments_are_refused_by_their_names(name, changes):
+    arguments = {"id": ME, "instance": 1, "endpoint": "x:m", "random": Random(1), "now": 1, **changes}
+    with pytest.raises(errors.InvalidArgument) as caught:
+        Mesh(CODEC, **arguments)
+    assert caught.value.name == name
+
+
+def test_metadata_that_is_too_large_is_refused_and_changes_nothing():
+    driven = Driven("a")
+    with pytest.raises(errors.InvalidArgument):
+        driven.mesh.update(bytes(1_025), driven.now)
+    assert driven.mesh.me.metadata == b""
+
+
+def test_too_many_seeds_are_refused():
+    driven = Driven()
+    with pytest.raises(errors.InvalidArgument):
+        driven.mesh.join([f"x:{number}" for number in range(65)], driven.now)
