@@ -354,7 +354,7 @@ class Mesh:
     def _on_push_pull(self, endpoint: str, message: Message, now: int) -> None:
         body = message.body
         self._beliefs.merge(body.me, now, by=message)
-        mine = gossip.hashes([self._voice.me, *self._table], body.buckets)
+        mine = self._voice.hashes(body.buckets)
         numbers = differing(gossip.unpack_hashes(body.hashes), mine)
         self._voice.state(endpoint, body.sequence, body.buckets, numbers, message.sender, want=True)
 

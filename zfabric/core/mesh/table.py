@@ -35,11 +35,13 @@ class Table:
     """All members but this one.
 
     Attributes:
-        live: how many are alive or suspected. refused: members that found no room. stripped: metadata that found none.
+        live: how many are alive or suspected. changes: how often anything changed.
+        refused: members that found no room. stripped: metadata that found none.
     """
 
     def __init__(self, settings: MeshSettings, random: Random) -> None:
         self.live = 0
+        self.changes = 0
         self.refused = 0
         self.stripped = 0
         self._settings = settings
@@ -79,6 +81,7 @@ class Table:
                 self.refused += 1
                 return False
             self.remove(next(iter(self._ended)))
+        self.changes += 1
         member = self._within(member, 0)
         self._members[member.id] = member
         self._order.append(member.id)
@@ -95,6 +98,7 @@ class Table:
                 if member.id not in self._members:
                     self.add(member, proven=False)
             return
+        self.changes += 1
         self._members = {member.id: member for member in members}
         self._order = list(self._members)
         self._metadata_bytes = sum([len(member.metadata) for member in self._members.values()])
@@ -102,6 +106,7 @@ class Table:
 
     def put(self, member: Member, now: int) -> None:
         """Replace what is known of a member."""
+        self.changes += 1
         before = self._members[member.id]
         member = self._within(member, len(before.metadata))
         self._members[member.id] = member
@@ -122,6 +127,7 @@ class Table:
 
     def remove(self, member: bytes) -> None:
         """Forget a member."""
+        self.changes += 1
         gone = self._members.pop(member)
         self._metadata_bytes -= len(gone.metadata)
         self.live -= gone.status <= Status.SUSPECT

@@ -49,6 +49,7 @@ class Voice:
         self._settings = settings
         self._random = random
         self._number = 0
+        self._hashed: tuple[tuple[int, int, int], list[int]] = (-1, 0, 0), []
         self._gossip_at = 0
         self._gossip_last = now - settings.gossip_interval_ns
         self.queue.put_own(gossip.encode(me))
@@ -91,8 +92,15 @@ class Voice:
             return
         sequence = self.exchanges.ask(endpoint, now)
         buckets = gossip.buckets_for(self._table.live + 1)
-        packed = gossip.pack_hashes(gossip.hashes([self.me, *self._table], buckets))
+        packed = gossip.pack_hashes(self.hashes(buckets))
         self.send(endpoint, Type.PUSH_PULL, gossip.PushPull(sequence, answers, self.me, buckets, packed))
+
+    def hashes(self, buckets: int) -> list[int]:
+        """Return the hashes of all that is known; those of an unchanged table are at hand, whoever asks how often."""
+        of = (self._table.changes, self.me.incarnation, buckets)
+        if self._hashed[0] != of:
+            self._hashed = of, gossip.hashes([self.me, *self._table], buckets)
+        return self._hashed[1]
 
     def state(
         self, endpoint: str, answers: int, buckets: int, numbers: list[int], receiver: bytes,
