@@ -256,8 +256,7 @@ class DeliveryTimeout(ZFabricError, TimeoutError):
     code = 22
     retriable = True
     template = (
-        "no acknowledgement for {counted} to topic {topic!r} partition {partition} within {seconds:g} s; "
-        "{reason}"
+        "no acknowledgement for {counted} to topic {topic!r} partition {partition} within {seconds:g} s; {reason}"
     )
     defaults: ClassVar[dict[str, Value]] = {"reason": "they may or may not be stored"}
     records: int
