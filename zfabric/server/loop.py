@@ -281,7 +281,8 @@ class Loop:
         reads: deque[Incoming] = deque()
         incoming = self._carried
         self._carried = deque()
-        incoming.extend(self._receive())
+        if len(incoming) < self._settings.turn_messages:  # Else what waits is answered first: a flood waits outside.
+            incoming.extend(self._receive())
         for entry in incoming:
             if entry[1].type == Type.STATUS:
                 self._status(*entry)
@@ -390,6 +391,7 @@ class Loop:
         without one; both can only be ended so. Clients notice at once, connect again and repeat what was not answered.
         """
         self._peers.clear()
+        self._carried = deque(entry for entry in self._carried if not entry[0])
         self._poller.unregister(self._router)
         self._connections.stop()
         self._router.close(linger=0)

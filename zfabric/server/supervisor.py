@@ -2,9 +2,9 @@
 
 It holds the data directory's lock. Each leader takes two ports, one for requests and one for what it publishes: leader
 N the node's port + 2 N and the one after it, so that a firewall can be told. Leader 0, on the node's port itself, hosts
-the controller. A leader's standard input is a pipe
-from here: when the supervisor is killed the pipe ends, and so does the leader. A leader that ends is started again
-after 50 ms; one that ends before it served waits twice as long each time, up to 5 s.
+the controller. A leader's standard input is a pipe from here: when the supervisor is killed the pipe ends, and so does
+the leader. A leader that ends is started again after 50 ms; one that ends before it served waits twice as long each
+time, up to 5 s. One that has not served within 20 s of its start hangs, and is killed.
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ class _Leader:
         self.heard = 0.0
         self.pause = PAUSE_S
         self.restart_at: float | None = None
+
+    @property
+    def starting(self) -> bool:
+        """Whether the process runs and has not said yet that it serves."""
+        return self.ending >= 0 and not self.ready
 
     def start(self) -> None:
         """Start the process."""
@@ -275,7 +280,15 @@ class Supervisor:
         return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104
 
     def _start(self, leader: _Leader) -> None:
-        leader.start()
+        try:
+            leader.start()
+        except OSError as error:  # No process or no memory for one: there may be later.
+            if not self._announced:
+                raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail=str(error)) from error
+            leader.pause = min(leader.pause * 2, PAUSE_MAX_S)
+            leader.restart_at = time.monotonic() + leader.pause
+            log.exception("leader_not_started leader=%d restart_in=%.2f", leader.options.leader, leader.pause)
+            return
         assert leader.process is not None
         assert leader.process.stdout is not None
         leader.ending = os.pidfd_open(leader.process.pid)
@@ -287,6 +300,7 @@ class Supervisor:
         due = [leader.restart_at for leader in self._leaders if leader.restart_at is not None]
         if self._manager.ping_at is not None:
             due.append(self._manager.ping_at)
+        due += [leader.started + START_S for leader in self._leaders if leader.starting]
         starting = not self._announced
         for key, _ in self._selector.select(max(0.0, min(due) - now) if due else (0.5 if starting else None)):
             if key.data is not None and not self._stopping:
@@ -295,6 +309,10 @@ class Supervisor:
         for leader in self._leaders:
             if leader.restart_at is not None and leader.restart_at <= now:
                 self._start(leader)
+            elif self._announced and leader.starting and now - leader.started > START_S:
+                assert leader.process is not None
+                log.error("leader_hangs leader=%d leader_pid=%d", leader.options.leader, leader.process.pid)
+                leader.process.kill()
         self._manager.ping(now, fine=all(self._fine(leader, now) for leader in self._leaders))
         if starting and any(not entry.ready and now - entry.started > START_S for entry in self._leaders):
             raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail="it did not become ready")
