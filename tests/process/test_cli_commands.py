@@ -397,6 +397,7 @@ def test_signals_end_consume_quietly_and_keep_what_was_committed(fabric, topic, 
     run(fabric, "produce", topic, stdin=b"one\ntwo\n")
     with running(fabric, "consume", topic, "--follow", "--group", f"g{status}") as consume:
         assert [consume.stdout.readline() for _ in range(2)] == [b"one\n", b"two\n"]
+        until(lambda: f"g{status}" in fabric.groups.list())
         until(lambda: [entry.offset for entry in fabric.groups.describe(f"g{status}")] == [2])
         assert end(consume, number) == (status, b"")
 
