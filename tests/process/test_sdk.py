@@ -17,9 +17,9 @@ from zfabric.testing import kill_leader
 def until(condition, seconds=20.0):
     """Wait for a condition; tells whether it came."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return condition()
+    return found
 
 
 def fill(fabric, topic, values, **options):

@@ -27,9 +27,9 @@ GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\1NULL" + bytes(16) + b"\0" + bytes(31)
 def until(condition, seconds=30.0):
     """Wait for a condition; tells whether it came."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return condition()
+    return found
 
 
 def free_ports(count):
