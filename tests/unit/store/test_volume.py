@@ -77,8 +77,11 @@ def test_a_volume_is_led_once(path, volume):
 
 
 def test_a_closed_volume_can_be_led_again(path):
-    Volume.open(path, SMALL).close()
-    Volume.open(path, SMALL).close()
+    with Volume.open(path, SMALL) as first:
+        first.write().put(b"key", b"value")
+        first.commit()
+    with Volume.open(path, SMALL) as second, second.read() as txn:
+        assert bytes(txn.get(b"key")) == b"value"
 
 
 def test_closing_twice_is_harmless(volume):
