@@ -36,7 +36,7 @@ from tests.model.log_machine import DrivenLeader
 from tests.model.log_model import Answer, Model, Part
 from tests.scale import scaled
 from zfabric import errors
-from zfabric.core.leader import compaction, keys, leader, log
+from zfabric.core.leader import compaction, keys, log, maintenance
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
@@ -49,7 +49,7 @@ class Logs(DrivenLeader):
         self.patch.setattr(compaction, "DIRTY_BYTES_MIN", 2000)
         self.patch.setattr(compaction, "TARGET_BYTES", 3000)
         self.patch.setattr(compaction, "MAP_KEYS_MAX", 2 if small else 1000)
-        self.patch.setattr(leader, "COMPACT_STEP_BYTES", 2000 if small else 1 << 20)
+        self.patch.setattr(maintenance, "COMPACT_STEP_BYTES", 2000 if small else 1 << 20)
         self.patch.setattr(log, "INDEX_EVERY_BYTES", 500)
         self.backing = self.made()
         self.rng = random.Random(0)

@@ -329,7 +329,7 @@ class Loop:
         self._volume.refresh_room()
         if not self._volume.writing and self._volume.grow_if_needed():
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
-        self._leader.bytes_written = self._volume.stats().bytes_written
+        self._leader.counters.bytes_written = self._volume.stats().bytes_written
         self._attach()
         if now >= self._release_due:
             self._release_due = now + RELEASE_NS

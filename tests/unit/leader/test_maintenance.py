@@ -7,14 +7,14 @@ import pytest
 from tests.unit.leader.test_leader import MS, Node, P
 from zfabric.core.leader import compaction, keys
 from zfabric.core.leader.compaction import Compactor, due
-from zfabric.core.leader.leader import TRIM_STEP
+from zfabric.core.leader.maintenance import TRIM_STEP
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
 
 
 def log_of(node, partition=P):
-    return node.leader._partition(partition, node.disk.write()).log
+    return node.leader._assigned.partition(partition, node.disk.write()).log
 
 
 def stored(node, partition=P):
@@ -263,7 +263,7 @@ def test_damage_ends_a_pass_and_takes_nothing_away():
     row[-1] ^= 1
     node.disk.change(key, bytes(row))
     log = log_of(node)
-    node.leader._partitions[P].compactor = Compactor(log)
+    node.leader._assigned.loaded[P].compactor = Compactor(log)
     for _ in range(3):
         node.now += 1000 * MS
         node.turn()

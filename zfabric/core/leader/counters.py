@@ -1,0 +1,38 @@
+"""What a leader counts: plain numbers, exported by the shell."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """What a leader has done since it started.
+
+    Attributes:
+        bytes_written: set by the shell: bytes that the volume wrote since the start.
+    """
+
+    __slots__ = (
+        "batches_in",
+        "bytes_in",
+        "bytes_out",
+        "bytes_written",
+        "duplicates",
+        "errors",
+        "fetched_bytes",
+        "published",
+        "records_in",
+        "records_out",
+        "trimmed",
+    )
+
+    def __init__(self) -> None:
+        self.batches_in = 0
+        self.bytes_in = 0
+        self.records_in = 0
+        self.records_out = 0
+        self.bytes_out = 0
+        self.bytes_written = 0
+        self.duplicates = 0
+        self.published = 0
+        self.fetched_bytes = 0
+        self.trimmed = 0
+        self.errors = 0

@@ -1,0 +1,159 @@
+"""Commands that only read: what a leader answers after the commit, from what is durable.
+
+An answer is bounded by what is asked: a FETCH by its ``max_bytes`` (and one batch beyond), all others by the number of
+partitions named in the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zfabric import errors
+from zfabric.core.leader import groups
+from zfabric.core.leader.assigned import Assigned
+from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.log import StoredLog
+from zfabric.core.transaction import Transaction
+from zfabric.model import Buffer
+from zfabric.settings import (
+    FETCH_BYTES_MAX,
+    FETCH_PARTITIONS_MAX,
+    GROUP_BYTES_MAX,
+    LeaderSettings,
+    check_name,
+    check_range,
+)
+from zfabric.wire import batch, messages
+from zfabric.wire.messages import Command, Type
+
+Frames = tuple[Buffer, ...]
+
+
+class Reading:
+    """The answers of one leader.
+
+    Args:
+        leader: its number in the fabric. software: name and version, told in WELCOME.
+
+    Attributes:
+        types: command types for :meth:`answer`.
+    """
+
+    def __init__(
+        self, leader: int, assigned: Assigned, settings: LeaderSettings, counters: Counters, software: str
+    ) -> None:
+        self._leader = leader
+        self._assigned = assigned
+        self._settings = settings
+        self._counters = counters
+        self._software = software
+        self._answers: dict[int, Callable[[Command, Transaction], Frames]] = {
+            Type.HELLO: self._hello,
+            Type.FETCH: self._fetch,
+            Type.DESCRIBE: self._describe,
+            Type.FIND_OFFSETS: self._find_offsets,
+            Type.GET_OFFSETS: self._get_offsets,
+            Type.LIST_GROUPS: self._list_groups,
+        }
+        self.types = frozenset(self._answers)
+
+    def answer(self, command: Command, txn: Transaction) -> Frames:
+        """Return the frames that answer a command.
+
+        Raises:
+            ZFabricError: what the ERROR answer says instead.
+        """
+        return self._answers[command.type](command, txn)
+
+    def _hello(self, command: Command, txn: Transaction) -> Frames:
+        body: messages.Hello = command.body
+        version = min(body.highest, messages.VERSION)
+        if version < max(body.lowest, messages.LOWEST_VERSION):
+            raise errors.UnsupportedVersion(
+                version=body.highest, lowest=messages.LOWEST_VERSION, highest=messages.VERSION
+            )
+        frame_bytes = self._settings.frame_bytes_max
+        welcome = messages.Welcome(version, self._assigned.fabric, self._leader, frame_bytes, self._software)
+        return (messages.command(Type.WELCOME, command.request, welcome),)
+
+    def _fetch(self, command: Command, txn: Transaction) -> Frames:
+        body: messages.Fetch = command.body
+        check_range("fetch partitions", len(body.parts), 1, FETCH_PARTITIONS_MAX)
+        check_range("fetch max_bytes", body.max_bytes, 1, FETCH_BYTES_MAX, "bytes")
+        assigned, counters = self._assigned, self._counters
+        budget = body.max_bytes
+        results: list[messages.FetchedPart] = []
+        blob: list[Any] = []
+        for part in body.parts:
+            try:
+                partition = assigned.partition(part.partition, txn)
+                found, size = partition.log.read(part.offset, budget, txn) if budget > 0 else ([], 0)
+            except errors.ZFabricError as error:
+                held = assigned.loaded.get(part.partition)
+                start, end = (held.log.state.start, held.log.state.end) if held else (0, 0)
+                failed = messages.failure_body(error)
+                results.append(messages.FetchedPart(part.partition, start, end, assigned.epoch, 0, failed))
+                continue
+            state = partition.log.state
+            results.append(messages.FetchedPart(part.partition, state.start, state.end, state.epoch, size))
+            blob += found
+            counters.records_out += sum(map(batch.record_count, found[::2]))
+            budget -= size
+        joined = b"".join(blob)
+        counters.fetched_bytes += len(joined)
+        counters.bytes_out += len(joined)
+        return (messages.command(Type.FETCHED, command.request, messages.Fetched(results)), joined)
+
+    def _describe(self, command: Command, txn: Transaction) -> Frames:
+        body: messages.Describe = command.body
+        counters = self._counters
+        amplification = counters.bytes_written / counters.bytes_in if counters.bytes_in else 0.0
+        described = []
+        for partition_id in body.partitions:
+            partition = self._assigned.partition(partition_id, txn)
+            state = partition.log.state
+            described.append(
+                messages.PartitionIs(
+                    partition_id,
+                    state.epoch,
+                    state.start,
+                    state.end,
+                    state.bytes,
+                    state.batches,
+                    partition.config.durability,
+                    amplification if isinstance(partition.log, StoredLog) else 0.0,
+                )
+            )
+        return (messages.command(Type.DESCRIBED, command.request, messages.Described(described)),)
+
+    def _find_offsets(self, command: Command, txn: Transaction) -> Frames:
+        body: messages.FindOffsets = command.body
+        parts = []
+        for part in body.parts:
+            log = self._assigned.partition(part.partition, txn).log
+            state = log.state
+            special = {-1: state.end, -2: state.start}
+            offset = special[part.timestamp] if part.timestamp in special else log.find_time(part.timestamp, txn)
+            parts.append(messages.OffsetIs(part.partition, offset, state.start, state.end))
+        return (messages.command(Type.OFFSETS_ARE, command.request, messages.OffsetsAre(parts)),)
+
+    def _get_offsets(self, command: Command, txn: Transaction) -> Frames:
+        body: messages.GetOffsets = command.body
+        check_name("group", body.group, GROUP_BYTES_MAX)
+        parts = [self._committed(body.group, partition_id, txn) for partition_id in body.partitions]
+        return (messages.command(Type.COMMITTED_ARE, command.request, messages.CommittedAre(parts)),)
+
+    def _committed(self, group: str, partition_id: int, txn: Transaction) -> messages.Committed:
+        row = groups.committed(partition_id, group, txn)
+        end = self._assigned.partition(partition_id, txn).log.state.end
+        offset, timestamp = (row.offset, row.timestamp) if row is not None else (-1, 0)
+        return messages.Committed(group, partition_id, offset, timestamp, end)
+
+    def _list_groups(self, command: Command, txn: Transaction) -> Frames:
+        parts = [
+            self._committed(group, partition_id, txn)
+            for partition_id in self._assigned.places
+            for group in groups.names(partition_id, txn)
+        ]
+        return (messages.command(Type.COMMITTED_ARE, command.request, messages.CommittedAre(parts)),)
