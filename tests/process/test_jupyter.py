@@ -1,4 +1,4 @@
-"""The SDK in the cells of a real Jupyter kernel, whose own loop runs all the time and whose own sockets are ZeroMQ's."""
+"""The SDK in the cells of a real Jupyter kernel, whose loop runs all the time and whose sockets are ZeroMQ too."""
 
 from __future__ import annotations
 
