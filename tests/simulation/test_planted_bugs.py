@@ -203,8 +203,8 @@ def keep_an_assignment_in_memory_only(patch):
     def forgetful(self, txn):
         start(self, txn)
         if self.epoch > 1:
-            self._topics.clear()
-            self._places.clear()
+            self._assigned._topics.clear()
+            self._assigned.places.clear()
 
     patch(Leader, "start", forgetful)
 
