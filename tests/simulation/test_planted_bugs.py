@@ -12,7 +12,7 @@ import pytest
 import workload
 
 from zfabric import errors
-from zfabric.core.client import consumer as client_consumer
+from zfabric.core.client import feed
 from zfabric.core.client.consumer import Consumer
 from zfabric.core.client.requests import Requests
 from zfabric.core.effects import Publish
@@ -23,6 +23,7 @@ from zfabric.core.leader.producers import ProducerTable
 from zfabric.core.leader.turn import Turn
 from zfabric.sim.disk import SimDisk
 from zfabric.sim.network import Weather
+from zfabric.wire import batch
 
 SEEDS = 40
 PLANTED = {}
@@ -151,9 +152,9 @@ def go_on_after_a_gap_in_publications(patch):
     published = Consumer.published
 
     def careless(self, session, frames, now):
-        cursor = self._by_id.get(int.from_bytes(frames[0], "big"))
+        cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is not None and cursor.live and len(frames) == 3:
-            base = client_consumer.batch.parse(frames[1]).base_offset
+            base = batch.parse(frames[1]).base_offset
             cursor.expected = max(cursor.expected, base)
         published(self, session, frames, now)
 
@@ -163,7 +164,7 @@ def go_on_after_a_gap_in_publications(patch):
 @planted("deaf", weather=Weather(publication_loss=0.5))
 def trust_publications_alone(patch):
     published = Consumer.published
-    patch(client_consumer, "IDLE_NS", 1 << 60)
+    patch(feed, "IDLE_NS", 1 << 60)
     patch(Consumer, "published", lambda self, s, frames, now: len(frames) == 3 and published(self, s, frames, now))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.client.wire import SECOND, Wire, endpoint, head, published, stored
 from zfabric import errors
-from zfabric.core.client.consumer import FETCH_BYTES
+from zfabric.core.client.feed import FETCH_BYTES
 from zfabric.model import TopicConfig
 from zfabric.wire import messages
 from zfabric.wire.messages import Type

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from zfabric import errors
 from zfabric.model import Record
-from zfabric.wire import messages
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire import batch, messages
+from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
 
 
 class Cursor:
@@ -19,7 +20,8 @@ class Cursor:
         end: end offset last heard of. committed: as stored for the group. error: damage that is to be raised.
     """
 
-    def __init__(self, place: messages.PartitionPlace) -> None:
+    def __init__(self, topic: str, place: messages.PartitionPlace) -> None:
+        self.topic = topic
         self.id = place.id
         self.number = place.number
         self.leader = place.leader
@@ -48,3 +50,88 @@ class Cursor:
     def behind(self) -> bool:
         """Whether a fetch is wanted at once."""
         return not self.live and not self.paused and self.error is None and self.expected >= 0
+
+    # Receiving.
+
+    def take_in(self, header: BatchHeader, payload: Any) -> None:
+        """Buffer a batch that covers the expected offset and was checked."""
+        first = 0
+        if header.base_offset < self.expected:
+            first = self.expected - header.base_offset
+        entry = RecordBatch(self.topic, self.number, header, payload, first)
+        if first and header.flags & COMPACTED:
+            entry.first = sum(1 for distance in entry.decoded().distances if distance < first)
+        self.expected = header.next_offset
+        self.end = max(self.end, self.expected)
+        if len(entry) > 0:
+            self.buffer.append(entry)
+            self.buffered += header.payload_length + HEADER_BYTES
+        elif not self.buffer:
+            self.position = self.expected
+
+    def take_blob(self, piece: memoryview) -> None:
+        """Buffer the batches of a fetch; damage becomes :attr:`error`, behind what came before it."""
+        try:
+            for header, raw, payload in batch.split(piece):
+                problem = batch.damage(raw, payload, header, self.id, header.base_offset)
+                if problem:
+                    self._damaged(problem)
+                    return
+                if header.base_offset <= self.expected < header.next_offset:
+                    self.take_in(header, payload)
+        except errors.CorruptBatch as error:
+            self.error = error
+        except errors.ProtocolViolation as error:
+            self._damaged(str(error))
+
+    def _damaged(self, problem: str) -> None:
+        offset = self.expected
+        self.error = errors.CorruptBatch(
+            topic=self.topic, partition=self.number, offset=offset, next_offset=offset + 1, problem=problem
+        )
+
+    # Taking.
+
+    def take(self, most: int) -> list[Record]:
+        """Return up to ``most`` records of the first buffered batch; the position moves behind them."""
+        self._load()
+        records, taken = self.records, self.taken
+        rest = len(records) - taken
+        found = records if not taken and rest <= most else records[taken : taken + most]
+        self.taken += min(rest, most)
+        self._moved()
+        return found
+
+    def take_batch(self) -> RecordBatch:
+        """Return the first buffered batch; the position moves behind it."""
+        if self.records:
+            # Some of it was taken as records: what is left is a batch that begins further on.
+            self.buffer[0].first += self.taken
+            self.records, self.taken = [], 0
+        first = self.buffer.popleft()
+        self.buffered -= first.header.payload_length + HEADER_BYTES
+        self.position = first.header.next_offset if self.buffer else self.expected
+        return first
+
+    def _load(self) -> None:
+        if self.records:
+            return
+        try:
+            self.records = self.buffer[0].records()
+        except errors.CorruptBatch as error:
+            self.buffer.clear()
+            self.buffered = 0
+            self.error = error
+            self.expected = self.position
+        self.taken = 0
+
+    def _moved(self) -> None:
+        """The application took records of the first buffered batch."""
+        if self.taken < len(self.records):
+            self.position = self.records[self.taken].offset
+            return
+        if self.buffer:
+            first = self.buffer.popleft()
+            self.buffered -= first.header.payload_length + HEADER_BYTES
+            self.position = first.header.next_offset if self.buffer else self.expected
+        self.records, self.taken = [], 0

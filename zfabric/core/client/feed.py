@@ -1,0 +1,218 @@
+"""One leader as a consumer's source: a subscription session, and one FETCH at a time.
+
+A partition is LIVE while it is subscribed, and BEHIND while it must fetch. It begins BEHIND; when a fetch reaches the
+end it subscribes, and fetches once more to cover what was committed in between. When its buffer is full it drops what
+is published, unsubscribes and is BEHIND again: a slow consumer costs the leader a fetch now and then, nothing else.
+
+Each FETCH asks the leader for all partitions that need one. They stand in another order each time, because the first
+may take all that an answer holds.
+
+Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
+missed, so a lost publication delays a record and never loses it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfabric import errors
+from zfabric.core.client.cursor import Cursor
+from zfabric.core.client.pending import Pending
+from zfabric.core.effects import CloseSession, OpenSession, Subscribe
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.core.client.consumer import Consumer
+
+FETCH_BYTES = 2 << 20
+IDLE_NS = 500_000_000
+SETTLE_NS = 5_000_000
+RETRY_NS = 50_000_000
+RETRY_MAX_NS = 2_000_000_000
+CALL_NS = 30_000_000_000
+
+
+class Feed:
+    """What comes from one leader.
+
+    Args:
+        consumer: whose partitions these are. leader: id of the leader.
+
+    Attributes:
+        retry_ns: nothing is asked before; None if there is no reason to wait.
+    """
+
+    def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
+        self.retry_ns: int | None = None
+        self._client = client
+        self._consumer = consumer
+        self._leader = leader
+        self._session: int | None = None
+        self._endpoint = ""
+        self._fetching = False
+        self._due_ns: int | None = None
+        # Before another session; grows while sessions end before they are connected (no descriptor is left).
+        self._pause_ns = RETRY_NS
+        self._turns = 0
+
+    def _mine(self) -> list[Cursor]:
+        return [cursor for cursor in self._consumer.cursors.values() if cursor.leader == self._leader]
+
+    def tick(self, now: int) -> None:
+        """Fetch for whoever is behind, and for everybody after a silence."""
+        if self._session is not None and self._client.publish_endpoint(self._leader) != self._endpoint:
+            self.end()
+            self._consumer.lost(self._session, now)
+        idle = self._due_ns is not None and self._due_ns <= now
+        if self.retry_ns is not None and self.retry_ns <= now:
+            self.retry_ns = None
+        if self.retry_ns is None and (idle or self._wanting()):
+            self._fetch(now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        if self.retry_ns is not None:
+            return self.retry_ns
+        if self._fetching:
+            return None
+        # What was taken may have made room for more.
+        return 0 if self._wanting() else self._due_ns
+
+    # Fetching.
+
+    def _wanting(self) -> list[Cursor]:
+        leader, half = self._leader, self._consumer.buffer_bytes // 2
+        cursors = self._consumer.cursors.values()
+        return [c for c in cursors if c.leader == leader and c.behind and c.buffered <= half]
+
+    def fall_behind(self, cursor: Cursor, now: int) -> None:
+        """A partition missed something."""
+        cursor.live = False
+        self._fetch(now)
+
+    def heard(self, now: int) -> None:
+        """What was published is all there is."""
+        self._due_ns = now + IDLE_NS
+
+    def _fetch(self, now: int) -> None:
+        if self._fetching or self._consumer.closed:
+            return
+        wanted = self._wanting()
+        if self._due_ns is not None and self._due_ns <= now:
+            half = self._consumer.buffer_bytes // 2
+            wanted = [c for c in self._mine()
+                      if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half]  # fmt: skip
+            self._due_ns = now + IDLE_NS
+        if not wanted:
+            return
+        endpoint = self._client.endpoint(self._leader)
+        if endpoint is None:
+            self._postpone(now)
+            return
+        self._fetching = True
+        first = self._turns % len(wanted)
+        self._turns += 1
+        wanted = wanted[first:] + wanted[:first]
+        asked_from = {cursor.id: cursor.expected for cursor in wanted}
+        parts = [messages.FetchPart(cursor.id, cursor.expected) for cursor in wanted]
+        call = self._client.requests.call(
+            endpoint, Type.FETCH, messages.Fetch(FETCH_BYTES, parts), now, now + CALL_NS, "fetch", CALL_NS / 1e9
+        )
+        call.on_done(lambda: self._fetched(asked_from, call))
+
+    def _postpone(self, now: int) -> None:
+        """Try again soon; the leader may be elsewhere by then."""
+        self.retry_ns = now + RETRY_NS
+        self._client.refresh(self._consumer.topic, now)
+
+    def _fetched(self, asked_from: dict[int, int], call: Pending[Command]) -> None:
+        self._fetching = False
+        now = self._client.now
+        consumer = self._consumer
+        if consumer.closed:
+            return
+        if call.error is not None:
+            self._postpone(now)
+            return
+        command = call.result()
+        body: messages.Fetched = command.body
+        blob, at = memoryview(command.rest[0]), 0
+        for part in body.parts:
+            cursor = consumer.by_id.get(part.partition)
+            piece, at = blob[at : at + part.length], at + part.length
+            if cursor is None:
+                continue
+            if part.failure is not None:
+                if cursor.expected == asked_from.get(cursor.id):  # Else somebody has sought meanwhile.
+                    self._failed(cursor, part, now)
+                continue
+            cursor.end = part.end_offset
+            cursor.take_blob(piece)
+            if cursor.expected < part.end_offset:
+                cursor.live = False  # There is more than fits an answer; waiting for silence each time would take long.
+            elif not cursor.live:
+                self._go_live(cursor, now)
+        consumer.wake()
+        if self._due_ns is None:
+            self._due_ns = now + IDLE_NS
+        if self.retry_ns is None and self._wanting():
+            if any(c.expected != before for known, before in asked_from.items() if (c := consumer.by_id.get(known))):
+                self._fetch(now)
+            else:
+                self.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
+
+    def _failed(self, cursor: Cursor, part: messages.FetchedPart, now: int) -> None:
+        assert part.failure is not None
+        error = errors.from_wire(part.failure.code, part.failure.values)
+        if isinstance(error, errors.NotLeader) or error.retriable:
+            self._postpone(now)
+        elif isinstance(error, errors.OffsetOutOfRange):
+            self._consumer.outside(cursor, error)
+        else:
+            cursor.error = error
+            self._consumer.wake()
+
+    # Subscriptions.
+
+    def connected(self, now: int) -> None:
+        """The subscription takes effect about now: fetch what was committed before that and after the last fetch."""
+        self._due_ns = now + SETTLE_NS
+        self._pause_ns = RETRY_NS
+
+    def lost(self, now: int) -> None:
+        """The subscription ended: open another, and ask for what was missed."""
+        self._session = None
+        for cursor in self._mine():
+            cursor.live = cursor.subscribed = False
+        self.retry_ns = now + self._pause_ns
+        self._pause_ns = min(self._pause_ns * 2, RETRY_MAX_NS)
+        self._client.refresh(self._consumer.topic, now)
+
+    def end(self) -> None:
+        """Close the subscription session, if there is one."""
+        if self._session is not None:
+            self._client.requests.effect(CloseSession(self._session))
+            self._client.shut(self._session)
+
+    def _go_live(self, cursor: Cursor, now: int) -> None:
+        cursor.live = True
+        endpoint = self._client.publish_endpoint(self._leader)
+        if endpoint is None:
+            return
+        if self._session is None:
+            self._session = self._client.requests.new_session()
+            self._endpoint = endpoint
+            self._consumer.opened_session(self._session, self)
+            self._client.requests.effect(OpenSession(self._session, endpoint, subscribe=True))
+        self.subscribe(cursor, on=True)
+        # Committed between the fetch and the moment the subscription takes effect: neither shows it.
+        self._due_ns = now + SETTLE_NS
+
+    def subscribe(self, cursor: Cursor, *, on: bool) -> None:
+        """Change a subscription, once: a leader counts each, and a socket ends one only when it was ended as often."""
+        if self._session is not None and cursor.subscribed != on:
+            cursor.subscribed = on
+            topic = messages.PARTITION.pack(cursor.id)
+            self._client.requests.effect(Subscribe(self._session, topic, on))
