@@ -12,7 +12,8 @@ from zfabric.model import TopicConfig
 from zfabric.wire.messages import UNKNOWN_OFFSET
 
 REMEMBERED = 8
-WEEK_MS = 7 * 86_400_000
+DAY_MS = 86_400_000
+WEEK_MS = 7 * DAY_MS
 
 
 class Row(NamedTuple):
@@ -72,6 +73,11 @@ class Producer:
     sparse_last: int = -1
     touched_ms: int = 0
     batches: tuple[Sent, ...] = ()
+
+    @property
+    def kept_ms(self) -> int:
+        """How long it may be idle."""
+        return WEEK_MS if self.sparse_last < 0 else 400 * DAY_MS
 
 
 @dataclass
@@ -219,9 +225,9 @@ class Model:
         return other
 
     def forget_idle(self, wall_ms: int) -> None:
-        """Producers are remembered for a week."""
+        """Producers are remembered for a week, or for 400 days if they sent the application's sequences."""
         for part in self.parts.values():
             if part.config.durability != "memory":
-                idle = [name for name, known in part.producers.items() if known.touched_ms < wall_ms - WEEK_MS]
+                idle = [name for name, known in part.producers.items() if known.touched_ms < wall_ms - known.kept_ms]
                 for name in idle:
                     del part.producers[name]

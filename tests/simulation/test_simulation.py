@@ -274,3 +274,32 @@ def test_lone_records_of_many_producers_are_spread(simulation):
             with fabric.producer() as producer:
                 producer.send("t", b"v")
         assert all(part.end_offset > 0 for part in fabric.topics.describe("t").partitions)
+
+
+def test_a_copy_that_is_killed_and_started_again_goes_on_behind_what_it_stored(simulation):
+    """``poll_batches`` to ``send_batch``: the offset is the sequence, the place where it goes is the authority."""
+    fabric = simulation.connect()
+    fabric.topics.create("from")
+    fabric.topics.create("to")
+    with fabric.producer() as producer:
+        for number in range(300):
+            producer.send("from", b"%d" % number, key=b"k%d" % (number % 7))
+            if number % 10 == 9:
+                producer.flush()
+    for _ in range(40):
+        copier = simulation.connect(timeout=60.0)
+        producer = copier.producer(name="copy")
+        last = producer.stored("to")[0]
+        with copier.consumer("from", start=last + 1) as consumer:
+            for _ in range(2):
+                for batch in consumer.poll_batches(2, timeout=0.1):
+                    producer.send_batch("to", batch, partition=0, after=last)
+                    last = batch.offsets[-1]
+                simulation.advance(simulation.world.random.random() * 0.001)
+        simulation.kill_client(copier)
+        if simulation.world.random.random() < 0.3:
+            simulation.kill_leader(0)
+    with fabric.consumer("to") as consumer:
+        records = [record for record in iter(lambda: consumer.poll(1, 5.0), []) for record in record]
+    assert [record.value for record in records] == [b"%d" % number for number in range(300)]
+    assert [record.key for record in records[:8]] == [b"k0", b"k1", b"k2", b"k3", b"k4", b"k5", b"k6", b"k0"]

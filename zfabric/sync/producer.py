@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType, new_class
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from zfabric import errors
 from zfabric.core.client.outbox import Delivery as CoreDelivery
-from zfabric.core.client.outbox import OutBatch, check_payload
+from zfabric.core.client.outbox import OutBatch, check_headers, check_payload
+from zfabric.core.client.pieces import pieces
 from zfabric.model import RecordMetadata
-from zfabric.settings import TIMESTAMP_MAX, check_callable, check_iterable, check_name, check_range, check_timeout
+from zfabric.settings import (
+    TIMESTAMP_MAX,
+    TOPIC_PARTITIONS_MAX,
+    check_callable,
+    check_iterable,
+    check_name,
+    check_range,
+    check_timeout,
+)
 from zfabric.sync.pump import Pump
+from zfabric.wire.batch import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core
@@ -192,6 +202,83 @@ class Producer:
             self.send(topic, value, key=key, timestamp=timestamp)
             taken += 1
         return taken
+
+    def send_batch(
+        self,
+        topic: str,
+        batch: RecordBatch,
+        *,
+        partition: int,
+        after: int | None = None,
+        headers: Sequence[dict[str, bytes]] | None = None,
+        on_delivery: Callable[[Delivery, Exception | None], None] | None = None,
+    ) -> int:
+        """Take all records of a batch that a consumer returned, with their offsets as sequences; returns how many.
+
+        For a named producer. Keys, values, timestamps and headers stay as they are, and no call is made per record.
+        Records whose sequence is stored already are left out. A batch may be taken in part before an error.
+
+        Args:
+            partition: where they go, by number.
+            after: the last sequence sent there before. If it was given up meanwhile the batch is refused, for what
+                was given up would be jumped over: send again, from :meth:`stored` on.
+            headers: one dict a record, instead of those that the batch has.
+            on_delivery: called with (delivery, error or None), once or more, as parts are acknowledged or given up.
+
+        Raises:
+            OutOfOrderSequence: see ``after``. CorruptBatch: it cannot be decoded.
+            InvalidArgument, RecordTooLarge, UnknownTopic, UnknownPartition, BufferFull: as :meth:`send`.
+        """
+        check_name("topic", topic)
+        check_range("partition", partition, 0, TOPIC_PARTITIONS_MAX - 1)
+        if not isinstance(batch, RecordBatch):
+            raise errors.InvalidArgument(name="batch", value=type(batch).__name__, allowed="RecordBatch")
+        if headers is not None:
+            headers = [check_headers(entry) or {} for entry in headers]
+            check_range("number of headers", len(headers), len(batch), len(batch))
+        if on_delivery is not None:
+            check_callable("on_delivery", on_delivery)
+        core, pump, taken = self._core, self._pump, 0
+        stored = self.stored(topic).get(partition, -1)
+        for piece in pieces(batch, stored, core.settings.batch_bytes, headers):
+            while True:
+                with pump.lock:
+                    pump.check()
+                    delivery = core.send_piece(topic, partition, piece, after, on_delivery, pump.now())
+                    pump.flush()
+                if delivery is not None:
+                    break
+                self._wait_for_room(topic)
+            taken += len(piece.values)
+            after = piece.last
+        return taken
+
+    def stored(self, topic: str) -> dict[int, int]:
+        """Return the last ``sequence`` of this named producer that is stored, by partition number; -1 where none is.
+
+        The first call asks the partitions' leaders, which fences earlier instances; then it is what was acknowledged
+        since. An application that starts again goes on behind it.
+
+        Raises:
+            InvalidArgument: the producer has no name.
+            ProducerFenced: a newer instance is at work. UnknownTopic, Unreachable, RequestTimeout.
+        """
+        check_name("topic", topic)
+        core = self._core
+        if not core.named:
+            raise errors.InvalidArgument(name="producer", value="without a name", allowed="only with producer(name=…)")
+        seconds = core.call_timeout_ns / 1e9
+        while True:
+            with self._pump.lock:
+                self._pump.check()
+                now = self._pump.now()
+                pending = core.unknown(topic, now, now + core.call_timeout_ns)
+                if pending is None:
+                    return core.stored(topic)
+                self._pump.flush()
+            if not self._pump.wait(pending, seconds):
+                raise errors.RequestTimeout(what=f"the stored sequences of topic {topic!r}", seconds=seconds)
+            pending.result()
 
     def flush(self, timeout: float | None = None) -> None:
         """Send what is open and wait until all that was taken is acknowledged.

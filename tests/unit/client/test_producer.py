@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.client.wire import MS, SECOND, Wire
 from zfabric import errors
+from zfabric.core.client.pieces import pieces
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
@@ -260,6 +261,152 @@ def test_what_a_named_producer_holds_goes_on_as_soon_as_it_has_its_epoch(wire):
     asked = wire.sent[-1][1]
     [again] = begin(wire, asked, 1)
     assert (sequences(again), records(again)) == ((1, 1, 0, 0), [b"good"])
+
+
+# The application's own sequences.
+
+
+@pytest.fixture
+def numbered(wire):
+    """A named producer that has its epoch, and sends each record as a batch of its own."""
+    producer = wire.producer(named=True, batch_bytes=1, delivery_timeout_ns=10 * SECOND)
+    assert wire.send(producer) is None
+    begin(wire, wire.sent[-1][1], 0)
+    return producer
+
+
+def test_one_batch_of_application_sequences_is_under_way_so_that_none_is_jumped_over(wire, numbered):
+    """A leader that refused the first for a passing reason would take the second, and the first again for a repeat."""
+    deliveries = [wire.send(numbered, b"%d" % at, partition=0, sequence=10 * at) for at in range(3)]
+    [first] = wire.step()
+    assert wire.fail(first, errors.StorageFull(directory="d", free=0, reserve=1)) == []
+    wire.pass_time(0.1)
+    again = wire.sent[-1][1]
+    assert (sequences(again), records(again)) == (sequences(first), [b"0"])
+    [second] = wire.accept(again, 0)
+    [third] = wire.accept(second, 1)
+    wire.accept(third, 2)
+    assert [delivery.metadata().offset for delivery in deliveries] == [0, 1, 2]
+
+
+def test_what_is_numbered_behind_a_batch_that_is_refused_for_good_is_given_up_as_well(wire, numbered):
+    deliveries = [wire.send(numbered, b"%d" % at, partition=0, sequence=10 * at) for at in range(3)]
+    [first] = wire.step()
+    wire.fail(first, errors.ProtocolViolation(problem="p", allowed="a"))
+    assert {type(delivery.error) for delivery in deliveries} == {errors.ProtocolViolation}
+    wire.send(numbered, b"0", partition=0, sequence=0)
+    wire.pass_time(0.1)
+    [again] = begin(wire, wire.sent[-1][1], 1)
+    assert (sequences(again), records(again)) == ((1, 1, 0, 0), [b"0"])
+
+
+def test_what_is_numbered_behind_a_batch_whose_time_is_up_is_given_up_as_well(wire, numbered):
+    """Else it would be stored without it when the link is back."""
+    first = wire.send(numbered, b"0", partition=0, sequence=0)
+    wire.step()
+    wire.pass_time(9.5)
+    second = wire.send(numbered, b"1", partition=0, sequence=1)
+    wire.pass_time(1.0)
+    assert (type(first.error), type(second.error)) == (errors.DeliveryTimeout, errors.DeliveryTimeout)
+    assert (numbered.used, wire.client.busy()) == (0, False)
+
+
+def whole(values, *, keys=None, base=0, sequences=None, headers=None):
+    """A batch as a consumer returns it; compacted, if its offsets are given."""
+    distances = None if sequences is None else [at - base for at in sequences]
+    payload = batch.encode_columns(list(range(len(values))), keys, list(values), headers, distances)
+    header, payload = batch.seal(
+        payload, codec=0, flags=0 if distances is None else batch.COMPACTED, count=len(values), base_timestamp=500,
+        max_timestamp=600, producer_id=0, producer_epoch=0, base_sequence=0, last_sequence=0, partition=3,
+    )  # fmt: skip
+    span = len(values) if distances is None else distances[-1] + 1
+    return batch.RecordBatch("s", 3, batch.parse(batch.stamp(header, 3, 1, span, base, 600)), payload)
+
+
+def send_batch(wire, producer, source, after=None, on_delivery=None):
+    found = list(pieces(source, producer.stored("t")[0], producer.settings.batch_bytes))
+    for piece in found:
+        assert producer.send_piece("t", 0, piece, after, on_delivery, wire.now) is not None
+        after = piece.last
+    return found
+
+
+def columns(command):
+    return batch.decode_columns(batch.parse(command.body.header), command.body.payload)
+
+
+@pytest.fixture
+def copying(wire):
+    producer = wire.producer(named=True, delivery_timeout_ns=10 * SECOND)
+    assert wire.send(producer) is None
+    begin(wire, wire.sent[-1][1], 0, last=2)
+    return producer
+
+
+def test_a_batch_goes_on_as_it_is_and_its_offsets_are_its_sequences(wire, copying):
+    headers = [{"h": b"%d" % at} if at % 2 else None for at in range(5)]
+    send_batch(wire, copying, whole([b"a", b"b", b"c", None, b"e"], keys=[b"1", None, b"3", b"4", b"5"],
+                                    headers=headers))  # fmt: skip
+    [command] = wire.step()
+    assert sequences(command)[2:] == (3, 4)  # What is stored is left out.
+    found = columns(command)
+    assert (found.keys, found.values, found.headers) == ([b"4", b"5"], [None, b"e"], [{"h": b"3"}, None])
+    assert found.timestamps == [503, 504]
+
+
+def test_batches_that_come_while_one_is_under_way_share_the_next(wire, copying):
+    told = []
+    send_batch(wire, copying, whole([b"a"], base=3), 2, lambda *what: told.append(what))
+    [first] = wire.step()
+    send_batch(wire, copying, whole([b"b"], base=4), 3)
+    send_batch(wire, copying, whole([b"c", b"d"], keys=[b"k", None], base=9, sequences=[9, 20]), 4)
+    send_batch(wire, copying, whole([b"e"], base=30, headers=[{"h": b"1"}]), 20)
+    [second] = wire.accept(first)
+    assert sequences(second)[2:] == (4, 30)
+    found = columns(second)
+    assert (found.keys, found.values) == ([None, b"k", None, None], [b"b", b"c", b"d", b"e"])
+    assert found.headers == [None, None, None, {"h": b"1"}]
+    wire.accept(second)
+    assert copying.stored("t") == {0: 30}
+    assert [error for *_, error in wire.client.take_callbacks()] == [None]
+
+
+def test_a_large_batch_is_cut(wire):
+    producer = wire.producer(named=True, batch_bytes=1_000)
+    assert wire.send(producer) is None
+    begin(wire, wire.sent[-1][1], 0)
+    found = send_batch(wire, producer, whole([b"x" * 184] * 10 + [b"y" * 2_000] + [b"z"] * 3))
+    assert [(piece.first, piece.last, piece.size) for piece in found] == [
+        (0, 4, 1_000), (5, 9, 1_000), (10, 10, 2_016), (11, 13, 51),
+    ]  # fmt: skip
+    commands = wire.step()
+    while commands:
+        [command] = commands
+        last = sequences(command)[3]
+        commands = wire.accept(command)
+    assert (last, producer.used) == (13, 0)
+
+
+def test_a_batch_that_follows_what_was_given_up_is_refused(wire, copying):
+    """Whoever sends it does not know yet that what was before it is lost."""
+    send_batch(wire, copying, whole([b"a"], base=3), 2)
+    [first] = wire.step()
+    wire.fail(first, errors.ProtocolViolation(problem="p", allowed="a"))
+    with pytest.raises(errors.OutOfOrderSequence) as caught:
+        send_batch(wire, copying, whole([b"b"], base=4), 3)
+    assert (caught.value.sequence, caught.value.expected) == (4, 3)
+
+
+def test_a_batch_that_cannot_be_sent_there_is_refused_before_any_of_it_is_taken():
+    wire = Wire(topics={"t": (1, [1], TopicConfig(cleanup="compact", record_bytes_max=100))})
+    producer = wire.producer(named=True)
+    assert wire.send(producer, key=b"k") is None
+    begin(wire, wire.sent[-1][1], 0)
+    with pytest.raises(errors.InvalidArgument, match="compacted"):
+        send_batch(wire, producer, whole([b"a", b"b"], keys=[b"k", None]))
+    with pytest.raises(errors.RecordTooLarge) as caught:
+        send_batch(wire, producer, whole([b"a", b"b" * 200], keys=[b"k", b"l"]))
+    assert (caught.value.size, producer.used) == (217, 0)
 
 
 # Topics that change.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zfabric import errors
-from zfabric.core.leader.producers import IDLE_MS, ProducerTable
+from zfabric.core.leader.producers import CROWDED_IDLE_MS, IDLE_MS, SEQUENCED_IDLE_MS, ProducerTable
 from zfabric.sim.disk import SimDisk
 from zfabric.wire import batch
 
@@ -56,3 +56,18 @@ def test_the_two_kinds_of_sequences_are_never_taken_for_each_other(table, txn):
     assert table.check(header(0, 0, sparse=True), txn).base_offset == 1
     with pytest.raises(errors.ProtocolViolation):
         table.check(header(0, 1), txn)
+
+
+@pytest.mark.parametrize(("rows", "idle"), [(0, IDLE_MS), (60_000, CROWDED_IDLE_MS)])
+def test_an_application_sequence_outlives_months_offline_and_any_crowd(txn, rows, idle):
+    """An edge node that comes back after a season goes on behind the last record that it stored."""
+    table = ProducerTable(1, rows, stored=True)
+    table.remember(header(0, 0, producer=4), 0, WALL, txn)
+    table.remember(header(1000, 1000, sparse=True), 1, WALL, txn)
+    table.flush(txn)
+    assert table.expire(WALL + idle + 1, 100, 0, txn) == (1, -1)
+    assert table.find(4, txn) is None
+    assert table.expire(WALL + SEQUENCED_IDLE_MS, 100, 0, txn) == (0, -1)
+    assert table.begin(5, 1, 0, WALL + SEQUENCED_IDLE_MS, txn).sparse_last == 1000
+    table.flush(txn)
+    assert table.expire(WALL + 2 * SEQUENCED_IDLE_MS + 1, 100, 0, txn) == (1, -1)

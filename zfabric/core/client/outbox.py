@@ -92,6 +92,11 @@ class OutBatch:
         self.callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]] | None = None
         self.pending: Pending[None] | None = None
 
+    @property
+    def sparse(self) -> bool:
+        """Whether its records have the application's own sequences."""
+        return self.sequences is not None or bool(self.header and self.header[3] & SPARSE)
+
     def seal(self, codec: int, producer_id: int) -> None:
         """Encode the columns; nothing can be added after this."""
         deltas = self.deltas
@@ -227,7 +232,7 @@ class Outbox:
 
     def assign(self, entry: OutBatch) -> None:
         """Give a batch the next sequences; application sequences stay."""
-        if entry.first >= 0 and entry.header[3] & SPARSE:
+        if entry.first >= 0 and entry.sparse:
             return
         entry.first = self.next_sequence
         entry.last = entry.first + entry.count - 1
@@ -244,12 +249,12 @@ class Outbox:
 
     def note_stored(self, entry: OutBatch) -> None:
         """A batch was acknowledged: so are the application's sequences in it."""
-        if entry.header[3] & SPARSE:
+        if entry.sparse:
             self.stored = max(self.stored, entry.last)
 
     def recount(self) -> None:
         """Something was given up: its application sequences may be sent again, if nothing larger is held."""
-        held = [entry.last for entry in (*self.under_way, *self.sealed) if entry.header[3] & SPARSE]
+        held = [entry.last for entry in (*self.under_way, *self.sealed) if entry.sparse]
         if self.open is not None and self.open.sequences is not None:
             held.append(self.open.sequences[-1])
         self.application = max(self.stored, *held, -1)

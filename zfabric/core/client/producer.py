@@ -16,6 +16,10 @@ A named producer asks each partition's leader for its epoch first, which fences 
 last of the application's own sequences that was stored; what the application sends again is dropped here. It asks for
 every later epoch as well: counting on by itself, it could arrive at the epoch of the instance that has fenced it.
 
+The application's own sequences leave gaps, so a leader cannot see that a batch is missing: it would take the next one,
+and the missing one's retry for a repeat. So one batch of them is under way per partition, and with one that is given
+up all behind it are: the application sends them again, in order, and nothing was jumped over.
+
 With ``acks="none"`` a batch carries no producer id: nobody repeats what was lost, and to a leader that expects dense
 sequences all that follows would be out of order.
 """
@@ -38,6 +42,7 @@ from zfabric.core.client.outbox import (
 )
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.pending import Pending
+from zfabric.core.client.pieces import RECORD_OVERHEAD, Piece
 from zfabric.core.client.requests import PATIENCE_NS, Request
 from zfabric.core.client.route import Route
 from zfabric.settings import (
@@ -55,7 +60,6 @@ from zfabric.wire.messages import Command, Type
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
-RECORD_OVERHEAD = 16
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 1_000_000_000
 AGE_NS = 60_000_000_000
@@ -97,7 +101,7 @@ class Producer:
         self.acknowledged = 0
         self.sent_ns = -AGE_NS
         self._client = client
-        self._named = named
+        self.named = named
         self._instance = client.random.getrandbits(62) + 1 if named else 0
         self._delivery = delivery
         self._codec = codec_number(settings.codec)
@@ -114,6 +118,15 @@ class Producer:
 
     def blocked(self, topic: str, now: int, deadline_ns: int) -> Pending[Any] | None:
         """Return what to wait for before a record to ``topic`` can be taken; None if it can be now."""
+        unknown = self.unknown(topic, now, deadline_ns)
+        if unknown is None and self.used >= self.settings.buffer_bytes:
+            if self._room is None:
+                self._room = Pending()
+            return self._room
+        return unknown
+
+    def unknown(self, topic: str, now: int, deadline_ns: int) -> Pending[Any] | None:
+        """Return what to wait for before the topic's partitions, and a named producer's place in each, are known."""
         if self.closed:
             raise errors.Closed(what="producer")
         if self.fatal is not None:
@@ -122,13 +135,10 @@ class Producer:
         if route is None:
             self._wanted.add(topic)
             return self._client.want(topic, now, deadline_ns)
-        for outbox in route.outboxes:
-            if self._named and not outbox.begun:
-                return self._begin(topic, route, outbox, now)
-        if self.used >= self.settings.buffer_bytes:
-            if self._room is None:
-                self._room = Pending()
-            return self._room
+        if self.named:
+            beginning = [self._begin(topic, route, outbox, now) for outbox in route.outboxes if not outbox.begun]
+            if beginning:
+                return beginning[0]
         return None
 
     def learn(self, meta: messages.TopicMeta) -> None:
@@ -318,6 +328,56 @@ class Producer:
         self._close(route, outbox)
         self._advance(topic, route, outbox, now)
 
+    def send_piece(
+        self, topic: str, partition: int, piece: Piece, after: int | None, on_delivery: OnDelivery | None, now: int
+    ) -> Any:
+        """Take records with the application's sequences, as columns; returns the delivery of the last one.
+
+        None when :meth:`blocked` says what to wait for, which is asked before: ``piece`` depends on what is stored.
+
+        Raises:
+            OutOfOrderSequence: ``after`` is not the last sequence stored or held: what lies between was given up.
+            InvalidArgument, RecordTooLarge, UnknownPartition: they cannot be sent as they are, or not there.
+        """
+        route = self._routes.get(topic)
+        if route is None or self.blocked(topic, now, now) is not None:
+            return None
+        key = None if piece.keys is None or None in piece.keys else b""
+        outbox = self._check(topic, route, route.outboxes[0], key, partition, piece.first, piece.largest)
+        if after is not None and after != outbox.application:
+            raise errors.OutOfOrderSequence(
+                partition=outbox.partition_id,
+                producer=self.identity,
+                epoch=outbox.epoch,
+                sequence=piece.first,
+                expected=outbox.application + 1,
+            )
+        batch = outbox.open
+        if batch is not None and not piece.fits(batch, self._batch_bytes):
+            self._close(route, outbox)
+            batch = None
+        if batch is None:
+            batch = outbox.open = OutBatch(topic, outbox.number, now, self._client.wall_ms(now))
+            batch.eager, batch.sequences = True, []
+            self._live[batch] = None
+            if self._expiry_ns is None:
+                self._expiry_ns = now + self.settings.delivery_timeout_ns
+        piece.add_to(batch)
+        outbox.application = piece.last
+        self.used += piece.size
+        delivery = self._delivery(batch, batch.count - 1)
+        if on_delivery is not None:
+            batch.callbacks = [*(batch.callbacks or ()), (on_delivery, delivery)]
+        if batch.size >= self._batch_bytes:
+            self._close(route, outbox)
+        self._advance(topic, route, outbox, now)
+        return delivery
+
+    def stored(self, topic: str) -> dict[int, int]:
+        """Return the last application sequence known to be stored, by partition; -1 where there is none."""
+        route = self._routes.get(topic)
+        return {} if route is None else {outbox.number: outbox.stored for outbox in route.outboxes}
+
     def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None, on_delivery: OnDelivery | None) -> Any:
         """Answer a record whose application sequence is stored already."""
         batch = OutBatch(topic, outbox.number, 0, timestamp or 0)
@@ -355,7 +415,7 @@ class Producer:
                 raise errors.UnknownPartition(topic=topic, partition=partition, last=route.count - 1)
             outbox = route.outboxes[partition]
         if sequence is not None:
-            if not self._named:
+            if not self.named:
                 raise errors.InvalidArgument(name="sequence", value=str(sequence), allowed="only with producer(name=…)")
             if key is None and partition is None:
                 raise errors.InvalidArgument(
@@ -434,7 +494,7 @@ class Producer:
                 elif (
                     linger
                     and outbox.open is not None
-                    and (outbox.begun or not self._named)
+                    and (outbox.begun or not self.named)
                     and not outbox.sealed
                     and len(outbox.under_way) < self.settings.in_flight_max
                 ):
@@ -471,11 +531,11 @@ class Producer:
                 return
             if outbox.next_sequence < 0:
                 outbox.renew()
-            if self._named and not outbox.begun:
+            if self.named and not outbox.begun:
                 self._begin(topic, route, outbox, now)
                 return
             self._resend(topic, route, outbox, now)
-        if self._named and not outbox.begun:
+        if self.named and not outbox.begun:
             self._begin(topic, route, outbox, now)
             return
         while len(outbox.under_way) < self.settings.in_flight_max:
@@ -483,6 +543,8 @@ class Producer:
                 if not self._ripe(route, outbox, now):
                     return
                 self._close(route, outbox)
+            if outbox.under_way and outbox.sealed[0].sparse:
+                return
             batch = outbox.sealed.popleft()
             outbox.assign(batch)
             outbox.under_way.append(batch)
@@ -571,6 +633,8 @@ class Producer:
         outbox.under_way.remove(batch)
         route.under_way -= 1
         self._finish(batch, error)
+        if batch.sparse:
+            self._give_up_behind(outbox, error)
         outbox.recount()
         self._new_epoch(outbox)
         self._postpone(topic, outbox, now)
@@ -619,22 +683,40 @@ class Producer:
         oldest = min((batch.created_ns for batch in self._live if not batch.expired), default=None)
         self._expiry_ns = None if oldest is None else oldest + self.settings.delivery_timeout_ns
 
+    def _give_up_behind(self, outbox: Outbox, error: Exception | None) -> None:
+        """A batch with the application's sequences was given up: those behind it would jump over it."""
+        behind = [batch for batch in outbox.sealed if batch.sparse]
+        for batch in behind:
+            outbox.sealed.remove(batch)
+        if outbox.open is not None and outbox.open.sparse:
+            behind.append(outbox.open)
+            outbox.open = None
+        for batch in behind:
+            self._finish(batch, error)
+
     def _forget_expired(self, route: Route, outbox: Outbox) -> None:
+        over: list[OutBatch] = []
         if outbox.open is not None and outbox.open.expired:
+            over.append(outbox.open)
             self._settle(outbox.open)
             outbox.open = None
         for batch in [batch for batch in outbox.sealed if batch.expired]:
+            over.append(batch)
             outbox.sealed.remove(batch)
             self._settle(batch)
         if outbox.under_way and all(batch.expired for batch in outbox.under_way):
             for batch in outbox.under_way:
                 self._client.requests.withdraw(batch.request_id)
                 self._settle(batch)
+            over += outbox.under_way
             route.under_way -= len(outbox.under_way)
             outbox.under_way.clear()
             # Fences what may still be on its way: the leader refuses an older epoch once it has seen this one.
             outbox.renew()
             outbox.retry_at_ns = None
+        sparse = next((batch for batch in over if batch.sparse), None)
+        if sparse is not None:
+            self._give_up_behind(outbox, sparse.error)
         outbox.recount()
 
     def _finish(self, batch: OutBatch, error: Exception | None) -> None:

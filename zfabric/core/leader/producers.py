@@ -10,6 +10,9 @@ A batch carries producer id, epoch and the sequences of its records. The rules, 
   has to begin again, while one that was fenced is refused;
 - a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well.
 
+Who is idle is forgotten: after seven days, or a minute where the table is half full. Not so whoever carried the
+application's own sequence, which may come again after months without a link: that is kept for 400 days, in any crowd.
+
 The row is written in the transaction of the batch: what is remembered and what is stored cannot differ. The leader
 keeps eight batches a producer while a client has at most five under way, so a retry always finds its original; an
 older repeat is known to be one, though not its offset. (Kafka's KIP-98; the original offset, rather than an error,
@@ -34,6 +37,8 @@ from zfabric.wire.messages import UNKNOWN_OFFSET
 CACHED_PRODUCERS = 10_000
 IDLE_MS = 7 * 86_400_000
 CROWDED_IDLE_MS = 60_000
+SEQUENCED_IDLE_MS = 400 * 86_400_000
+"""How long the application's own sequence is remembered: one that was offline for a season still goes on behind it."""
 EPOCH_MAX = (1 << 31) - 1
 """Of a named producer; half of what a batch can carry, since its client counts on from there."""
 
@@ -90,12 +95,13 @@ class ProducerTable:
     def _decoded(self, producer: int, row: Buffer) -> ProducerState:
         return rows.decode(_decode, row, f"producer {producer:#x} of partition id {self.partition}")
 
-    def _touched_ms(self, producer: int, row: Buffer, wall_ms: int) -> int:
-        """Return when a row was touched; one that cannot be decoded does not expire, so that it can be looked at."""
+    def _is_over(self, producer: int, row: Buffer, wall_ms: int, idle_ms: int) -> bool:
+        """Tell whether a row was idle too long; one that cannot be decoded does not expire, so that it is looked at."""
         try:
-            return self._decoded(producer, row).touched_ms
+            state = self._decoded(producer, row)
         except errors.CorruptRow:
-            return wall_ms
+            return False
+        return state.touched_ms < wall_ms - (SEQUENCED_IDLE_MS if state.sparse_last >= 0 else idle_ms)
 
     def check(self, header: BatchHeader, txn: Transaction) -> Remembered | None:
         """Judge a batch: None if it is new and next, the original's answer if it is a duplicate.
@@ -136,7 +142,7 @@ class ProducerTable:
                 what=f"producers of partition id {self.partition}",
                 value=self.rows + 1,
                 limit=PRODUCERS_PER_PARTITION_MAX,
-                instead="idle ones are forgotten after a minute; use fewer producer objects",
+                instead="idle ones are forgotten after a minute, those with sequence= after 400 days; use fewer",
             )
 
     def _gap(self, producer: int, epoch: int, sequence: int, expected: int) -> errors.OutOfOrderSequence:
@@ -250,7 +256,7 @@ class ProducerTable:
     def expire(self, wall_ms: int, most: int, after: int, txn: Transaction) -> tuple[int, int]:
         """Forget producers that were idle too long, looking at ``most`` rows from producer id ``after`` on.
 
-        Idle too long is seven days, or a minute once the table is half full.
+        Idle too long is seven days, or a minute once the table is half full; 400 days for the application's sequences.
 
         Returns:
             (rows removed, the producer id to go on from; -1 at the end)
@@ -268,7 +274,7 @@ class ProducerTable:
                 break
             looked += 1
             # The row of one that sent something in this very turn is not written yet.
-            if producer not in self._dirty and self._touched_ms(producer, cursor.value(), wall_ms) < wall_ms - idle:
+            if producer not in self._dirty and self._is_over(producer, cursor.value(), wall_ms, idle):
                 doomed.append(producer)
             producer = -1
             found = cursor.next()
