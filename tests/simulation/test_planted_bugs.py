@@ -183,7 +183,7 @@ def leave_requests_unrepeated_on_a_new_session(patch):
 @planted("stuck", "deaf", weather=Weather(loss=0.1))
 def wait_for_ever_for_a_lost_answer(patch):
     patch("zfabric.core.client.requests.PATIENCE_NS", 1 << 60)
-    patch("zfabric.core.client.producer.PATIENCE_NS", 1 << 60)
+    patch("zfabric.core.client.sender.PATIENCE_NS", 1 << 60)
     patch("zfabric.core.client.requests.HELLO_PATIENCE_NS", 1 << 60)
 
 

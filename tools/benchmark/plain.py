@@ -28,4 +28,4 @@ def _nothing(data: object, initial: int | None = None) -> int:
 
 def forget_identity(producer: Producer) -> None:
     """Make a producer that is not idempotent."""
-    producer._core.identity = 0
+    producer._core.sender.identity = 0

@@ -11,13 +11,15 @@ class Route:
     """The outboxes by partition number, and which of them keyless records fill.
 
     Attributes:
+        topic: its name.
         count: partitions. sticky: number of the one that keyless records fill. under_way: batches of all of them.
         compacted, record_max: of the topic's configuration, as :meth:`Producer.send` wants them.
     """
 
-    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "sticky", "under_way")
+    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "sticky", "topic", "under_way")
 
     def __init__(self, meta: messages.TopicMeta) -> None:
+        self.topic = meta.name
         self.outboxes: list[Outbox] = []
         self.sticky = 0
         self.under_way = 0
