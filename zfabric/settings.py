@@ -40,6 +40,10 @@ ERROR_TEXT_MAX: Final = 500
 # Bounds of a mesh.
 MESH_METADATA_BYTES_MAX: Final = 1_024
 """Metadata of one member: everybody keeps everybody's, and one update has to fit a packet of 1,400 bytes."""
+MEMBERS_TOLD_MAX: Final = 500
+"""Members in one answer to a client: about half a MiB."""
+SERVICES_MAX: Final = 1_000
+"""Instances of services announced at one leader."""
 
 # Bounds of a leader.
 PARTITIONS_MAX: Final = 100_000

@@ -45,8 +45,15 @@ from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer, TopicConfig
-from zfabric.settings import FETCH_PARTITIONS_MAX, PARTITIONS_MAX
+from zfabric.settings import (
+    FETCH_PARTITIONS_MAX,
+    MEMBERS_TOLD_MAX,
+    MESH_METADATA_BYTES_MAX,
+    PARTITIONS_MAX,
+    SERVICES_MAX,
+)
 from zfabric.wire.batch import HEADER_BYTES
+from zfabric.wire.card import ServiceCard
 
 SIGNATURE: Final = b"zf"
 VERSION: Final = 1
@@ -104,6 +111,9 @@ class Type(IntEnum):
     STATUS_IS = 37
     ATTACH = 38
     ASSIGN = 39
+    MEMBERS = 40
+    MEMBERS_ARE = 41
+    ANNOUNCE = 42
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -396,6 +406,61 @@ class Assign(_Body, frozen=True):
     since: _Count = 0
 
 
+class Members(_Body, frozen=True):
+    """Ask leader 0 which members of its mesh it knows, and which services they offer.
+
+    ``run`` and ``since`` are those of the last answer: then only what changed after it is told. 0 and 0 ask for all.
+    """
+
+    run: _Count = 0
+    since: _Count = 0
+
+
+class MemberIs(_Body, frozen=True):
+    """One member as the asked one sees it.
+
+    ``id`` has 16 bytes; ``status`` is a :class:`~zfabric.wire.gossip.Status`, or 4 where the member is forgotten;
+    ``metadata`` is a :mod:`card <zfabric.wire.card>`, or whatever the member sent as one; ``round_trip_us`` is 0 where
+    it was not measured; ``since_ms`` is when the status began (ms since 1970, of the asked one's clock).
+    """
+
+    id: Annotated[bytes, Meta(max_length=16)]
+    status: Annotated[int, Meta(ge=0, le=4)]
+    incarnation: _Count
+    endpoint: _Text
+    metadata: Annotated[bytes, Meta(max_length=MESH_METADATA_BYTES_MAX)]
+    round_trip_us: _Count = 0
+    since_ms: _Count = 0
+
+
+class MembersAre(_Body, frozen=True):
+    """Answer to MEMBERS.
+
+    ``run`` and ``version`` are for the next question; with another ``run`` than the asked one this is a new table, and
+    what was known before is void. ``more``: ask again at once, from ``version`` on. ``mesh``: its name, "" without
+    one. ``me``: id of the asked member. ``services``: all instances that have announced themselves there, told each
+    time that one of them changed (else None).
+    """
+
+    run: _Count
+    version: _Count
+    mesh: _Text
+    me: Annotated[bytes, Meta(max_length=16)]
+    members: Annotated[list[MemberIs], Meta(max_length=MEMBERS_TOLD_MAX)]
+    more: bool = False
+    services: Annotated[list[ServiceCard], Meta(max_length=SERVICES_MAX)] | None = None
+
+
+class Announce(_Body, frozen=True):
+    """An instance of a service says that it is there, for the next ``lease_ms``; 0: it has ended.
+
+    Repeated by the instance about every third of that time, and whenever something changes.
+    """
+
+    service: ServiceCard
+    lease_ms: Annotated[int, Meta(ge=0, le=60_000)]
+
+
 class Produce(NamedTuple):
     """A PRODUCE as read: raw batch header, payload to look at, and the same payload to pass on."""
 
@@ -422,7 +487,8 @@ BODIES: Final[dict[int, type[_Body]]] = {
     Type.INIT_PRODUCER: InitProducer, Type.PRODUCER_IS: ProducerIs, Type.FETCH: Fetch, Type.FETCHED: Fetched,
     Type.FIND_OFFSETS: FindOffsets, Type.OFFSETS_ARE: OffsetsAre, Type.COMMIT_OFFSETS: CommitOffsets,
     Type.GET_OFFSETS: GetOffsets, Type.COMMITTED_ARE: CommittedAre, Type.DELETE_GROUP: DeleteGroup,
-    Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, **dict.fromkeys(_EMPTY_TYPES, Empty),
+    Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, Type.MEMBERS: Members,
+    Type.MEMBERS_ARE: MembersAre, Type.ANNOUNCE: Announce, **dict.fromkeys(_EMPTY_TYPES, Empty),
 }  # fmt: skip
 
 ANSWERS: Final[dict[int, int]] = {
@@ -430,7 +496,8 @@ ANSWERS: Final[dict[int, int]] = {
     Type.ALTER_TOPIC: Type.TOPIC_IS, Type.DESCRIBE: Type.DESCRIBED, Type.PRODUCE: Type.PRODUCED,
     Type.INIT_PRODUCER: Type.PRODUCER_IS, Type.FETCH: Type.FETCHED, Type.FIND_OFFSETS: Type.OFFSETS_ARE,
     Type.COMMIT_OFFSETS: Type.DONE, Type.GET_OFFSETS: Type.COMMITTED_ARE, Type.LIST_GROUPS: Type.COMMITTED_ARE,
-    Type.DELETE_GROUP: Type.DONE, Type.STATUS: Type.STATUS_IS,  # Each unless it is ERROR.
+    Type.DELETE_GROUP: Type.DONE, Type.STATUS: Type.STATUS_IS, Type.MEMBERS: Type.MEMBERS_ARE,
+    Type.ANNOUNCE: Type.DONE,  # Each unless it is ERROR.
 }  # fmt: skip
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: Final = {number: msgspec.msgpack.Decoder(kind).decode for number, kind in BODIES.items()}
