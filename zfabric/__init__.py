@@ -35,7 +35,18 @@ if TYPE_CHECKING:
         Unreachable,
         ZFabricError,
     )
-    from zfabric.model import GroupOffset, LeaderInfo, PartitionInfo, Record, RecordMetadata, TopicInfo
+    from zfabric.model import (
+        GroupOffset,
+        LeaderInfo,
+        MemberChange,
+        MemberInfo,
+        MemberService,
+        MemberTopic,
+        PartitionInfo,
+        Record,
+        RecordMetadata,
+        TopicInfo,
+    )
     from zfabric.settings import LeaderSettings
     from zfabric.sync.consumer import Consumer
     from zfabric.sync.fabric import Fabric, connect
@@ -61,6 +72,10 @@ __all__ = [
     "LeaderInfo",
     "LeaderSettings",
     "LimitExceeded",
+    "MemberChange",
+    "MemberInfo",
+    "MemberService",
+    "MemberTopic",
     "NotFound",
     "NotSupported",
     "OffsetOutOfRange",
@@ -102,6 +117,10 @@ _WHERE = {
     "LeaderInfo": "model",
     "LeaderSettings": "settings",
     "LimitExceeded": "errors",
+    "MemberChange": "model",
+    "MemberInfo": "model",
+    "MemberService": "model",
+    "MemberTopic": "model",
     "NotFound": "errors",
     "NotSupported": "errors",
     "OffsetOutOfRange": "errors",

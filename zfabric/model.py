@@ -153,3 +153,81 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     used_bytes: int
     records_out: int = 0
     bytes_out: int = 0
+
+
+MemberState = Literal["alive", "suspect", "failed", "left"]
+MemberChangeKind = Literal["joined", "updated", "suspected", "recovered", "failed", "left", "returned", "forgotten"]
+
+
+class MemberTopic(msgspec.Struct, frozen=True):
+    """A topic that a member leads partitions of.
+
+    Attributes:
+        partitions: how many. end: sum of the end offsets of those that its leader 0 leads, as of its last report.
+        epoch: of that leader.
+    """
+
+    name: str
+    partitions: int
+    end: int
+    epoch: int
+
+
+class MemberService(msgspec.Struct, frozen=True):
+    """An instance of a service that is offered at a member.
+
+    Attributes:
+        endpoint: where it takes requests. instance: number drawn at its start.
+        weight: share of requests that it wants, in percent of a full instance's. draining: it wants no new ones.
+    """
+
+    name: str
+    version: str
+    endpoint: str
+    instance: int
+    weight: int
+    draining: bool
+
+
+class MemberInfo(msgspec.Struct, frozen=True):
+    """One member of a mesh as the asked node or peer sees it. A fabric without a mesh has one member: itself.
+
+    Attributes:
+        id: 32 hex digits, the same as long as its data directory lives.
+        state: ``"alive"``, ``"suspect"`` (it may have failed), ``"failed"`` or ``"left"``.
+        incarnation: number of its last statement about itself. endpoint: where it takes requests.
+        kind: ``"node"``, ``"peer"`` or ``"embedded"``. host: name of its machine. zone: as it was told, or "".
+        fabric: id of the fabric that it holds. round_trip: seconds that a probe takes; None where not measured.
+        load: percent of one core that its leader 0 uses, as of its last report.
+        since: when the state began, milliseconds since 1970 by the asked one's clock. local: it is the asked one.
+        topics, services: led and offered there; ``more``: some did not fit what it tells everybody.
+    """
+
+    id: str
+    state: MemberState
+    incarnation: int
+    endpoint: str
+    kind: str
+    host: str
+    zone: str
+    fabric: str
+    round_trip: float | None
+    load: int
+    since: int
+    local: bool
+    topics: list[MemberTopic]
+    services: list[MemberService]
+    more: bool = False
+
+
+class MemberChange(msgspec.Struct, frozen=True):
+    """Something that became known about a member.
+
+    Attributes:
+        kind: ``"joined"``, ``"updated"`` (what it tells of itself), ``"suspected"``, ``"recovered"`` (it was
+            suspected), ``"failed"``, ``"left"``, ``"returned"`` (it had failed or left), or ``"forgotten"``.
+        member: as it is known now; a forgotten one as it was known last.
+    """
+
+    kind: MemberChangeKind
+    member: MemberInfo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,22 +13,20 @@ import msgspec
 
 from zfabric import errors, modes
 from zfabric.aio.consumer import Consumer, Deserializer, start_of
+from zfabric.aio.groups import Groups
 from zfabric.aio.producer import Producer, Serializer
 from zfabric.aio.pump import Pump
+from zfabric.aio.topics import Topics
+from zfabric.core.client import members
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.producer import Producer as CoreProducer
 from zfabric.model import (
     Acks,
-    Cleanup,
     Codec,
-    Durability,
-    GroupOffset,
     LeaderInfo,
-    PartitionInfo,
-    TopicConfig,
-    TopicInfo,
+    MemberInfo,
 )
 from zfabric.net.driver import Driver
 from zfabric.settings import (
@@ -42,13 +39,11 @@ from zfabric.settings import (
     check_iterable,
     check_name,
     check_range,
-    check_topic_option,
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
 SOFTWARE = "zfabric-python"
-_CHOICES = {"durability": ("fsync", "os", "memory"), "cleanup": ("delete", "compact", "compact,delete")}
 
 
 def connect(url: str | None = None, *, timeout: float = 10.0, settings: LeaderSettings | None = None) -> Fabric:
@@ -200,6 +195,24 @@ class Fabric:
         except msgspec.ValidationError as error:
             raise errors.ProtocolViolation(problem=f"STATUS_IS: {error}", allowed="all counters of a leader") from error
 
+    async def members(self) -> list[MemberInfo]:
+        """Return the members of the mesh that this fabric belongs to, sorted by host and endpoint.
+
+        They are those of which its leader 0 has heard, the failed ones included. Without a mesh there is one member:
+        itself.
+        """
+        core, pump = self._core, self._pump
+        with pump.lock:
+            pump.check()
+            now = pump.now()
+            pending = core.members.fresh(now, now + int(self._timeout * 1e9))
+        if not await pump.wait(pending, self._timeout + 1.0):
+            raise errors.RequestTimeout(what="members of the mesh", seconds=self._timeout)
+        pending.result()
+        with pump.lock:
+            known = core.members.all()
+        return sorted(map(members.info, known), key=lambda member: (member.host, member.endpoint))
+
     async def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
         """Send one command to a leader (to leader 0 by default) and return the body of its answer.
 
@@ -267,222 +280,6 @@ class Fabric:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class Topics:
-    """Create, list, describe, alter and delete topics: ``fabric.topics``."""
-
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
-
-    async def create(
-        self,
-        name: str,
-        *,
-        partitions: int = 1,
-        durability: Durability = "fsync",
-        retention: float | None = None,
-        retention_bytes: int | None = None,
-        cleanup: Cleanup = "delete",
-        tombstone_retention: float = 86_400.0,
-        commit_interval: float = 0.0,
-        record_bytes_max: int = 1 << 20,
-        if_absent: bool = False,
-    ) -> TopicInfo:
-        """Make a topic.
-
-        Args:
-            durability: what an ack means: ``"fsync"``, ``"os"`` (survives kill -9) or ``"memory"`` (a ring).
-            retention: seconds that records are kept, counted from their append; None for ever.
-            retention_bytes: kept per partition; None without bound (memory: 64 MiB).
-            cleanup: ``"delete"``, ``"compact"`` (latest value per key) or ``"compact,delete"``. What is superseded goes
-                60 s after it was appended, and 10 s later for each MiB that the partition holds; all of it at once
-                when 1 MiB and half as much as was compacted before is new (``compact_after_ms`` of the leader).
-            tombstone_retention: seconds that a tombstone stays in a compacted topic at least; it goes after a
-                sixteenth more and the time that compaction takes to begin, though nothing new comes.
-            commit_interval: seconds, to 3600, that an ack may wait to share its fsync: less wear, same promise.
-            record_bytes_max: largest record; to 64 MiB, and to 16 MiB unless the fabric's ``LeaderSettings`` (table
-                ``[leader]`` of a node's file) allow more.
-            if_absent: take a topic that exists as it is.
-
-        Raises:
-            AlreadyExists, InvalidArgument, LimitExceeded.
-        """
-        check_name("topic", name)
-        check_range("partitions", partitions, 1, TOPIC_PARTITIONS_MAX)
-        check_flag("if_absent", if_absent)
-        config = _config(
-            TopicConfig(),
-            durability=durability,
-            retention=retention,
-            retention_bytes=retention_bytes,
-            cleanup=cleanup,
-            tombstone_retention=tombstone_retention,
-            commit_interval=commit_interval,
-            record_bytes_max=record_bytes_max,
-        )
-        body = messages.CreateTopic(name, partitions, config, if_absent, self._fabric.token())
-        await self._fabric.ask(Type.CREATE_TOPIC, body, f"creation of topic {name!r}")
-        return await self.describe(name)
-
-    async def list(self) -> list[str]:
-        """Return the names of all topics, sorted."""
-        answer: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
-        return sorted(topic.name for topic in answer.topics)
-
-    async def describe(self, name: str) -> TopicInfo:
-        """Return a topic's configuration and its partitions.
-
-        Raises:
-            UnknownTopic.
-        """
-        meta = await self._meta(name)
-        described: dict[int, messages.PartitionIs] = {}
-        for leader in sorted({place.leader for place in meta.partitions}):
-            mine = [place.id for place in meta.partitions if place.leader == leader]
-            answer = await self._fabric.ask(Type.DESCRIBE, messages.Describe(mine), f"description of {name!r}", leader)
-            described.update({part.partition: part for part in answer.partitions})
-        partitions = []
-        for place in meta.partitions:
-            part = described[place.id]
-            partitions.append(
-                PartitionInfo(
-                    partition=place.number,
-                    id=place.id,
-                    leader=place.leader,
-                    epoch=part.epoch,
-                    start_offset=part.start_offset,
-                    end_offset=part.end_offset,
-                    bytes=part.bytes,
-                    batches=part.batches,
-                    durability=meta.config.durability,
-                    write_amplification=part.write_amplification,
-                )
-            )
-        return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions)
-
-    async def _meta(self, name: str) -> messages.TopicMeta:
-        check_name("topic", name)
-        answer: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
-        if not answer.topics:
-            raise errors.UnknownTopic(topic=name)
-        return answer.topics[0]
-
-    async def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:
-        """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability."""
-        meta = await self._meta(name)
-        config = _config(meta.config, **changes)
-        if partitions is not None:
-            check_range("partitions", partitions, 1, TOPIC_PARTITIONS_MAX)
-        await self._fabric.ask(
-            Type.ALTER_TOPIC, messages.AlterTopic(name, config, partitions or 0), f"change of {name!r}"
-        )
-        return await self.describe(name)
-
-    async def delete(self, name: str) -> None:
-        """Remove a topic with all its records.
-
-        Raises:
-            UnknownTopic.
-        """
-        check_name("topic", name)
-        await self._fabric.ask(
-            Type.DELETE_TOPIC, messages.DeleteTopic(name, self._fabric.token()), f"deletion of {name!r}"
-        )
-        await self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
-
-
-def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
-    """Return ``base`` with the arguments of ``create`` applied, as far as they are given."""
-    fields: dict[str, Any] = {}
-    for name, value in changes.items():
-        if name in ("retention", "tombstone_retention", "commit_interval"):
-            field = {"tombstone_retention": "tombstone_ms"}.get(name, f"{name}_ms")
-            check_topic_option(name, value)
-            fields[field] = -1 if value is None else int(value * 1000)
-        elif name in ("retention_bytes", "record_bytes_max"):
-            check_topic_option(name, value)
-            fields[name] = -1 if value is None else value
-        elif name in ("durability", "cleanup"):
-            fields[name] = value
-        else:
-            raise errors.InvalidArgument(name="option", value=repr(name), allowed="the arguments of topics.create()")
-    for name, allowed in _CHOICES.items():
-        if name in fields and fields[name] not in allowed:
-            text = ", ".join(map(repr, allowed))
-            raise errors.InvalidArgument(name=name, value=repr(fields[name])[:100], allowed=text)
-    return msgspec.structs.replace(base, **fields)
-
-
-class Groups:
-    """Committed offsets of consumer groups: ``fabric.groups``."""
-
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
-
-    async def list(self) -> list[str]:
-        """Return the names of all groups, sorted."""
-        return sorted({entry.group for entry in await self.describe()})
-
-    async def describe(self, group: str | None = None) -> builtins.list[GroupOffset]:
-        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition.
-
-        Raises:
-            NotFound: the group has committed nothing.
-        """
-        if group is not None:
-            check_name("group", group, GROUP_BYTES_MAX)
-        meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
-        names = {place.id: (topic.name, place.number) for topic in meta.topics for place in topic.partitions}
-        found = []
-        for address in meta.leaders:
-            answer = await self._fabric.ask(Type.LIST_GROUPS, messages.Empty(), "list of groups", address.id)
-            for part in answer.parts:
-                if part.partition in names and group in (None, part.group):
-                    topic, number = names[part.partition]
-                    lag = max(0, part.end_offset - part.offset)
-                    found.append(
-                        GroupOffset(
-                            group=part.group,
-                            topic=topic,
-                            partition=number,
-                            offset=part.offset,
-                            end_offset=part.end_offset,
-                            lag=lag,
-                            timestamp=part.timestamp,
-                        )
-                    )
-        if group is not None and not found:
-            raise errors.NotFound(kind="group", name=group)
-        return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
-
-    async def reset(
-        self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None
-    ) -> None:
-        """Set what the group has committed: "earliest", "latest", an offset or a time; may go back."""
-        check_name("group", group, GROUP_BYTES_MAX)
-        consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
-        try:
-            await consumer.open()
-            info = await self._fabric.topics.describe(topic)
-            for number, offset in consumer.position.items():
-                place = info.partitions[number]
-                body = messages.CommitOffsets(group, [messages.CommitOffset(place.id, offset)], force=True)
-                await self._fabric.ask(Type.COMMIT_OFFSETS, body, "reset", place.leader)
-        finally:
-            await consumer.close()
-
-    async def delete(self, group: str) -> None:
-        """Forget what the group has committed, in all topics.
-
-        Raises:
-            NotFound: it has committed nothing.
-        """
-        check_name("group", group, GROUP_BYTES_MAX)
-        await self.describe(group)
-        meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
-        for address in meta.leaders:
-            await self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)
 
 
 __all__ = ["Fabric", "Groups", "Topics", "connect"]

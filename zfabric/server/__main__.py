@@ -52,6 +52,7 @@ def _detach(directory: str) -> None:
 
 def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.core.cluster.placement import Placement
+    from zfabric.core.cluster.roster import Roster
     from zfabric.core.leader.leader import Leader
     from zfabric.core.leader.turn import Turn
     from zfabric.modes.options import decode
@@ -60,6 +61,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.server.loop import Loop
     from zfabric.store.directory import DataDirectory
     from zfabric.store.volume import Volume
+    from zfabric.wire.card import Card
     from zfabric.wire.messages import LeaderAddress
 
     options = decode(argument)
@@ -74,7 +76,16 @@ def _serve(argument: str, stack: ExitStack) -> int:
     directory.check_room(options.leader)
     volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
     leader = Leader(options.leader, settings)
-    placement = Placement() if options.leader == 0 else None
+    placement = None
+    if options.leader == 0:
+        card = Card(
+            kind="embedded" if options.embedded else "node",
+            host=os.uname().nodename,
+            publish=options.advertise_publish,
+            software="zfabric",
+        )
+        run = (int.from_bytes(os.urandom(8), "big") >> 1) | 1
+        placement = Placement(Roster(run, options.advertise, card))
 
     def start(txn: Transaction) -> None:
         leader.start(txn)

@@ -85,6 +85,7 @@ class Loop:
         self._serving: Callable[[], None] | None = None
         self._started = time.monotonic_ns()
         self._refusals = Refusals(self._started)
+        self._load = process.Load()
         self._poller = zmq.Poller()
         self._open()
 
@@ -331,6 +332,7 @@ class Loop:
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
         self._leader.counters.bytes_written = self._volume.stats().bytes_written
         self._attach()
+        self._turn.report(self._load.look())
         if now >= self._release_due:
             self._release_due = now + RELEASE_NS
             self._volume.release_pages()

@@ -6,6 +6,7 @@ import functools
 import os
 import resource
 import sys
+import time
 
 
 def resident() -> tuple[int, int]:
@@ -29,6 +30,25 @@ def _statm() -> int | None:
         return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+class Load:
+    """How busy this process has been lately, seen about every half second."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic_ns()
+        self._used = time.process_time_ns()
+        self._percent = 0.0
+
+    def look(self) -> int:
+        """Return the percent of one core that it used in the last ten seconds or so."""
+        now, used = time.monotonic_ns(), time.process_time_ns()
+        passed = now - self._at
+        if passed > 0:
+            part = min(1.0, passed / 10e9)
+            self._percent += part * (100 * (used - self._used) / passed - self._percent)
+            self._at, self._used = now, used
+        return round(self._percent)
 
 
 def trim() -> None:

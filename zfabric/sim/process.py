@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from random import Random
 
 from zfabric import errors
 from zfabric.core.cluster.placement import Placement
+from zfabric.core.cluster.roster import Roster
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
@@ -25,6 +27,7 @@ from zfabric.sim.disk import SimDisk
 from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import MILLISECOND, SECOND, World
 from zfabric.wire import messages
+from zfabric.wire.card import Card
 from zfabric.wire.messages import Command, Type
 
 ATTACH_NS = 500 * MILLISECOND
@@ -73,7 +76,11 @@ class Process:
         """Start the process on what its disk holds, and serve."""
         assert not self.alive
         self.leader = Leader(self.number, self._settings)
-        placement = Placement() if self.number == 0 else None
+        placement = None
+        if self.number == 0:
+            card = Card(host=self.name, publish=self.publish, software="simulated")
+            run = Random(f"{self._world.seed} {self.starts}").getrandbits(62) + 1
+            placement = Placement(Roster(run, self.endpoint, card))
 
         def start(txn: Transaction) -> None:
             self.leader.start(txn)
@@ -276,7 +283,9 @@ class Process:
                 refused.append(self._status(peer, command))
             else:
                 (writes if command.type in turn.writes else reads).append((peer, command))
-        yield refused + turn.change(writes, world.now, world.wall_ms())
+        effects = turn.change(writes, world.now, world.wall_ms())
+        turn.report(0)
+        yield refused + effects
         if reads:
             yield turn.answer(reads, self._settings.turn_bytes)
             self._carried.extend(reads)

@@ -8,10 +8,13 @@ import pytest
 from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
+from zfabric.wire.card import ServiceCard
 from zfabric.wire.messages import Type
 
 META = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(1, 0, 0)])
 REQUEST = 9
+MEMBER = messages.MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)
+SERVICE = ServiceCard("s", "1", "tcp://h:1", 7)
 EXAMPLES = {
     Type.HELLO: (
         messages.Hello("py", 1, 1),
@@ -131,6 +134,29 @@ EXAMPLES = {
             "01910308"
         ),
     ),
+    Type.MEMBERS: (
+        messages.Members(5, 2),
+        "7a660128000000000900000000000000920502",
+    ),
+    Type.MEMBERS_ARE: (
+        messages.MembersAre(
+            5,
+            3,
+            "m",
+            b"\1" * 16,
+            [messages.MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)],
+            False,
+            [SERVICE],
+        ),
+        (
+            "7a660129000000000900000000000000970503a16dc410010101010101010101010101010101019197c4100101010101010101010101"
+            "01010101010004a97463703a2f2f683a31c40190ccfacd03e8c29196a173a131a97463703a2f2f683a31076400"
+        ),
+    ),
+    Type.ANNOUNCE: (
+        messages.Announce(SERVICE, 3000),
+        "7a66012a0000000009000000000000009296a173a131a97463703a2f2f683a31076400cd0bb8",
+    ),
 }
 """By type: a body, and the frame of request 9 that carries it."""
 
@@ -181,6 +207,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
         (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
         (Type.METADATA, 0, messages.Metadata()),
+        (Type.MEMBERS, 0, messages.Members()),
     ],
 )
 def test_fields_that_an_older_version_does_not_send_take_their_defaults(kind, fields, body):
@@ -248,6 +275,7 @@ def test_numbers_of_commands_are_never_reused():
         "PRODUCE": 20, "PRODUCED": 21, "INIT_PRODUCER": 22, "PRODUCER_IS": 23, "FETCH": 24, "FETCHED": 25,
         "FIND_OFFSETS": 26, "OFFSETS_ARE": 27, "COMMIT_OFFSETS": 28, "GET_OFFSETS": 30, "COMMITTED_ARE": 31,
         "LIST_GROUPS": 32, "DELETE_GROUP": 34, "STATUS": 36, "STATUS_IS": 37, "ATTACH": 38, "ASSIGN": 39,
+        "MEMBERS": 40, "MEMBERS_ARE": 41, "ANNOUNCE": 42,
     }  # fmt: skip
 
 

@@ -54,10 +54,18 @@ def _fetched(asked: messages.Fetch, answer: Command) -> bool:
     return [part.partition for part in parts] == wanted[: len(parts)] and length == len(answer.rest[0])
 
 
+def _members(asked: messages.Members, answer: Command) -> bool:
+    body: messages.MembersAre = answer.body
+    whole = len(body.me) == 16 and all(len(member.id) == 16 for member in body.members)
+    onward = body.run != asked.run or body.version > asked.since or (body.version == asked.since and not body.more)
+    return whole and onward and body.run > 0
+
+
 _RULES: Final[dict[int, Callable[[Any, Command], bool]]] = {
     Type.METADATA: _metadata,
     Type.DESCRIBE: _described,
     Type.FIND_OFFSETS: _found,
     Type.GET_OFFSETS: _committed,
     Type.FETCH: _fetched,
+    Type.MEMBERS: _members,
 }

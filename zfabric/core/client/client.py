@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zfabric import errors
+from zfabric.core.client.members import Members
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.producer import Producer
 from zfabric.core.client.requests import Requests
@@ -86,6 +87,7 @@ class Client:
     Attributes:
         now: time of the last call that brought one (monotonic ns).
         wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
+        members: what leader 0 knows of its mesh.
     """
 
     def __init__(self, bootstrap: str, url: str, host: str, random: Random, *, software: str, locate: bool) -> None:
@@ -95,6 +97,7 @@ class Client:
         self.now = 0
         self.wall_offset_ms = 0
         self.requests = Requests(software, random, locate=locate)
+        self.members = Members(self)
         self.producers: list[Producer] = []
         self._readers: list[Reader] = []
         self._by_session: dict[int, Reader] = {}
@@ -119,14 +122,15 @@ class Client:
     def endpoint(self, leader: int) -> str | None:
         """Return where a leader takes requests; None while that is not known."""
         address = self._leaders.get(leader)
-        return None if address is None else self._reach(address.endpoint)
+        return None if address is None else self.reach(address.endpoint)
 
     def publish_endpoint(self, leader: int) -> str | None:
         """Return where a leader publishes."""
         address = self._leaders.get(leader)
-        return None if address is None else self._reach(address.publish)
+        return None if address is None else self.reach(address.publish)
 
-    def _reach(self, endpoint: str) -> str:
+    def reach(self, endpoint: str) -> str:
+        """Return an endpoint as it is reached from here: ``*`` is the host by which we reach leader 0."""
         return endpoint.replace("://*:", f"://{self._host}:", 1)
 
     def topic(self, name: str) -> messages.TopicMeta | None:
@@ -246,7 +250,7 @@ class Client:
         for address in body.leaders:
             before = self._leaders.get(address.id)
             if before is not None and before.endpoint != address.endpoint:
-                moved[self._reach(before.endpoint)] = self._reach(address.endpoint)
+                moved[self.reach(before.endpoint)] = self.reach(address.endpoint)
             self._leaders[address.id] = address
         if moved:
             self.requests.move(moved, self.now)
@@ -376,11 +380,13 @@ class Client:
         if self._reconnects != self.requests.reconnects:
             self._reconnects = self.requests.reconnects
             self._refresh_leaders()
+            self.members.doubt(now)
         if self._age_ns is not None and self._age_ns <= now:
             self._age_ns = now + AGE_NS
             used = self._used()
             if used:
                 self._ask_again("", used)
+        self.members.tick(now)
         for producer in self.producers:
             producer.tick(now)
         for reader in self._readers:
@@ -394,6 +400,9 @@ class Client:
         for at_ns, _ in self._later:
             if nearest is None or at_ns < nearest:
                 nearest = at_ns
+        asking_ns = self.members.next_deadline()
+        if asking_ns is not None and (nearest is None or asking_ns < nearest):
+            nearest = asking_ns
         for machines in (self.producers, self._readers):
             for machine in machines:
                 wanted = machine.next_deadline()
@@ -409,7 +418,7 @@ class Client:
         return bool(self._readers) or any(producer.in_use(self.now) for producer in self.producers)
 
     def _in_use(self) -> bool:
-        return bool(self._readers) or any(producer.used for producer in self.producers)
+        return self.members.used or bool(self._readers) or any(producer.used for producer in self.producers)
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""

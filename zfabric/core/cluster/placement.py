@@ -31,6 +31,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core import rows
+from zfabric.core.cluster.roster import Roster, topic_cards
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer, TopicConfig
@@ -112,12 +113,16 @@ def check_config(config: TopicConfig) -> None:
 class Placement:
     """The controller of one fabric. Driven like a leader: handle, commit, then the effects.
 
+    Args:
+        roster: who is in the mesh; it is told the topics and asked for members.
+
     Attributes:
-        changed: a handled command changed rows; the turn needs a synced commit.
+        changed: a handled command changed rows; the turn needs a synced commit. roster: as given.
         version: of the newest decision. refused: commands that were answered with an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, roster: Roster | None = None) -> None:
+        self.roster = roster or Roster()
         self.changed = False
         self.fabric = ""
         self.version = 0
@@ -133,6 +138,7 @@ class Placement:
         self._count = 1
         self._record_bytes_max = RECORD_BYTES_CEILING
         self._effects: list[LeaderEffect] = []
+        self._told = -1
         self._writers: dict[int, Callable[[bytes, Command, Transaction], None]] = {
             Type.CREATE_TOPIC: self._create,
             Type.DELETE_TOPIC: self._delete,
@@ -141,6 +147,8 @@ class Placement:
         self._readers: dict[int, Callable[[bytes, Command], None]] = {
             Type.METADATA: self._metadata,
             Type.ATTACH: self._attach,
+            Type.MEMBERS: self._members,
+            Type.ANNOUNCE: self._announce,
         }
 
     @property
@@ -179,6 +187,28 @@ class Placement:
             found = cursor.next()
         self._count = leaders
         self._record_bytes_max = record_bytes_max
+        self.roster.begin(self.fabric)
+
+    def clock(self, now: int, wall_ms: int, end: Callable[[int], int], epoch: int) -> None:
+        """Note the time at the beginning of a turn, and tell the mesh which topics there are.
+
+        Args:
+            now: monotonic ns. wall_ms: ms since 1970. end, epoch: as :func:`~zfabric.core.cluster.roster.topic_cards`
+                takes them.
+        """
+        self.roster.clock(now, wall_ms)
+        if self._told != self.version:
+            self._told = self.version
+            self._lead(end, epoch)
+
+    def report(self, load: int, end: Callable[[int], int], epoch: int) -> None:
+        """Tell the mesh how far the topics are and how busy this process is (percent of a core), if it is time."""
+        if self.roster.wants_report:
+            self.roster.report(load)
+            self._lead(end, epoch)
+
+    def _lead(self, end: Callable[[int], int], epoch: int) -> None:
+        self.roster.lead(topic_cards((row.meta for row in self._topics.values()), end, epoch))
 
     def listen(self, address: messages.LeaderAddress) -> None:
         """Note where the leader of this very process listens."""
@@ -368,3 +398,11 @@ class Placement:
             self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))
         else:
             self._effects.append(Reply(peer, (messages.command(Type.ASSIGN, command.request, assign),)))
+
+    def _members(self, peer: bytes, command: Command) -> None:
+        answer = self.roster.answer(command.body)
+        self._effects.append(Reply(peer, (messages.command(Type.MEMBERS_ARE, command.request, answer),)))
+
+    def _announce(self, peer: bytes, command: Command) -> None:
+        self.roster.announce(command.body)
+        self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))

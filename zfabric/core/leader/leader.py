@@ -220,6 +220,11 @@ class Leader:
         """Ids of the partitions led here: what may be subscribed to."""
         return frozenset(self._assigned.places)
 
+    def end_offset(self, partition: int) -> int:
+        """Return the end offset of a partition by its id; 0 if it was not used since the start, or is not led here."""
+        held = self._assigned.loaded.get(partition)
+        return 0 if held is None else held.log.state.end
+
     def led(self) -> int:
         """Return the number of partitions led here."""
         return len(self._assigned.places)

@@ -94,6 +94,14 @@ class Controller(Protocol):
         """Command types that only read."""
         ...
 
+    def clock(self, now: int, wall_ms: int, end: Callable[[int], int], epoch: int) -> None:
+        """Note the time; ``end`` gives the end offset of a partition id, 0 for one that is not led here."""
+        ...
+
+    def report(self, load: int, end: Callable[[int], int], epoch: int) -> None:
+        """Tell others how far the topics are, and the process's load."""
+        ...
+
     def handle(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Take a command that changes something."""
         ...
@@ -175,6 +183,8 @@ class Turn:
             StorageFull: the same; there is not even room for what the journal holds.
         """
         self._leader.clock(now, wall_ms)
+        if self._controller is not None:
+            self._controller.clock(now, wall_ms, self._leader.end_offset, self._leader.epoch)
         due = self.next_deadline()
         if commands or (due is not None and due <= now):
             try:
@@ -229,6 +239,11 @@ class Turn:
                 budget -= sum(len(effect.frames[-1]) for effect in found)
                 effects += found
         return effects
+
+    def report(self, load: int) -> None:
+        """Tell the mesh how busy this process is: percent of one core, since the last call. Twice a second will do."""
+        if self._controller is not None:
+            self._controller.report(load, self._leader.end_offset, self._leader.epoch)
 
     def close(self, now: int, wall_ms: int) -> list[LeaderEffect]:
         """End in order: what waits for a shared commit, or is only in the journal, is committed; returns effects."""

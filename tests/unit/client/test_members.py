@@ -1,0 +1,214 @@
+"""The client's copy of the mesh: when it asks, what it takes over, whom it tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.client.wire import SECOND, Wire
+from zfabric import errors
+from zfabric.core.client import members
+from zfabric.wire import card as cards
+from zfabric.wire import messages
+from zfabric.wire.card import Card, ServiceCard, TopicCard
+from zfabric.wire.gossip import Status
+from zfabric.wire.messages import Type
+
+ME, OTHER = b"\1" * 16, b"\2" * 16
+SERVICE = ServiceCard("s", "1", "tcp://h:1", 7, flags=cards.DRAINING)
+
+
+@pytest.fixture
+def wire():
+    return Wire()
+
+
+def member(id=ME, status=Status.ALIVE, incarnation=1, card=None, **rest):
+    metadata = cards.fitting(card or Card(host="h"))
+    return messages.MemberIs(id, status, incarnation, "tcp://*:1", metadata, **rest)
+
+
+def answer(wire, *entries, run=5, version=1, more=False, services=None):
+    """Answer the last MEMBERS; returns what it had asked."""
+    command = [command for _, command in wire.sent if command.type == Type.MEMBERS][-1]
+    wire.answer(command, Type.MEMBERS_ARE, messages.MembersAre(run, version, "m", ME, list(entries), more, services))
+    return command.body
+
+
+def asked(wire):
+    return [command.body for _, command in wire.sent if command.type == Type.MEMBERS]
+
+
+def fresh(wire, seconds=10):
+    pending = wire.client.members.fresh(wire.now, wire.now + seconds * SECOND)
+    wire.step()
+    return pending
+
+
+@pytest.fixture
+def told(wire):
+    changes = []
+
+    def listen(found):
+        changes.extend((change.kind, (change.after or change.before).id) for change in found)
+
+    wire.client.members.listeners.append(listen)
+    return changes
+
+
+def test_nothing_is_asked_while_nobody_wants_to_know(wire):
+    wire.pass_time(5.0)
+    assert asked(wire) == []
+    assert not wire.client.busy()
+
+
+def test_a_fresh_answer_is_one_to_a_question_that_was_asked_after_the_call(wire):
+    first, second = fresh(wire), fresh(wire)
+    assert len(asked(wire)) == 1
+    answer(wire, member())
+    assert (first.done, second.done) == (True, False)
+    assert answer(wire, version=2) == messages.Members(5, 1)
+    assert second.done
+    assert [known.id for known in wire.client.members.all()] == [ME]
+
+
+def test_a_star_in_a_members_endpoint_is_the_host_by_which_we_came(wire):
+    fresh(wire)
+    answer(wire, member())
+    assert wire.client.members.get(ME).endpoint == "tcp://h:1"
+
+
+def test_while_it_is_used_it_is_asked_for_a_second_after_each_answer(wire):
+    copy = wire.client.members
+    copy.use(wire.now)
+    wire.step()
+    answer(wire, member())
+    assert wire.client.busy()
+    wire.pass_time(0.99)
+    assert len(asked(wire)) == 1
+    wire.pass_time(0.02)
+    assert asked(wire)[-1] == messages.Members(5, 1)
+    answer(wire, version=1)
+    copy.release()
+    wire.pass_time(5.0)
+    assert len(asked(wire)) == 2
+
+
+def test_doubt_asks_at_once_but_not_again_and_again(wire):
+    copy = wire.client.members
+    copy.doubt(wire.now)
+    wire.step()
+    assert asked(wire) == []
+    copy.use(wire.now)
+    wire.step()
+    answer(wire, member())
+    for _ in range(20):
+        copy.doubt(wire.now)
+        wire.pass_time(0.01)
+    assert len(asked(wire)) == 2
+
+
+def test_a_table_comes_in_parts_and_is_shown_when_all_of_it_is_there(wire, told):
+    pending = fresh(wire)
+    answer(wire, member(), version=1, more=True)
+    assert (wire.client.members.all(), pending.done) == ([], False)
+    assert answer(wire, member(OTHER), version=2) == messages.Members(5, 1)
+    assert len(wire.client.members.all()) == 2
+    assert told == [("joined", ME), ("joined", OTHER)]
+    assert pending.done
+
+
+def test_a_restarted_leader_has_a_new_table_and_only_the_differences_are_told(wire, told):
+    fresh(wire)
+    answer(wire, member(), member(OTHER))
+    fresh(wire)
+    told.clear()
+    assert answer(wire, member(incarnation=2), run=6, version=1) == messages.Members(5, 1)
+    assert told == [("updated", ME), ("forgotten", OTHER)]
+    fresh(wire)
+    assert answer(wire, run=6) == messages.Members(6, 1)
+
+
+def test_each_change_has_its_name(wire, told):
+    fresh(wire)
+    answer(wire, member(OTHER))
+    steps = [
+        (Status.SUSPECT, "suspected"), (Status.ALIVE, "recovered"), (Status.FAILED, "failed"),
+        (Status.ALIVE, "returned"), (Status.LEFT, "left"), (members.FORGOTTEN, "forgotten"), (Status.FAILED, "failed"),
+    ]  # fmt: skip
+    for version, (status, _) in enumerate(steps, 2):
+        fresh(wire)
+        answer(wire, member(OTHER, status), version=version)
+    assert [kind for kind, _ in told[1:]] == [kind for _, kind in steps]
+
+
+def test_a_round_trip_alone_is_no_change_but_known(wire, told):
+    fresh(wire)
+    answer(wire, member(OTHER))
+    fresh(wire)
+    answer(wire, member(OTHER, round_trip_us=250), version=2)
+    assert told == [("joined", OTHER)]
+    assert members.info(wire.client.members.get(OTHER)).round_trip == 0.00025
+
+
+def test_services_of_leader_0_are_told_even_if_no_member_changed(wire):
+    calls = []
+    wire.client.members.listeners.append(calls.append)
+    fresh(wire)
+    answer(wire, services=[SERVICE])
+    assert wire.client.members.services == [SERVICE]
+    fresh(wire)
+    answer(wire, version=2)
+    assert (calls, wire.client.members.services) == ([[]], [SERVICE])
+
+
+def test_a_member_is_shown_with_all_that_its_card_says(wire):
+    fresh(wire)
+    answer(wire, member(card=Card("peer", "h", "z", "f", topics=[TopicCard("t", 2, 9, 1)], services=[SERVICE])))
+    shown = members.info(wire.client.members.get(ME))
+    assert (shown.id, shown.state, shown.kind, shown.zone, shown.fabric, shown.local) == (
+        ME.hex(), "alive", "peer", "z", "f", True,
+    )  # fmt: skip
+    assert (shown.topics[0].end, shown.services[0].draining, shown.round_trip) == (9, True, None)
+
+
+def test_metadata_that_is_no_card_hides_no_member(wire):
+    """Somebody in the mesh may be of another version, or lie."""
+    fresh(wire)
+    answer(wire, messages.MemberIs(OTHER, 0, 1, "tcp://h:9", b"\xc1garbage"))
+    assert wire.client.members.get(OTHER).card == Card()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        messages.MembersAre(5, 1, "", b"short", []),
+        messages.MembersAre(0, 1, "", ME, []),
+        messages.MembersAre(5, 1, "", ME, [messages.MemberIs(b"x", 0, 1, "", b"")]),
+    ],
+)
+def test_an_answer_that_cannot_be_one_is_an_error_and_changes_nothing(wire, body):
+    pending = fresh(wire)
+    wire.answer(wire.sent[-1][1], Type.MEMBERS_ARE, body)
+    assert isinstance(pending.error, errors.ProtocolViolation)
+    assert wire.client.members.all() == []
+
+
+def test_more_that_never_advances_is_refused(wire):
+    """A leader that says so for ever would be asked for ever."""
+    fresh(wire)
+    answer(wire, member())
+    pending = fresh(wire)
+    answer(wire, member(), version=1, more=True)
+    assert isinstance(pending.error, errors.ProtocolViolation)
+
+
+def test_a_leader_that_does_not_answer_is_unreachable_and_asked_again_while_somebody_uses_the_copy(wire):
+    wire.up.clear()
+    copy = wire.client.members
+    copy.use(wire.now)
+    pending = fresh(wire, seconds=3)
+    wire.pass_time(6.0)
+    assert isinstance(pending.error, errors.Unreachable)
+    wire.up.add(wire.client.bootstrap)
+    wire.pass_time(4.0)
+    assert asked(wire)

@@ -1,0 +1,292 @@
+"""The client's copy of what leader 0 knows of its mesh: members, their cards, and services announced at leader 0.
+
+One question is under way at a time and asks for what changed since the last answer, so asking often costs little.
+
+- Nobody uses the copy: nothing is asked.
+- Somebody does (:meth:`Members.use`): asked a second after each answer; in one that could not be had as well.
+- Somebody has reason to doubt it (a connection to a member broke): asked at once, but not within 50 ms of the last
+  question.
+- A caller wants to know what is true now (:meth:`Members.fresh`): it gets the answer to a question of its own.
+
+A table of another run takes the old one's place when all of it is there, and whoever listens is told the differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from zfabric.core.client.pending import Pending
+from zfabric.model import MemberChange, MemberChangeKind, MemberInfo, MemberService, MemberState, MemberTopic
+from zfabric.wire import card as cards
+from zfabric.wire import messages
+from zfabric.wire.card import DRAINING, Card, ServiceCard
+from zfabric.wire.gossip import Status
+from zfabric.wire.messages import Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+
+REFRESH_NS: Final = 1_000_000_000
+DOUBT_NS: Final = 50_000_000
+ASK_NS: Final = 2_000_000_000
+FORGOTTEN: Final = 4
+MEMBERS_MAX: Final = 100_000
+STATES: Final[tuple[MemberState, ...]] = ("alive", "suspect", "failed", "left")
+
+
+class Known(NamedTuple):
+    """One member as leader 0 sees it.
+
+    Attributes:
+        id: 16 bytes. status: a :class:`~zfabric.wire.gossip.Status`. endpoint: as a client here reaches it.
+        card: what it says of itself; an empty one where that cannot be read. round_trip_us: 0 where not measured.
+        since_ms: when the status began, ms since 1970 of leader 0's clock. local: it is leader 0 itself.
+    """
+
+    id: bytes
+    status: int
+    incarnation: int
+    endpoint: str
+    card: Card
+    round_trip_us: int
+    since_ms: int
+    local: bool
+
+    @property
+    def living(self) -> bool:
+        """Whether it is thought to live."""
+        return self.status <= Status.SUSPECT
+
+
+class Change(NamedTuple):
+    """A difference between two states of the copy: ``before`` is None for a new member, ``after`` for a forgotten."""
+
+    kind: MemberChangeKind
+    before: Known | None
+    after: Known | None
+
+
+Listener = Callable[[list[Change]], None]
+"""Called after an answer that changed something; with no changes where only the services of leader 0 did."""
+
+
+class Members:
+    """All members.
+
+    Attributes:
+        mesh: its name, "" without one. complete: whether the whole table was read once.
+        services: instances announced at leader 0.
+        listeners: told of changes. They may not raise.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.mesh = ""
+        self.complete = False
+        self.services: list[ServiceCard] = []
+        self.listeners: list[Listener] = []
+        self._client = client
+        self._known: dict[bytes, Known] = {}
+        self._new: dict[bytes, Known] | None = {}
+        self._run = 0
+        self._version = 0
+        self._users = 0
+        self._asking = False
+        self._asked_ns = -DOUBT_NS
+        self._due_ns: int | None = None
+        self._waiting: list[tuple[Pending[None], int]] = []
+
+    # For whoever uses the copy.
+
+    def all(self) -> list[Known]:
+        """Return all members."""
+        return list(self._known.values())
+
+    def get(self, member: bytes) -> Known | None:
+        """Return one member."""
+        return self._known.get(member)
+
+    def use(self, now: int) -> None:
+        """Keep the copy fresh until :meth:`release`; counted."""
+        self._users += 1
+        if self._users == 1:
+            self._want(now)
+
+    def release(self) -> None:
+        """One user fewer."""
+        assert self._users > 0
+        self._users -= 1
+
+    @property
+    def used(self) -> bool:
+        """Whether it is kept fresh."""
+        return self._users > 0
+
+    def doubt(self, now: int) -> None:
+        """Something does not fit what is known: ask soon, if anybody uses the copy."""
+        if self._users:
+            self._want(max(now, self._asked_ns + DOUBT_NS))
+
+    def fresh(self, now: int, deadline_ns: int) -> Pending[None]:
+        """Return what comes when the copy is as leader 0 sees it after this call, or the error that prevented it."""
+        pending: Pending[None] = Pending()
+        self._waiting.append((pending, deadline_ns))
+        if not self._asking:
+            self._ask(now)
+        return pending
+
+    # For the client.
+
+    def tick(self, now: int) -> None:
+        """Ask if it is time."""
+        if self._due_ns is not None and self._due_ns <= now and not self._asking:
+            self._due_ns = None
+            if self._users:
+                self._ask(now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next."""
+        return None if self._asking or not self._users else self._due_ns
+
+    def _want(self, at_ns: int) -> None:
+        self._due_ns = at_ns if self._due_ns is None else min(self._due_ns, at_ns)
+
+    # Questions.
+
+    def _ask(self, now: int) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._asking = True
+        self._asked_ns = now
+        deadline_ns = max((deadline for _, deadline in waiting), default=now + ASK_NS)
+        self._ask_for(now, deadline_ns, [pending for pending, _ in waiting])
+
+    def _ask_for(self, now: int, deadline_ns: int, waiting: list[Pending[None]]) -> None:
+        body = messages.Members(self._run, self._version)
+        asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, "members of the mesh")
+
+        def answered() -> None:
+            if asked.error is None and self._take(asked.result().body):
+                self._ask_for(self._client.now, deadline_ns, waiting)
+                return
+            self._asking = False
+            for pending in waiting:
+                if asked.error is not None:
+                    pending.fail(asked.error)
+                else:
+                    pending.resolve(None)
+            if self._users:
+                self._want(self._client.now + REFRESH_NS)
+            if self._waiting and not self._asking:
+                self._ask(self._client.now)
+
+        asked.on_done(answered)
+
+    # Answers.
+
+    def _take(self, body: messages.MembersAre) -> bool:
+        """Take over an answer; tells whether there is more to ask for."""
+        again = body.run != self._run
+        if again:
+            self._new = {}
+        known = self._known if self._new is None else self._new
+        advanced = again or body.version > self._version
+        self._run, self._version, self.mesh = body.run, body.version, body.mesh
+        changes: list[Change] = []
+        for entry in body.members:
+            after = None if entry.status == FORGOTTEN else self._read(entry, local=entry.id == body.me)
+            if self._new is None:
+                changes += _difference(known.get(entry.id), after)
+            if after is None:
+                known.pop(entry.id, None)
+            elif entry.id in known or len(known) < MEMBERS_MAX:
+                known[entry.id] = after
+        offered = body.services is not None and body.services != self.services
+        if body.services is not None:
+            self.services = body.services
+        if body.more and advanced:
+            self._tell(changes, offered=offered)
+            return True
+        if self._new is not None:
+            new, self._new = self._new, None
+            for member in [*new, *(gone for gone in self._known if gone not in new)]:
+                changes += _difference(self._known.get(member), new.get(member))
+            self._known = new
+            self.complete = True
+        self._tell(changes, offered=offered)
+        return False
+
+    def _tell(self, changes: list[Change], *, offered: bool) -> None:
+        if changes or offered:
+            for listener in list(self.listeners):
+                listener(changes)
+
+    def _read(self, entry: messages.MemberIs, *, local: bool) -> Known:
+        endpoint = self._client.reach(entry.endpoint)
+        return Known(
+            entry.id, entry.status, entry.incarnation, endpoint, cards.read(entry.metadata) or Card(),
+            entry.round_trip_us, entry.since_ms, local,
+        )  # fmt: skip
+
+
+def _difference(before: Known | None, after: Known | None) -> list[Change]:
+    """Return how a member has changed, if that is more than its round trip."""
+    if before is None:
+        return [] if after is None else [Change("joined" if after.living else _ended(after), None, after)]
+    if after is None:
+        return [Change("forgotten", before, None)]
+    kind: MemberChangeKind
+    if before.status != after.status:
+        if after.status == Status.SUSPECT:
+            kind = "suspected"
+        elif after.status == Status.ALIVE:
+            kind = "recovered" if before.status == Status.SUSPECT else "returned"
+        else:
+            kind = _ended(after)
+    elif before.card != after.card or before.endpoint != after.endpoint or before.incarnation != after.incarnation:
+        kind = "updated"
+    else:
+        return []
+    return [Change(kind, before, after)]
+
+
+def _ended(member: Known) -> MemberChangeKind:
+    return "failed" if member.status == Status.FAILED else "left"
+
+
+def info(member: Known) -> MemberInfo:
+    """Return a member as the SDK shows it."""
+    card = member.card
+    return MemberInfo(
+        id=member.id.hex(),
+        state=STATES[member.status],
+        incarnation=member.incarnation,
+        endpoint=member.endpoint,
+        kind=card.kind,
+        host=card.host,
+        zone=card.zone,
+        fabric=card.fabric,
+        round_trip=member.round_trip_us / 1e6 if member.round_trip_us else None,
+        load=card.load,
+        since=member.since_ms,
+        local=member.local,
+        topics=[MemberTopic(name=t.name, partitions=t.partitions, end=t.end, epoch=t.epoch) for t in card.topics],
+        services=[
+            MemberService(
+                name=s.name,
+                version=s.version,
+                endpoint=s.endpoint,
+                instance=s.instance,
+                weight=s.weight,
+                draining=bool(s.flags & DRAINING),
+            )
+            for s in card.services
+        ],
+        more=card.more,
+    )
+
+
+def change(found: Change) -> MemberChange:
+    """Return a change as the SDK shows it; a member that is forgotten with what was known last."""
+    member = found.after or found.before
+    assert member is not None
+    return MemberChange(kind=found.kind, member=info(member))

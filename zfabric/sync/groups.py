@@ -1,0 +1,89 @@
+# Generated from zfabric/aio/groups.py by tools/unasync; edit that file.
+"""Committed offsets of consumer groups: ``fabric.groups``."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from zfabric import errors
+from zfabric.model import GroupOffset
+from zfabric.settings import GROUP_BYTES_MAX, check_name
+from zfabric.wire import messages
+from zfabric.wire.messages import Type
+
+if TYPE_CHECKING:
+    from zfabric.sync.fabric import Fabric
+
+
+class Groups:
+    """Committed offsets of consumer groups: ``fabric.groups``."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+
+    def list(self) -> list[str]:
+        """Return the names of all groups, sorted."""
+        return sorted({entry.group for entry in self.describe()})
+
+    def describe(self, group: str | None = None) -> builtins.list[GroupOffset]:
+        """Return what ``group`` (or every group) has committed, sorted by group, topic and partition.
+
+        Raises:
+            NotFound: the group has committed nothing.
+        """
+        if group is not None:
+            check_name("group", group, GROUP_BYTES_MAX)
+        meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
+        names = {place.id: (topic.name, place.number) for topic in meta.topics for place in topic.partitions}
+        found = []
+        for address in meta.leaders:
+            answer = self._fabric.ask(Type.LIST_GROUPS, messages.Empty(), "list of groups", address.id)
+            for part in answer.parts:
+                if part.partition in names and group in (None, part.group):
+                    topic, number = names[part.partition]
+                    lag = max(0, part.end_offset - part.offset)
+                    found.append(
+                        GroupOffset(
+                            group=part.group,
+                            topic=topic,
+                            partition=number,
+                            offset=part.offset,
+                            end_offset=part.end_offset,
+                            lag=lag,
+                            timestamp=part.timestamp,
+                        )
+                    )
+        if group is not None and not found:
+            raise errors.NotFound(kind="group", name=group)
+        return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
+
+    def reset(
+        self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None
+    ) -> None:
+        """Set what the group has committed: "earliest", "latest", an offset or a time; may go back."""
+        check_name("group", group, GROUP_BYTES_MAX)
+        consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
+        try:
+            consumer.open()
+            info = self._fabric.topics.describe(topic)
+            for number, offset in consumer.position.items():
+                place = info.partitions[number]
+                body = messages.CommitOffsets(group, [messages.CommitOffset(place.id, offset)], force=True)
+                self._fabric.ask(Type.COMMIT_OFFSETS, body, "reset", place.leader)
+        finally:
+            consumer.close()
+
+    def delete(self, group: str) -> None:
+        """Forget what the group has committed, in all topics.
+
+        Raises:
+            NotFound: it has committed nothing.
+        """
+        check_name("group", group, GROUP_BYTES_MAX)
+        self.describe(group)
+        meta: messages.MetadataIs = self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
+        for address in meta.leaders:
+            self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)
