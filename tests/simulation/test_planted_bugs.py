@@ -165,6 +165,7 @@ def go_on_after_a_gap_in_publications(patch):
 def trust_publications_alone(patch):
     published = Consumer.published
     patch(feed, "IDLE_NS", 1 << 60)
+    patch(feed, "IDLE_MAX_NS", 1 << 61)
     patch(Consumer, "published", lambda self, s, frames, now: len(frames) == 3 and published(self, s, frames, now))
 
 

@@ -258,6 +258,20 @@ def test_a_backlog_is_read_without_pauses_however_full_the_buffer_was(simulation
         assert simulation.now - began < 1.0
 
 
+@pytest.mark.parametrize("idle_seconds", [0.0, 1.0, 3600.0])
+def test_a_record_whose_publication_and_beacon_are_lost_comes_within_five_seconds(simulation, fabric, idle_seconds):
+    """However long nothing came: the consumer asks less and less often, and never less than once in 4 s."""
+    fabric.topics.create("t", partitions=2)
+    with fabric.producer() as producer, fabric.consumer("t") as consumer:
+        producer.send("t", b"before", partition=0).result()
+        assert read(consumer, 1) == [b"before"]
+        simulation.advance(idle_seconds)
+        simulation.network.weather.publication_loss = 1.0
+        for round_ in range(3):
+            producer.send("t", b"%d" % round_, partition=round_ % 2).result()
+            assert read(consumer, 1, seconds=5.0) == [b"%d" % round_]
+
+
 def test_a_deep_backlog_of_one_partition_keeps_no_other_waiting(simulation, fabric):
     fabric.topics.create("t", partitions=2)
     with fabric.producer() as producer:

@@ -105,6 +105,48 @@ def test_after_a_silence_it_asks(wire):
     assert (len(wire.sent), wire.fetches()[1]) == (before + 1, {1: 0})
 
 
+def silences(wire, seconds):
+    """Answer every FETCH with nothing for a while; returns the pauses between them, in tenths of a second."""
+    asked, last, pauses = len(wire.sent), wire.now, []
+    for _ in range(int(seconds * 100)):
+        wire.serve(0.01)
+        if len(wire.sent) > asked:
+            pauses.append(round((wire.now - last) / (SECOND // 10)))
+            asked, last = len(wire.sent), wire.now
+    return pauses
+
+
+def test_the_longer_nothing_comes_the_less_often_it_asks_down_to_once_in_four_seconds(wire):
+    consumer = wire.consumer()
+    live(wire, consumer)
+    wire.serve(0.4)
+    assert silences(wire, 12.0)[1:] == [10, 20, 40, 40]
+
+
+@pytest.mark.parametrize("what", ["a batch", "a beacon"])
+def test_whatever_comes_makes_it_ask_again_after_half_a_second(wire, what):
+    consumer = wire.consumer()
+    live(wire, consumer)
+    wire.serve(10.0)
+    publish(wire, published(1, 0, [b"a"]) if what == "a batch" else head(1, 0))
+    assert silences(wire, 3.6) == [5, 10, 20]
+
+
+def test_what_comes_of_one_partition_keeps_no_lost_record_of_another_waiting():
+    """However much is published of one, a lost publication of the other with a lost HEAD is found within 4.5 s."""
+    wire = Wire(topics={"t": (1, [1, 2], TopicConfig())})
+    consumer = wire.consumer()
+    live(wire, consumer)
+    wire.serve(10.0)
+    asked = []
+    for number in range(90):
+        before = len(wire.sent)
+        publish(wire, published(1, number, [b"a"]))
+        wire.serve(0.05)
+        asked += [[part.partition for part in command.body.parts] for _, command in wire.sent[before:]]
+    assert asked == [[2]]
+
+
 def test_a_damaged_publication_is_as_good_as_lost(wire):
     consumer = wire.consumer()
     live(wire, consumer)

@@ -388,7 +388,7 @@ class Consumer:
             if cursor.end > cursor.expected:
                 feed.fall_behind(cursor, now)
             else:
-                feed.heard(now)
+                feed.heard(cursor, now)
             return
         if len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
             return
@@ -405,7 +405,7 @@ class Consumer:
             cursor.live = False
         else:
             cursor.take_in(header, frames[2])
-            feed.heard(now)
+            feed.heard(cursor, now)
             self.wake()
 
     def connected(self, session: int, now: int) -> None:

@@ -17,6 +17,7 @@ class Cursor:
     Attributes:
         position: next offset for the application, or -1 while unknown. expected: next offset to receive.
         live, subscribed: published batches are taken; the leader was asked to publish here.
+        heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
         end: end offset last heard of. committed: as stored for the group. error: damage that is to be raised.
     """
 
@@ -36,6 +37,7 @@ class Cursor:
         self.paused = False
         self.live = False
         self.subscribed = False
+        self.heard_ns = 0
         self.error: errors.ZFabricError | None = None
 
     def clear(self, offset: int) -> None:

@@ -8,7 +8,10 @@ Each FETCH asks the leader for all partitions that need one. They stand in anoth
 may take all that an answer holds.
 
 Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
-missed, so a lost publication delays a record and never loses it.
+missed. While nothing comes the next silence is twice as long, up to 4 s, so that idle consumers cost a leader little;
+whatever comes makes it half a second again. What comes of one partition says nothing of another, so 4 s after it asked
+it asks again for those that were silent, however much comes of others. So a record whose publication and HEAD are both
+lost is asked for within 4.5 s (or once there is room in the buffer): that delays it, and never loses it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 FETCH_BYTES = 2 << 20
 IDLE_NS = 500_000_000
+IDLE_MAX_NS = 4_000_000_000
 SETTLE_NS = 5_000_000
 RETRY_NS = 50_000_000
 RETRY_MAX_NS = 2_000_000_000
@@ -53,6 +57,8 @@ class Feed:
         self._endpoint = ""
         self._fetching = False
         self._due_ns: int | None = None
+        self._silence_ns = IDLE_NS
+        self._asked_ns = 0
         # Before another session; grows while sessions end before they are connected (no descriptor is left).
         self._pause_ns = RETRY_NS
         self._turns = 0
@@ -92,9 +98,17 @@ class Feed:
         cursor.live = False
         self._fetch(now)
 
-    def heard(self, now: int) -> None:
-        """What was published is all there is."""
-        self._due_ns = now + IDLE_NS
+    def heard(self, cursor: Cursor, now: int) -> None:
+        """What was published is all there is of its partition."""
+        cursor.heard_ns = now
+        self._silence_ns = IDLE_NS
+        self._due_ns = min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
+
+    def _settle(self, now: int) -> None:
+        """Ask for what is silent in a moment, then after a silence."""
+        self._silence_ns = IDLE_NS // 2
+        self._due_ns = now + SETTLE_NS
+        self._asked_ns = self._due_ns - IDLE_MAX_NS
 
     def _fetch(self, now: int) -> None:
         if self._fetching or self._consumer.closed:
@@ -103,8 +117,11 @@ class Feed:
         if self._due_ns is not None and self._due_ns <= now:
             half = self._consumer.buffer_bytes // 2
             wanted = [c for c in self._mine()
-                      if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half]  # fmt: skip
-            self._due_ns = now + IDLE_NS
+                      if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half
+                      and (not c.live or now - c.heard_ns >= IDLE_NS)]  # fmt: skip
+            self._asked_ns = now
+            self._silence_ns = min(self._silence_ns * 2, IDLE_MAX_NS)
+            self._due_ns = now + self._silence_ns
         if not wanted:
             return
         endpoint = self._client.endpoint(self._leader)
@@ -138,7 +155,7 @@ class Feed:
             return
         command = call.result()
         body: messages.Fetched = command.body
-        blob, at = memoryview(command.rest[0]), 0
+        blob, at, came = memoryview(command.rest[0]), 0, 0
         for part in body.parts:
             cursor = consumer.by_id.get(part.partition)
             piece, at = blob[at : at + part.length], at + part.length
@@ -150,15 +167,24 @@ class Feed:
                 continue
             cursor.end = part.end_offset
             cursor.take_blob(piece)
+            came += part.length
             if cursor.expected < part.end_offset:
                 cursor.live = False  # There is more than fits an answer; waiting for silence each time would take long.
             elif not cursor.live:
                 self._go_live(cursor, now)
         consumer.wake()
-        if self._due_ns is None:
+        if came:
+            self._silence_ns = IDLE_NS
+            self._due_ns = min(self._due_ns or now + IDLE_NS, now + IDLE_NS)
+        elif self._due_ns is None:
             self._due_ns = now + IDLE_NS
+        self._go_on(asked_from, now)
+
+    def _go_on(self, asked_from: dict[int, int], now: int) -> None:
+        """Fetch what is left of a backlog."""
         if self.retry_ns is None and self._wanting():
-            if any(c.expected != before for known, before in asked_from.items() if (c := consumer.by_id.get(known))):
+            by_id = self._consumer.by_id
+            if any(c.expected != before for known, before in asked_from.items() if (c := by_id.get(known))):
                 self._fetch(now)
             else:
                 self.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
@@ -178,7 +204,9 @@ class Feed:
 
     def connected(self, now: int) -> None:
         """The subscription takes effect about now: fetch what was committed before that and after the last fetch."""
-        self._due_ns = now + SETTLE_NS
+        for cursor in self._mine():
+            cursor.heard_ns = 0
+        self._settle(now)
         self._pause_ns = RETRY_NS
 
     def lost(self, now: int) -> None:
@@ -198,6 +226,7 @@ class Feed:
 
     def _go_live(self, cursor: Cursor, now: int) -> None:
         cursor.live = True
+        cursor.heard_ns = 0
         endpoint = self._client.publish_endpoint(self._leader)
         if endpoint is None:
             return
@@ -208,7 +237,7 @@ class Feed:
             self._client.requests.effect(OpenSession(self._session, endpoint, subscribe=True))
         self.subscribe(cursor, on=True)
         # Committed between the fetch and the moment the subscription takes effect: neither shows it.
-        self._due_ns = now + SETTLE_NS
+        self._settle(now)
 
     def subscribe(self, cursor: Cursor, *, on: bool) -> None:
         """Change a subscription, once: a leader counts each, and a socket ends one only when it was ended as often."""
