@@ -346,7 +346,7 @@ def test_a_leader_that_dies_at_each_start_is_tried_ever_more_rarely_and_the_othe
             victim.kill()
             until(lambda: node.log.read_text().count("leader_ended leader=1") >= 5)
             pauses = [float(text) for text in re.findall(r"restart_in=(\S+)", node.log.read_text())]
-            assert pauses[:5] == [0.05, 0.1, 0.2, 0.4, 0.8]
+            assert pauses[:5] == [0.05, 0.1, 0.2, 0.4, 0.4]
             assert "leader_failed leader=1" in node.log.read_text()
             for number in range(20):
                 producer.send("t", b"%d" % number, partition=1 - broken).result(timeout=PATIENCE_S)

@@ -3,8 +3,10 @@
 It holds the data directory's lock. Each leader takes two ports, one for requests and one for what it publishes: leader
 N the node's port + 2 N and the one after it, so that a firewall can be told. Leader 0, on the node's port itself, hosts
 the controller. A leader's standard input is a pipe from here: when the supervisor is killed the pipe ends, and so does
-the leader. A leader that ends is started again after 50 ms; one that ends before it served waits twice as long each
-time, up to 5 s. One that has not served within 20 s of its start hangs, and is killed.
+the leader. A leader that ends is started again after 50 ms. One that ends before it served waits twice as long each
+time, up to 0.4 s: somebody may be killing it, and its clients wait for it. After ten times in a row that is no accident
+any more, and the pause goes on to double, up to 5 s. One that has not served within 20 s of its start hangs, and is
+killed.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ log = logging.getLogger("zfabric.supervisor")
 
 PAUSE_S = 0.05
 PAUSE_MAX_S = 5.0
+FAILURES_SHORT = 10
 STOP_S = 5.0
 LOOK_S = 0.01
 START_S = 20.0
@@ -112,6 +115,12 @@ def _free_run(host: str, count: int) -> int:
     raise errors.PortInUse(endpoint=host, problem=f"no {count} free ports in a row from {first} on")
 
 
+def restart_pause(failures: int) -> float:
+    """Return how many seconds to wait before the next start, after so many in a row that ended before they served."""
+    pause = PAUSE_S * 2.0 ** min(failures, 3)
+    return min(pause * 2.0 ** min(max(0, failures - FAILURES_SHORT), 10), PAUSE_MAX_S)
+
+
 class _Leader:
     """One leader process: how it is started, and how it is doing."""
 
@@ -123,7 +132,7 @@ class _Leader:
         self.ending = -1
         self.started = 0.0
         self.heard = 0.0
-        self.pause = PAUSE_S
+        self.failures = 0
         self.restart_at: float | None = None
 
     @property
@@ -285,9 +294,9 @@ class Supervisor:
         except OSError as error:  # No process or no memory for one: there may be later.
             if not self._announced:
                 raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail=str(error)) from error
-            leader.pause = min(leader.pause * 2, PAUSE_MAX_S)
-            leader.restart_at = time.monotonic() + leader.pause
-            log.exception("leader_not_started leader=%d restart_in=%.2f", leader.options.leader, leader.pause)
+            leader.ready = False
+            pause = self._restart_later(leader)
+            log.exception("leader_not_started leader=%d restart_in=%.2f", leader.options.leader, pause)
             return
         assert leader.process is not None
         assert leader.process.stdout is not None
@@ -365,10 +374,15 @@ class Supervisor:
             leader.process.stdin.close()
         if not self._announced:
             raise errors.LeaderFailed(directory=self._directory.path, status=status, detail="see its log above")
-        now = time.monotonic()
-        leader.pause = PAUSE_S if leader.ready else min(leader.pause * 2, PAUSE_MAX_S)
-        leader.restart_at = now + leader.pause
-        log.warning("leader_ended leader=%d status=%d restart_in=%.2f", leader.options.leader, status, leader.pause)
+        pause = self._restart_later(leader)
+        log.warning("leader_ended leader=%d status=%d restart_in=%.2f", leader.options.leader, status, pause)
+
+    @staticmethod
+    def _restart_later(leader: _Leader) -> float:
+        leader.failures = 0 if leader.ready else leader.failures + 1
+        pause = restart_pause(leader.failures)
+        leader.restart_at = time.monotonic() + pause
+        return pause
 
     def _maybe_announce(self) -> None:
         if self._announced or not all(leader.ready for leader in self._leaders):

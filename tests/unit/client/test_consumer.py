@@ -198,6 +198,19 @@ def test_a_lost_subscription_is_opened_again_and_what_was_missed_is_fetched(wire
     assert (len(wire.subscribed), values(consumer)) == (before + 1, [b"a"])
 
 
+def test_however_often_a_subscription_ends_the_next_fetch_comes_within_four_tenths_of_a_second(wire):
+    consumer = wire.consumer()
+    live(wire, consumer)
+    wire.up.discard(wire.places[0][1])
+    for _ in range(20):
+        wire.client.lost(subscription(wire), wire.now)
+        before = len(wire.sent)
+        wire.pass_time(0.41)
+        assert len(wire.sent) == before + 1
+        wire.fetched(wire.fetches()[0])
+        wire.step()
+
+
 def test_a_leader_that_publishes_elsewhere_is_followed():
     wire = Wire(leaders=2)
     consumer = wire.consumer()

@@ -89,6 +89,18 @@ def test_the_pause_before_a_session_grows_and_starts_again_with_a_welcome(wire):
     assert wire.client.requests.connected(BOOT)
 
 
+def test_however_often_a_connection_ends_the_next_session_comes_within_four_tenths_of_a_second(wire):
+    """A leader that is killed again and again at its start may accept connections, and end them."""
+    ask(wire)
+    wire.step()
+    wire.up.clear()
+    for _ in range(50):
+        tries = len(wire.opened)
+        wire.lose()
+        wire.pass_time(0.4)
+        assert len(wire.opened) == tries + 1
+
+
 def test_time_that_is_up_says_whether_anybody_ever_answered(wire):
     wire.up.clear()
     never = ask(wire, seconds=2.0)

@@ -15,8 +15,10 @@ session is replaced. So is one whose HELLO has no answer for three seconds, be i
 leader (a port in the kernel's range for outgoing connections can even be connected to itself), and one that says
 anything but WELCOME, GOODBYE or an error first.
 
-The pause before a new session doubles from 10 ms to 500 ms, with a random part so that clients do not return in step,
-and starts again at 10 ms with each WELCOME.
+The pause before a new session doubles from 10 ms to 200 ms, with a random part of up to as much so that clients do not
+return in step, and starts again at 10 ms with each WELCOME. A session waits by itself for a leader that does not listen
+yet, so the pause is only for those that accept a connection and end it: a leader killed again and again at its start
+may keep nobody waiting long once it is left alone.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from random import Random
 
 PAUSE_NS: Final = 10_000_000
-PAUSE_MAX_NS: Final = 500_000_000
+PAUSE_MAX_NS: Final = 200_000_000
 PATIENCE_NS: Final = 5_000_000_000
 HELLO_PATIENCE_NS: Final = 3_000_000_000
 SCAN_NS: Final = 1_000_000_000

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
 RETRY_NS = 20_000_000
-RETRY_MAX_NS = 1_000_000_000
+RETRY_MAX_NS = 400_000_000
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 
 
