@@ -130,6 +130,12 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         errors: totals since it started. subscriptions: live ones. map_bytes, used_bytes: of its volume.
         records_out, bytes_out: handed to consumers since it started: fetched, and published once for each subscriber;
             what a slow consumer loses of the latter and fetches again counts twice.
+        mesh: name of the mesh that it is a member of, or "". mesh_members: alive or suspected there, itself included.
+        mesh_health: how slow it finds itself, 0 is healthy. mesh_links: connections of gossip that it has made.
+        mesh_sent, mesh_sent_bytes, mesh_received, mesh_received_bytes: frames of gossip since it started.
+        mesh_refused: those that were garbage, of another mesh, or signed with another key. mesh_replayed: seen before.
+        mesh_strangers: of those that are no members. mesh_collisions: claims of an id that another process bears.
+        mesh_refutations: claims about itself that it has refuted.
     """
 
     id: int
@@ -153,6 +159,19 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     used_bytes: int
     records_out: int = 0
     bytes_out: int = 0
+    mesh: str = ""
+    mesh_members: int = 0
+    mesh_health: int = 0
+    mesh_links: int = 0
+    mesh_sent: int = 0
+    mesh_sent_bytes: int = 0
+    mesh_received: int = 0
+    mesh_received_bytes: int = 0
+    mesh_refused: int = 0
+    mesh_replayed: int = 0
+    mesh_strangers: int = 0
+    mesh_collisions: int = 0
+    mesh_refutations: int = 0
 
 
 MemberState = Literal["alive", "suspect", "failed", "left"]

@@ -11,7 +11,9 @@ import pytest
 
 import zfabric
 from tests.process.leaders import PATIENCE_S, LeaderProcess
+from tests.process.meshes import MemberProcess
 from zfabric.settings import LeaderSettings
+from zfabric.store import keyfile
 
 HEAVY = {
     "asyncio",
@@ -85,7 +87,20 @@ def loaded(tmp_path):
 
 def test_a_leader_that_has_served_everything_has_loaded_nothing_heavy(loaded):
     assert loaded >= NEEDED
+    assert "zfabric.server.gossip" not in loaded
     assert heavy(loaded) == set()
+
+
+def test_a_member_of_a_mesh_loads_nothing_heavy_either(tmp_path):
+    listed = tmp_path / "modules"
+    keyfile.create_key(str(tmp_path / "key"))
+    program = ("-c", LEADER % str(listed))
+    with MemberProcess(str(tmp_path / "data"), key_file=str(tmp_path / "key"), program=program) as member:
+        assert len(member.fabric.members()) == 1
+        assert member.stop() == 0
+    found = set(listed.read_text().splitlines())
+    assert "zfabric.core.mesh.membership" in found
+    assert heavy(found) == set()
 
 
 def test_a_leader_maps_no_library_that_it_does_not_need(tmp_path):

@@ -9,6 +9,27 @@ import msgspec
 
 from zfabric import errors
 from zfabric.settings import LeaderSettings
+from zfabric.wire.card import Kind
+
+
+class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How leader 0 takes part in a mesh.
+
+    Attributes:
+        name: of the mesh. key_file: path of its key; "" for a network that is trusted.
+        endpoint, publish: where members and clients elsewhere reach this leader; names or addresses that they know.
+        seeds: endpoints of members to join through. zone: where this machine is, or "".
+        kind: what the card says. beacon: find others on the local network, and be found.
+    """
+
+    name: str
+    endpoint: str
+    publish: str
+    key_file: str = ""
+    seeds: list[str] = []
+    zone: str = ""
+    kind: Kind = "node"
+    beacon: bool = False
 
 
 class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +43,7 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         embedded: take the directory's lock, end when the last client has left, detach from the starting process.
         supervised: end when standard input ends, since whoever started us has gone.
         beats: write a byte to standard output twice a second: a supervisor with a watchdog wants to know.
+        mesh: of leader 0 alone: the mesh that it is a member of; None for none.
         settings: bounds and times.
     """
 
@@ -36,6 +58,7 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     embedded: bool = False
     supervised: bool = False
     beats: bool = False
+    mesh: MeshOptions | None = None
     settings: LeaderSettings = LeaderSettings()
 
 

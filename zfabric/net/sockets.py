@@ -25,6 +25,7 @@ CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up
                                        kernel's two minutes.
 RECONNECT_IVL      10 ms               A leader on this machine is back within tens of milliseconds.
                    50 to 200 ms        Further away, doubled up to the maximum, to spare a network that has a problem.
+                   200 to 2,000 ms     Gossip: whoever is gone may stay so, and nobody waits.
 LINGER             0, or 1,000 ms      What a client has queued is repeated by its core elsewhere, so it closes at
                                        once. A leader gives its last answers a second.
 BACKLOG            1,024 connections   Many clients come back at once when a leader restarts.
@@ -71,6 +72,9 @@ SOCKETS_MAX: Final = 8_192
 RECONNECT_LOCAL_MS: Final = 10
 RECONNECT_REMOTE_MS: Final = 50
 RECONNECT_MAX_MS: Final = 200
+RECONNECT_PATIENT_MS: Final = 200
+RECONNECT_PATIENT_MAX_MS: Final = 2_000
+LINK_QUEUED_MAX: Final = 100
 
 END_S: Final = 1.0
 """Longest wait for the end of a context."""
@@ -116,6 +120,17 @@ def dealer(ctx: Context, frame_max: int) -> Socket:
     """Return an unconnected DEALER, for requests; frames received are at most ``frame_max`` bytes."""
     socket = _socket(ctx, zmq.DEALER, frame_max, receive=REQUESTS_QUEUED_MAX, send=REQUESTS_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
+    return socket
+
+
+def link(ctx: Context, frame_max: int) -> Socket:
+    """Return an unconnected DEALER for gossip. It has no heartbeats of its own: gossip is one, and the other side's do.
+
+    Frames received are at most ``frame_max`` bytes.
+    """
+    socket = _socket(ctx, zmq.DEALER, frame_max, receive=LINK_QUEUED_MAX, send=LINK_QUEUED_MAX)
+    socket.set(zmq.IMMEDIATE, 1)
+    socket.set(zmq.HEARTBEAT_IVL, 0)
     return socket
 
 
@@ -196,15 +211,20 @@ def stop_monitored(socket: Socket) -> None:
         socket.close(linger=0)
 
 
-def connect(socket: Socket, endpoint: str) -> None:
+def connect(socket: Socket, endpoint: str, *, patient: bool = False) -> None:
     """Connect to ``endpoint`` (``tcp://host:port`` or ``ipc://path``), and again until it succeeds.
+
+    Args:
+        patient: nobody waits for it.
 
     Raises:
         zmq.ZMQError: the endpoint cannot be one, or descriptors have run out.
     """
-    local = endpoint.startswith(_LOCAL)
-    socket.set(zmq.RECONNECT_IVL, RECONNECT_LOCAL_MS if local else RECONNECT_REMOTE_MS)
-    socket.set(zmq.RECONNECT_IVL_MAX, 0 if local else RECONNECT_MAX_MS)
+    pause, most = (RECONNECT_LOCAL_MS, 0) if endpoint.startswith(_LOCAL) else (RECONNECT_REMOTE_MS, RECONNECT_MAX_MS)
+    if patient:
+        pause, most = RECONNECT_PATIENT_MS, RECONNECT_PATIENT_MAX_MS
+    socket.set(zmq.RECONNECT_IVL, pause)
+    socket.set(zmq.RECONNECT_IVL_MAX, most)
     _address_family(socket, endpoint)
     socket.connect(endpoint)
 

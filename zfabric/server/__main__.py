@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING
 from zfabric import errors
 
 if TYPE_CHECKING:
+    from zfabric.core.cluster.roster import Roster
     from zfabric.core.transaction import Transaction
+    from zfabric.modes.options import LeaderOptions
+    from zfabric.wire.card import Kind
 
 EXIT_FAILED = 1
 EXIT_STORAGE = 75
@@ -52,7 +55,6 @@ def _detach(directory: str) -> None:
 
 def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.core.cluster.placement import Placement
-    from zfabric.core.cluster.roster import Roster
     from zfabric.core.leader.leader import Leader
     from zfabric.core.leader.turn import Turn
     from zfabric.modes.options import decode
@@ -61,7 +63,6 @@ def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.server.loop import Loop
     from zfabric.store.directory import DataDirectory
     from zfabric.store.volume import Volume
-    from zfabric.wire.card import Card
     from zfabric.wire.messages import LeaderAddress
 
     options = decode(argument)
@@ -78,14 +79,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
     leader = Leader(options.leader, settings)
     placement = None
     if options.leader == 0:
-        card = Card(
-            kind="embedded" if options.embedded else "node",
-            host=os.uname().nodename,
-            publish=options.advertise_publish,
-            software="zfabric",
-        )
-        run = (int.from_bytes(os.urandom(8), "big") >> 1) | 1
-        placement = Placement(Roster(run, options.advertise, card))
+        placement = Placement(_roster(options))
 
     def start(txn: Transaction) -> None:
         leader.start(txn)
@@ -97,6 +91,10 @@ def _serve(argument: str, stack: ExitStack) -> int:
     turn.begin(start)
     loop = Loop(options, volume, leader, turn, alone=directory.try_exclusive_clients if options.embedded else None)
     stack.callback(loop.close)
+    if options.mesh is not None and placement is not None:
+        from zfabric.server.gossip import Gossip
+
+        loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply))
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:
         loop.wake_on(0, loop.stop)
@@ -111,6 +109,21 @@ def _serve(argument: str, stack: ExitStack) -> int:
 
     loop.run(serving)
     return 0
+
+
+def _roster(options: LeaderOptions) -> Roster:
+    """Return the table of members, with what this process says of itself."""
+    from zfabric.core.cluster.roster import Roster
+    from zfabric.wire.card import Card
+
+    run = (int.from_bytes(os.urandom(8), "big") >> 1) | 1
+    host, mesh = os.uname().nodename, options.mesh
+    if mesh is None:
+        kind: Kind = "embedded" if options.embedded else "node"
+        card = Card(kind=kind, host=host, publish=options.advertise_publish, software="zfabric")
+        return Roster(run, options.advertise, card)
+    card = Card(kind=mesh.kind, host=host, zone=mesh.zone, publish=mesh.publish, software="zfabric")
+    return Roster(run, mesh.endpoint, card, mesh=mesh.name)
 
 
 def _beats(fd: int) -> Callable[[], None]:

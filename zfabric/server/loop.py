@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
@@ -30,6 +30,9 @@ from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 
+if TYPE_CHECKING:
+    from zfabric.server.gossip import Gossip
+
 log = logging.getLogger("zfabric.leader")
 
 UPKEEP_NS = 500_000_000
@@ -41,6 +44,8 @@ PEERS_MAX = 100_000
 DRAIN_NS = 2_000_000_000
 PUBLISHED_FRAMES = 3
 """Frames of a published batch: partition id, header, payload; a HEAD beacon has fewer."""
+GOSSIP: Final = b"zg"
+"""First bytes of a frame of gossip (``wire/gossip.py``, which a leader without a mesh does not use)."""
 
 
 class Loop:
@@ -86,6 +91,7 @@ class Loop:
         self._started = time.monotonic_ns()
         self._refusals = Refusals(self._started)
         self._load = process.Load()
+        self._gossip: Gossip | None = None
         self._poller = zmq.Poller()
         self._open()
 
@@ -119,6 +125,15 @@ class Loop:
         self._others[fd] = action
         self._poller.register(fd, zmq.POLLIN)
 
+    def take_part(self, gossip: Gossip) -> None:
+        """Let this process be a member of a mesh."""
+        self._gossip = gossip
+        self._poller.register(gossip.links.fd, zmq.POLLIN)
+
+    def reply(self, peer: bytes, frame: bytes) -> None:
+        """Send one frame to a peer of the ROUTER, if it is there and reads."""
+        self._perform([Reply(peer, (frame,))])
+
     def stop(self) -> None:
         """End after what has been received is answered."""
         self._stopping = True
@@ -135,6 +150,11 @@ class Loop:
         while not self._stopping:
             self._wait()
             self._take_turn()
+        if self._gossip is not None:
+            self._gossip.leave(time.monotonic_ns())
+            while not self._gossip.left:
+                self._wait()
+                self._take_turn()
         deadline = time.monotonic_ns() + DRAIN_NS
         while (self._carried or self._router.poll(0)) and time.monotonic_ns() < deadline:
             self._take_turn()
@@ -149,6 +169,8 @@ class Loop:
 
     def close(self) -> None:
         """Close the sockets, giving the last answers a second to leave."""
+        if self._gossip is not None:
+            self._gossip.close()
         self._connections.stop()
         self._router.close()
         self._xpub.close()
@@ -161,12 +183,13 @@ class Loop:
     def _wait(self) -> None:
         now = time.monotonic_ns()
         deadlines = [now if self._carried else self._upkeep_due]
-        wanted = self._turn.next_deadline()
-        if wanted is not None:
-            deadlines.append(wanted)
+        for machine in (self._turn, self._gossip):
+            wanted = None if machine is None else machine.next_deadline()
+            if wanted is not None:
+                deadlines.append(wanted)
         timeout_ms = max(0, -(-(min(deadlines) - now) // 1_000_000))
         for ready, _ in self._poller.poll(timeout_ms):
-            if isinstance(ready, int):
+            if ready in self._others:
                 self._poller.unregister(ready)
                 self._others.pop(ready)()
             elif ready is self._xpub:
@@ -263,6 +286,10 @@ class Loop:
                 if command.type == Type.ASSIGN:
                     raise errors.ProtocolViolation(problem="ASSIGN from a client", allowed="from the controller alone")
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+                if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
+                    del self._peers[peer]
+                    self._gossip.receive(peer, first, now)
+                    continue
                 self._leader.counters.errors += 1
                 request = messages.request_id(first)
                 if request:
@@ -297,6 +324,8 @@ class Loop:
         if reads:
             self._perform(turn.answer(reads, self._settings.turn_bytes))
             self._carried.extend(reads)
+        if self._gossip is not None:
+            self._gossip.step(time.monotonic_ns())
         if turn.grown > grown:
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
 
@@ -393,6 +422,8 @@ class Loop:
         without one; both can only be ended so. Clients notice at once, connect again and repeat what was not answered.
         """
         self._peers.clear()
+        if self._gossip is not None:
+            self._gossip.links.clear()
         self._carried = deque(entry for entry in self._carried if not entry[0])
         self._poller.unregister(self._router)
         self._connections.stop()
@@ -449,5 +480,7 @@ class Loop:
             "map_bytes": stats.map_bytes,
             "used_bytes": stats.used_bytes,
         }
+        if self._gossip is not None:
+            values.update(self._gossip.values())
         frame = messages.command(Type.STATUS_IS, command.request, messages.StatusIs(values))
         self._perform([Reply(peer, (frame,))])

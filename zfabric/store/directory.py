@@ -7,6 +7,7 @@ name                      what it is
 ``LOCK``                  locked by whoever leads; says ``{"pid": …, "mode": …, "listen": …}`` inside
 ``clients``               locked, shared, by every process that uses the directory embedded
 ``leader-0``, ``-1``, …   the volumes (``volume.py``), one for each leader process
+``members``               the members of a mesh that leader 0 knew in its last run (``meshfile.py``)
 ``run``                   ipc sockets; a link to a private directory elsewhere when the path is too long for one
 ========================  ===============================================================================
 
@@ -57,6 +58,7 @@ VOLUME_ROOM: Final = 1 << 20
 LOCK: Final = "LOCK"
 CLIENTS: Final = "clients"
 RUN: Final = "run"
+MEMBERS: Final = "members"
 
 _SOCKET_PATH_BYTES_MAX: Final = 103 if sys.platform == "darwin" else 107
 _SOCKET_NAME_BYTES_MAX: Final = 24
@@ -226,6 +228,11 @@ class DataDirectory:
         """Return the directory of volume ``number``, whether or not it exists."""
         assert 0 <= number < 1_000_000
         return self._file(f"leader-{number}")
+
+    @property
+    def members_path(self) -> str:
+        """The file that keeps the members of a mesh, whether or not it exists."""
+        return self._file(MEMBERS)
 
     def check_room(self, number: int) -> None:
         """Check that volume ``number`` is there, or that there is room for it.

@@ -35,6 +35,10 @@ PUSH_PULL 4 KiB, STATE 64 KiB. Anything else is a ProtocolViolation. Silence is 
 from __future__ import annotations
 
 import struct
+
+# Where hashlib and hmac have them from; these two would load OpenSSL, which costs a leader 3.5 MB.
+from _blake2 import blake2b
+from _operator import _compare_digest as compare_digest
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -270,17 +274,12 @@ class Codec:
     def __init__(
         self, mesh: str, key: bytes | None = None, *, memo: dict[bytes, Member] | None = None, memo_max: int = MEMO_MAX
     ) -> None:
-        # Not at the top: a leader without a mesh needs the types above alone, and these load OpenSSL (3.5 MB).
-        import hashlib
-        import hmac
-
         check_name("mesh", mesh)
         if key is not None and not 16 <= len(key) <= 64:
             raise errors.InvalidArgument(name="key", value=f"{len(key)} bytes", allowed="16 to 64 bytes")
         self.mesh = mesh
-        self.hash = hashlib.blake2b(mesh.encode(), digest_size=8, person=_PERSON).digest()
-        self._mac = hashlib.blake2b(key=key or PUBLIC_KEY, digest_size=MAC_BYTES, person=_PERSON)
-        self._equal = hmac.compare_digest
+        self.hash = blake2b(mesh.encode(), digest_size=8, person=_PERSON).digest()
+        self._mac = blake2b(key=key or PUBLIC_KEY, digest_size=MAC_BYTES, person=_PERSON)
         self._memo: dict[bytes, Member] = {} if memo is None else memo
         self._memo_max = memo_max
 
@@ -315,7 +314,7 @@ class Codec:
             raise _refuse("mesh", f"gossip of mesh {mesh.hex()}", f"{self.hash.hex()}, mesh {self.mesh!r}")
         if len(frame) > BYTES_MAX.get(kind, 0) or flags:
             raise _refuse("size", f"gossip of type {kind}, flags {flags:#x}, {len(frame)} bytes", "the types' sizes")
-        if not self._equal(self.sign(memoryview(frame)[:-MAC_BYTES]), bytes(frame[-MAC_BYTES:])):
+        if not compare_digest(self.sign(memoryview(frame)[:-MAC_BYTES]), bytes(frame[-MAC_BYTES:])):
             raise _refuse("mac", "a MAC that is not ours", "gossip signed with the mesh key")
         try:
             body: Any = _decoders[kind](memoryview(frame)[HEADER.size : -MAC_BYTES])

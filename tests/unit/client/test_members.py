@@ -122,7 +122,7 @@ def test_a_restarted_leader_has_a_new_table_and_only_the_differences_are_told(wi
     answer(wire, member(), member(OTHER))
     fresh(wire)
     told.clear()
-    assert answer(wire, member(incarnation=2), run=6, version=1) == messages.Members(5, 1)
+    assert answer(wire, member(card=Card(host="i")), run=6, version=1) == messages.Members(5, 1)
     assert told == [("updated", ME), ("forgotten", OTHER)]
     fresh(wire)
     assert answer(wire, run=6) == messages.Members(6, 1)

@@ -229,7 +229,7 @@ class Members:
 
 
 def _difference(before: Known | None, after: Known | None) -> list[Change]:
-    """Return how a member has changed, if that is more than its round trip."""
+    """Return how a member has changed, if that is more than its round trip or the number of its last statement."""
     if before is None:
         return [] if after is None else [Change("joined" if after.living else _ended(after), None, after)]
     if after is None:
@@ -242,7 +242,7 @@ def _difference(before: Known | None, after: Known | None) -> list[Change]:
             kind = "recovered" if before.status == Status.SUSPECT else "returned"
         else:
             kind = _ended(after)
-    elif before.card != after.card or before.endpoint != after.endpoint or before.incarnation != after.incarnation:
+    elif before.card != after.card or before.endpoint != after.endpoint:
         kind = "updated"
     else:
         return []

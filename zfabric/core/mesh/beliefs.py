@@ -121,7 +121,7 @@ class Beliefs:
             self._note("returned", claim)
         elif known.status == Status.SUSPECT:
             self._note("recovered", claim)
-        if known.version != claim.version and claim.instance == known.instance:
+        else:
             self._note("updated", claim)
         self._voice.spread(claim, now)
         if merge and now >= self.next_merge:

@@ -19,7 +19,8 @@ class MemberEvent:
     """Something became known about a member.
 
     Attributes:
-        kind: ``joined``: never heard of before. ``updated``: its metadata changed. ``returned``: it had failed, left
+        kind: ``joined``: never heard of before. ``updated``: it said something new about itself,
+            if only an incarnation. ``returned``: it had failed, left
             or was started again. ``suspected``, ``recovered``: it may have failed; it refuted that. ``failed``,
             ``left``. ``reaped``: its record is forgotten. ``collided``: another process claims its id; ``member`` is
             the claim. ``lost``: events were dropped, since nobody took them; look at all members again.

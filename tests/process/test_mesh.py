@@ -1,0 +1,166 @@
+"""Meshes of real leader processes: who joins, fails, leaves, comes back, and who is not heard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import zmq
+
+from tests.process.meshes import MemberProcess, agree
+from tests.process.test_sdk import until
+from zfabric.store import keyfile
+from zfabric.wire import gossip, messages
+from zfabric.wire.card import ServiceCard
+from zfabric.wire.gossip import Codec
+from zfabric.wire.messages import Type
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """Start a member; all are ended after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda data, **options: stack.enter_context(MemberProcess(str(tmp_path / data), **options))
+
+
+def counter(member, name):
+    return getattr(member.fabric.status()[0], f"mesh_{name}")
+
+
+def test_members_fail_leave_stand_still_and_come_back(mesh):
+    """Kill -9 is a failure, SIGTERM is none, SIGSTOP is one until SIGCONT; a restarted member is the same one."""
+    first = mesh("0")
+    killed, stopped, frozen = (mesh(str(number), seeds=[first]) for number in range(1, 4))
+    assert agree([first, killed, stopped, frozen])
+    before = {member.endpoint: member for member in first.fabric.members()}
+    killed.kill()
+    frozen.freeze()
+    assert stopped.stop() == 0
+    assert until(lambda: first.sees(stopped) == "left", PATIENCE_S)
+    assert until(lambda: first.sees(frozen) == "suspect", PATIENCE_S)
+    frozen.thaw()
+    assert until(lambda: first.sees(frozen) == "alive", PATIENCE_S)
+    assert until(lambda: first.sees(killed) == "failed", PATIENCE_S)
+    assert first.sees(frozen) == "alive"
+    killed.again()
+    stopped.again()
+    assert agree([first, killed, stopped, frozen])
+    after = {member.endpoint: member for member in first.fabric.members()}
+    for member in (killed, stopped):
+        assert after[member.endpoint].id == before[member.endpoint].id
+        assert after[member.endpoint].incarnation > before[member.endpoint].incarnation
+    assert counter(frozen, "refutations") >= 1
+
+
+def test_a_member_finds_its_mesh_again_without_seeds(mesh):
+    """It keeps some members in its data directory."""
+    first = mesh("0")
+    second = mesh("1", seeds=[first])
+    assert agree([first, second])
+    assert first.stop() == 0
+    assert until(lambda: second.sees(first) == "left", PATIENCE_S)
+    first.again()
+    assert agree([first, second])
+
+
+def test_topics_and_services_of_one_member_are_known_to_clients_of_another(mesh):
+    first = mesh("0", zone="here")
+    second = mesh("1", seeds=[first])
+    first.fabric.topics.create("t", partitions=3)
+    service = ServiceCard("greeter", "1", "tcp://127.0.0.1:9", 5)
+    first.fabric.ask(Type.ANNOUNCE, messages.Announce(service, 30_000), "announcement")
+
+    def known():
+        [member] = [m for m in second.fabric.members() if m.endpoint == first.endpoint] or [None]
+        return member if member is not None and member.topics and member.services else None
+
+    member = until(known, PATIENCE_S)
+    assert ([(topic.name, topic.partitions) for topic in member.topics], member.services[0].name, member.zone) == (
+        [("t", 3)], "greeter", "here",
+    )  # fmt: skip
+    assert not member.local
+    assert until(lambda: known().round_trip, PATIENCE_S) < 10.0
+
+
+def test_members_without_the_key_and_of_other_meshes_are_not_heard(mesh, tmp_path):
+    """Two meshes on one machine never mix, though they know each other's addresses."""
+    keys = [str(tmp_path / name) for name in ("right", "wrong")]
+    for key in keys:
+        keyfile.create_key(key)
+    first = mesh("0", key_file=keys[0])
+    second = mesh("1", key_file=keys[0], seeds=[first])
+    strangers = [
+        mesh("2", key_file=keys[1], seeds=[first]),
+        mesh("3", seeds=[first]),
+        mesh("4", name="other", key_file=keys[0], seeds=[first]),
+    ]
+    assert agree([first, second])
+    assert until(lambda: counter(first, "refused") >= 3, PATIENCE_S)
+    assert agree([first, second])
+    assert all(stranger.states() == {stranger.endpoint: "alive"} for stranger in strangers)
+
+
+def test_a_copied_directory_does_not_take_the_place_of_the_first(mesh, tmp_path):
+    first = mesh("0")
+    second = mesh("1", seeds=[first])
+    assert agree([first, second])
+    second.fabric.topics.create("t")
+    shutil.copytree(tmp_path / "1" / "leader-0", tmp_path / "2" / "leader-0")
+    shutil.copy(tmp_path / "1" / "FORMAT", tmp_path / "2" / "FORMAT")
+    copy = mesh("2", seeds=[first])
+    assert until(lambda: counter(first, "collisions") > 0, PATIENCE_S)
+    assert first.states() == {first.endpoint: "alive", second.endpoint: "alive"}
+    assert first.sees(copy) is None
+
+
+def test_garbage_forged_replayed_and_oversized_frames_are_counted_and_hurt_nobody(mesh):
+    """On the ROUTER that serves clients as well."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as listener, context.socket(zmq.DEALER) as attacker:
+        port = listener.bind_to_random_port("tcp://127.0.0.1", 10_000, 20_000)
+        victim = mesh("0")
+        other = mesh("1", seeds=[victim, f"tcp://127.0.0.1:{port}"])
+        assert agree([victim, other])
+        assert listener.poll(60_000), "a seed is spoken to"
+        _, captured = listener.recv_multipart()
+        attacker.connect(victim.endpoint)
+        refused, errors = counter(victim, "refused"), victim.fabric.status()[0].errors
+        forged = Codec("m", b"not the key, not the key").write(gossip.Type.GOSSIP, b"\7" * 16, 1, 1, gossip.Gossip([]))
+        bad = [b"zg", b"zg" + os.urandom(200), b"zg" + bytes(gossip.STATE_BYTES_MAX), b"zg" * 300_000, forged]
+        for frame in bad:
+            attacker.send(frame)
+        attacker.send_multipart([b"zg", b"of two frames"])
+        assert until(lambda: counter(victim, "refused") >= refused + len(bad), PATIENCE_S)
+        assert until(lambda: victim.fabric.status()[0].errors == errors + 1, PATIENCE_S)
+        attacker.send(captured)
+        attacker.send(captured)
+        assert until(lambda: counter(victim, "replayed") >= 1, PATIENCE_S)
+        assert victim.states() == {victim.endpoint: "alive", other.endpoint: "alive"}
+        attacker.close(linger=0)
+
+
+def test_a_flood_of_gossip_does_not_starve_clients(mesh):
+    """A turn takes a bounded number of messages, whatever they are."""
+    victim = mesh("0")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as attacker:
+        attacker.connect(victim.endpoint)
+        attacker.set(zmq.SNDTIMEO, 20_000)
+        before = counter(victim, "refused")
+        for _ in range(20):
+            for _ in range(500):
+                attacker.send(b"zg" + bytes(100))
+            assert len(victim.fabric.members()) == 1
+        assert until(lambda: counter(victim, "refused") >= before + 10_000, PATIENCE_S)
+        attacker.close(linger=0)
+
+
+def test_twenty_members_find_each_other_through_one(mesh):
+    first = mesh("0")
+    with ThreadPoolExecutor(2) as pool:
+        others = list(pool.map(lambda number: mesh(str(number), seeds=[first]), range(1, 20)))
+    assert agree([first, *others])
+    assert max(member.rss() for member in (first, *others)) < 30_000_000

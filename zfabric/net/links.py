@@ -1,0 +1,164 @@
+"""Outgoing connections of gossip: one DEALER for each endpoint spoken to lately, a bounded number of them.
+
+A frame is sent at once, or waits a little while its connection is made; what has waited for two seconds is dropped with
+its link, since gossip that old is worth nothing and nobody seems to be there. A link that was not used for ten seconds
+is closed: an open one costs both sides a heartbeat a second, a new one about a millisecond, and in a mesh of any size
+each member speaks to about one other a second. Beyond ``LINKS_MAX`` the one used longest ago goes.
+
+The sockets live in a context of their own, with a thread of its own: libzmq looks names up in that thread, and a name
+server that is silent must not hold up a leader's clients.
+
+**Edge-triggered descriptors** (see ``net/ports.py``): after every operation on a socket it is read until it is empty,
+here as there. All descriptors are in one epoll object, so that a leader's poll watches one descriptor, however many
+links there are.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from typing import Final
+
+import zmq
+
+from zfabric.net import sockets
+
+LINKS_MAX: Final = 64
+IDLE_NS: Final = 10_000_000_000
+WAIT_NS: Final = 2_000_000_000
+WAITING_MAX: Final = 32
+"""Frames that wait for one connection."""
+_LAST_WORDS_MS: Final = 200
+
+
+class _Link:
+    __slots__ = ("endpoint", "fd", "socket", "used_ns", "waiting", "waits_ns")
+
+    def __init__(self, endpoint: str, socket: sockets.Socket, now: int) -> None:
+        self.endpoint = endpoint
+        self.socket = socket
+        fd = socket.get(zmq.FD)
+        assert isinstance(fd, int), "descriptors are numbers"
+        self.fd = fd
+        self.used_ns = now
+        self.waits_ns = 0
+        self.waiting: deque[bytes] = deque()
+
+
+class Links:
+    """All links of one process.
+
+    Args:
+        frame_max: bytes of the largest frame received.
+
+    Attributes:
+        fd: becomes readable when :meth:`receive` has something to do.
+        dropped: frames that were not sent. misshapen: messages received that were not one frame.
+    """
+
+    def __init__(self, frame_max: int) -> None:
+        self.dropped = 0
+        self.misshapen = 0
+        self._context = sockets.context()
+        self._frame_max = frame_max
+        self._epoll = select.epoll()
+        self.fd = self._epoll.fileno()
+        self._links: dict[str, _Link] = {}
+        self._by_fd: dict[int, _Link] = {}
+        self._received: list[tuple[str, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def send(self, endpoint: str, frame: bytes, now: int) -> None:
+        """Send one frame; whether it arrives nobody knows."""
+        link = self._links.pop(endpoint, None)
+        if link is None:
+            while len(self._links) >= LINKS_MAX:
+                self._shut(next(iter(self._links.values())))
+            link = self._open(endpoint, now)
+            if link is None:
+                self.dropped += 1
+                return
+        self._links[endpoint] = link
+        link.used_ns = now
+        if not link.waiting:
+            link.waits_ns = now
+        elif len(link.waiting) >= WAITING_MAX:
+            link.waiting.popleft()
+            self.dropped += 1
+        link.waiting.append(frame)
+        self._work(link)
+
+    def receive(self) -> list[tuple[str, bytes]]:
+        """Return what came: the endpoint of the link, and the frame."""
+        for fd, _ in self._epoll.poll(0):
+            link = self._by_fd.get(fd)
+            if link is not None:
+                self._work(link)
+        received, self._received = self._received, []
+        return received
+
+    def tick(self, now: int) -> None:
+        """Close what is idle, and what leads nowhere. Once a second will do."""
+        for link in list(self._links.values()):
+            if now - link.used_ns > IDLE_NS or (link.waiting and now - link.waits_ns > WAIT_NS):
+                self._shut(link)
+
+    def clear(self) -> None:
+        """Close all links: frees whatever others have filled their queues with."""
+        for link in list(self._links.values()):
+            self._shut(link)
+
+    def close(self) -> None:
+        """Close all, giving the last frames a moment to leave."""
+        for link in self._links.values():
+            link.socket.close(linger=_LAST_WORDS_MS)
+        self._links.clear()
+        self._by_fd.clear()
+        self._epoll.close()
+        self._context.term()
+
+    def _open(self, endpoint: str, now: int) -> _Link | None:
+        socket = None
+        if not endpoint.startswith("tcp://"):
+            return None
+        try:
+            socket = sockets.link(self._context, self._frame_max)
+            sockets.connect(socket, endpoint, patient=True)
+        except zmq.ZMQError:  # It is no endpoint, or there are no descriptors left.
+            if socket is not None:
+                socket.close(linger=0)
+            return None
+        link = _Link(endpoint, socket, now)
+        self._by_fd[link.fd] = link
+        self._epoll.register(link.fd, select.EPOLLIN)
+        return link
+
+    def _shut(self, link: _Link) -> None:
+        self.dropped += len(link.waiting)
+        del self._links[link.endpoint]
+        del self._by_fd[link.fd]
+        self._epoll.unregister(link.fd)
+        link.socket.close(linger=0)
+
+    def _work(self, link: _Link) -> None:
+        """Send what waits and read what came, until neither goes on."""
+        socket = link.socket
+        while True:
+            ready = socket.get(zmq.EVENTS)
+            assert isinstance(ready, int), "events are a number"
+            if ready & zmq.POLLIN:
+                parts = socket.recv_multipart(zmq.NOBLOCK)
+                if len(parts) == 1:
+                    self._received.append((link.endpoint, parts[0]))
+                else:
+                    self.misshapen += 1
+            elif ready & zmq.POLLOUT and link.waiting:
+                try:
+                    socket.send(link.waiting[0], zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+                link.waiting.popleft()
+            else:
+                return

@@ -1,0 +1,213 @@
+"""Gossip of one process: the shell of ``core/mesh``, within leader 0's loop. It decides nothing about members.
+
+Frames come over the leader's own ROUTER (they begin with ``zg`` where commands begin with ``zf``) and over the links
+that this process has made; each is answered the way that it came. What the mesh tells goes into the roster, where
+clients read it; what the roster says of this member goes into the mesh as its metadata.
+
+An endpoint that begins with ``@`` is no address but a connection that others have made to the ROUTER.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from zfabric.core.cluster.roster import Roster
+from zfabric.core.mesh.events import MemberEvent
+from zfabric.core.mesh.membership import Mesh
+from zfabric.model import Buffer
+from zfabric.modes.options import MeshOptions
+from zfabric.net.links import Links
+from zfabric.settings import MeshSettings
+from zfabric.store import keyfile, meshfile
+from zfabric.wire import gossip
+from zfabric.wire.gossip import Codec, Member, Status
+
+log = logging.getLogger("zfabric.mesh")
+
+Send = Callable[[bytes, bytes], None]
+"""Sends a frame to a peer of the ROUTER: routing id, frame."""
+
+SIGNATURE: Final = gossip.SIGNATURE
+UPKEEP_NS: Final = 1_000_000_000
+STORE_NS: Final = 60_000_000_000
+MEASURE_NS: Final = 1_000_000_000
+MEASURE_MEMBER_NS: Final = 10_000_000
+"""Round trips are told every second, and every ten in a mesh of a thousand."""
+STORED_SEEDS: Final = 8
+"""Of the last run's members: tried for ever like seeds, since all of them may have been away for long."""
+COLLISION_NS: Final = 60_000_000_000
+
+
+class Gossip:
+    """This process's part in a mesh.
+
+    Args:
+        send: answers a peer of the ROUTER. path: of the file that keeps the members of the last run.
+
+    Raises:
+        ConfigurationError: the key file. InvalidArgument: a name, endpoint or seed that cannot be one.
+
+    Attributes:
+        links: connections that this process has made.
+    """
+
+    def __init__(self, options: MeshOptions, roster: Roster, path: str, send: Send) -> None:
+        key = keyfile.read_key(options.key_file) if options.key_file else None
+        now = time.monotonic_ns()
+        self._options = options
+        self._roster = roster
+        self._path = path
+        self._send = send
+        self._random = Random(int.from_bytes(os.urandom(16), "big"))
+        self._mesh = Mesh(
+            Codec(options.name, key), id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
+            random=self._random, now=now, metadata=roster.metadata, incarnation=time.time_ns() // 1_000_000,
+            settings=MeshSettings(),
+        )  # fmt: skip
+        known = meshfile.load(path, options.name)
+        self._mesh.restore(known)
+        for member in self._mesh.members():
+            roster.note(member)
+        self._stored = _places(known)
+        self._mesh.join([*options.seeds, *(member.endpoint for member in known[:STORED_SEEDS])], now)
+        self.links = Links(gossip.STATE_BYTES_MAX)
+        self._upkeep_due = 0
+        self._measure_due = 0
+        self._store_due = now + UPKEEP_NS
+        self._collision_due = 0
+        self._roster.incarnate(self._mesh.me.incarnation)
+
+    # What the loop drives.
+
+    @property
+    def left(self) -> bool:
+        """Whether good-bye was said."""
+        return self._mesh.left
+
+    def receive(self, peer: bytes, frame: Buffer, now: int) -> None:
+        """Take a frame that a peer of the ROUTER has sent."""
+        self._mesh.receive(f"@{peer.hex()}", bytes(frame[: gossip.STATE_BYTES_MAX + 1]), now)
+
+    def step(self, now: int) -> None:
+        """Take what came over the links, do what is due, tell the roster, and send."""
+        mesh = self._mesh
+        for endpoint, frame in self.links.receive():
+            mesh.receive(endpoint, frame, now)
+        deadline = mesh.next_deadline()
+        if deadline is not None and deadline <= now:
+            mesh.tick(now)
+        if self._roster.metadata != mesh.me.metadata:
+            mesh.update(self._roster.metadata, now)
+        for event in mesh.take_events():
+            self._tell(event, now)
+        self._roster.incarnate(mesh.me.incarnation)
+        for effect in mesh.take_effects():
+            if effect.endpoint.startswith("@"):
+                self._send(bytes.fromhex(effect.endpoint[1:]), effect.frame)
+            else:
+                self.links.send(effect.endpoint, effect.frame, now)
+        if now >= self._upkeep_due:
+            self._upkeep(now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`step` is wanted next (monotonic ns), if nothing comes."""
+        return self._mesh.next_deadline()
+
+    def leave(self, now: int) -> None:
+        """Say good-bye; :attr:`left` tells when that is done."""
+        self._store(now)
+        self._mesh.leave(now)
+
+    def close(self) -> None:
+        """Close the links."""
+        self.links.close()
+
+    def values(self) -> dict[str, int | float | str]:
+        """Return counters for STATUS_IS."""
+        counters = self._mesh.counters
+        return {
+            "mesh": self._options.name,
+            "mesh_members": self._mesh.live + 1,
+            "mesh_health": self._mesh.health,
+            "mesh_links": len(self.links),
+            "mesh_sent": counters.sent,
+            "mesh_sent_bytes": counters.sent_bytes,
+            "mesh_received": counters.received,
+            "mesh_received_bytes": counters.received_bytes,
+            "mesh_refused": counters.refused_size + counters.refused_format + counters.refused_version
+            + counters.refused_mesh + counters.refused_mac + self.links.misshapen,
+            "mesh_replayed": counters.replayed,
+            "mesh_strangers": counters.strangers,
+            "mesh_collisions": counters.collisions,
+            "mesh_refutations": counters.refutations,
+        }  # fmt: skip
+
+    def _tell(self, event: MemberEvent, now: int) -> None:
+        kind, member = event.kind, event.member
+        inform(self._roster, self._mesh, event)
+        if kind == "collided":
+            self._collided(member, now)
+        if kind in ("joined", "returned", "failed", "left"):
+            log.info("member_%s member=%s endpoint=%s", kind, member.id.hex(), member.endpoint)
+
+    def _collided(self, claim: Member, now: int) -> None:
+        if now >= self._collision_due:
+            self._collision_due = now + COLLISION_NS
+            log.warning(
+                "member_collided member=%s endpoint=%s hint=%s",
+                claim.id.hex(), claim.endpoint, "two processes run on copies of one data directory",
+            )  # fmt: skip
+
+    # Upkeep.
+
+    def _upkeep(self, now: int) -> None:
+        self._upkeep_due = now + UPKEEP_NS
+        self.links.tick(now)
+        if now >= self._measure_due:
+            members = self._roster.ids()
+            self._measure_due = now + max(MEASURE_NS, MEASURE_MEMBER_NS * len(members))
+            for member in members:
+                took = self._mesh.round_trip_ns(member)
+                if took is not None:
+                    self._roster.measured(member, max(1, took // 1_000))
+        if now >= self._store_due:
+            self._store(now)
+
+    def _store(self, now: int) -> None:
+        """Keep some members for the next run, if they are not those that are kept already."""
+        self._store_due = now + STORE_NS
+        living = [member for member in self._mesh.members() if member.status == Status.ALIVE]
+        kept = [member for member in living if (member.id, member.endpoint) in self._stored]
+        others = [member for member in living if (member.id, member.endpoint) not in self._stored]
+        chosen = (kept + others)[: meshfile.MEMBERS_MAX]
+        if not living or _places(chosen) == self._stored:
+            return
+        try:
+            meshfile.store(self._path, self._options.name, chosen)
+        except OSError as error:
+            log.warning("members_not_stored problem=%s", error)
+            return
+        self._stored = _places(chosen)
+
+
+def inform(roster: Roster, mesh: Mesh, event: MemberEvent) -> None:
+    """Tell the table that clients read what a mesh has found out."""
+    if event.kind == "reaped":
+        roster.forget(event.member.id)
+    elif event.kind == "lost":
+        known = {other.id: other for other in mesh.members()}
+        for gone in [gone for gone in roster.ids() if gone not in known]:
+            roster.forget(gone)
+        for other in known.values():
+            roster.note(other)
+    elif event.kind != "collided":
+        roster.note(event.member)
+
+
+def _places(members: list[Member]) -> set[tuple[bytes, str]]:
+    return {(member.id, member.endpoint) for member in members}

@@ -1,0 +1,54 @@
+"""The members that a process knew in its last run, in one small file: so it finds its mesh without seeds.
+
+A hint like all that gossip says: who is gone is found out, and a file that is damaged, of another mesh or of another
+version is as good as none. It is written by way of a new file, without an fsync, which would cost flash and latency
+for nothing that matters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from zfabric.wire.gossip import Member
+
+MEMBERS_MAX: Final = 64
+_BYTES_MAX: Final = 256 << 10
+_VERSION: Final = 1
+
+
+class _File(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    mesh: str
+    members: Annotated[list[Member], Meta(max_length=MEMBERS_MAX)]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_File).decode
+
+
+def store(path: str, mesh: str, members: Sequence[Member]) -> None:
+    """Replace the file; at most ``MEMBERS_MAX`` members.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    assert len(members) <= MEMBERS_MAX
+    new = f"{path}.new"
+    with open(new, "wb") as file:
+        file.write(_encode(_File(_VERSION, mesh, list(members))))
+    os.replace(new, path)
+
+
+def load(path: str, mesh: str) -> list[Member]:
+    """Return the members that were stored for ``mesh``; none if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            found = _decode(file.read(_BYTES_MAX))
+    except (OSError, msgspec.MsgspecError, RecursionError):
+        return []
+    return found.members if (found.version, found.mesh) == (_VERSION, mesh) else []
