@@ -46,6 +46,7 @@ __all__ = [
     "ProtocolViolation",
     "RecordTooLarge",
     "RequestTimeout",
+    "SourceRewound",
     "StorageFailed",
     "StorageFull",
     "UnknownPartition",
@@ -53,6 +54,7 @@ __all__ = [
     "UnknownTopic",
     "Unreachable",
     "UnsupportedVersion",
+    "UplinkFenced",
     "ZFabricError",
     "from_wire",
 ]
@@ -393,6 +395,34 @@ class LimitExceeded(ZFabricError):
     what: str
     value: int
     limit: int
+
+
+# What an uplink meets.
+
+
+class UplinkFenced(ZFabricError):
+    """Another uplink of the same source topic into the same place has begun."""
+
+    code = 37
+    template = "another uplink ships topic {topic!r} of {source} to {target} now; this one ends: run one of them"
+    topic: str
+    source: str
+    target: str
+
+
+class SourceRewound(ZFabricError):
+    """The source lost records that the hub has, so its next ones would be taken for those."""
+
+    code = 38
+    template = (
+        "topic {topic!r} partition {partition} ends at offset {end}, but the hub has its record {stored}: the source "
+        "was set back (a backup?), and its new records would be taken for old ones; restore a newer state, or delete "
+        "the topic at the source and make it anew, which gives it another identity"
+    )
+    topic: str
+    partition: int
+    end: int
+    stored: int
 
 
 # The peer's mistakes.

@@ -303,3 +303,20 @@ def test_a_copy_that_is_killed_and_started_again_goes_on_behind_what_it_stored(s
         records = [record for record in iter(lambda: consumer.poll(1, 5.0), []) for record in record]
     assert [record.value for record in records] == [b"%d" % number for number in range(300)]
     assert [record.key for record in records[:8]] == [b"k0", b"k1", b"k2", b"k3", b"k4", b"k5", b"k6", b"k0"]
+
+
+def test_two_fabrics_share_one_world_and_keep_apart():
+    with Simulation(seed=3, leaders=2) as plant, Simulation(leaders=2, beside=plant) as hub:
+        here, there = plant.connect("here"), hub.connect("there", timeout=3.0)
+        here.topics.create("t", partitions=2)
+        assert (here.topics.list(), there.topics.list()) == (["t"], [])
+        there.topics.create("t", partitions=2)
+        for number, fabric in enumerate((here, there)):
+            with fabric.producer() as producer:
+                assert [producer.send("t", b"%d" % number, partition=at).result().offset for at in (0, 1)] == [0, 0]
+        before = plant.now
+        hub.partition("there", 0)
+        with pytest.raises(errors.RequestTimeout):
+            there.topics.list()
+        assert here.topics.list() == ["t"]
+        assert hub.now == plant.now > before + 2.9

@@ -17,6 +17,7 @@ from zfabric.aio.groups import Groups
 from zfabric.aio.producer import Producer, Serializer
 from zfabric.aio.pump import Pump
 from zfabric.aio.topics import Topics
+from zfabric.aio.waiting import Waiting
 from zfabric.core.client import members
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
@@ -70,13 +71,14 @@ class Fabric:
     """One connection to a fabric. A context manager; safe to share between threads, not between processes.
 
     Attributes:
-        url: as errors name it. topics, groups: their administration.
+        url: as errors name it. topics, groups: their administration. waiting: for several consumers, or for a time.
     """
 
     def __init__(self, url: str, pump: Pump, core: Client, timeout: float) -> None:
         self.url = url
         self.topics = Topics(self)
         self.groups = Groups(self)
+        self.waiting = Waiting(pump)
         self._pump = pump
         self._core = core
         self._timeout = timeout

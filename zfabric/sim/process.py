@@ -36,7 +36,7 @@ TURN_NS = 20_000
 
 
 class Process:
-    """One leader process and its disk. It has to be started.
+    """One leader process and its disk. It has to be started. ``site`` begins its name and that of its fabric.
 
     Attributes:
         disk: what outlives the process. alive: it runs. died: called when it ended by itself.
@@ -44,17 +44,20 @@ class Process:
         starts, deaths: how often it was started, and died.
     """
 
-    def __init__(self, world: World, network: Network, number: int, count: int, settings: LeaderSettings) -> None:
-        self.name = f"leader-{number}"
+    def __init__(
+        self, world: World, network: Network, number: int, count: int, settings: LeaderSettings, site: str = ""
+    ) -> None:
+        self.name = f"{site}leader-{number}"
         self.number = number
         self.disk = SimDisk(self.name)
         self.alive = False
         self.commit_seconds = 0.0005
         self.died: Callable[[Process], None] = lambda _: None
         self.starts = self.deaths = 0
-        self.endpoint = endpoint_of(number)
+        self.endpoint = endpoint_of(number, site)
         self.publish = f"sim://{self.name}/publish"
         self.leader: Leader
+        self._site = site
         self._world = world
         self._network = network
         self._count = count
@@ -85,7 +88,7 @@ class Process:
         def start(txn: Transaction) -> None:
             self.leader.start(txn)
             if placement is not None:
-                placement.start("simulated", self._count, self._settings.record_bytes_max, txn)
+                placement.start(f"{self._site}simulated", self._count, self._settings.record_bytes_max, txn)
                 placement.listen(messages.LeaderAddress(0, self.endpoint, self.publish))
 
         self._turn = Turn(self.disk, self.leader, placement)
@@ -182,7 +185,7 @@ class Process:
     def _attach_again(self) -> None:
         starts = self.starts
         self._controller_session += 1
-        self._network.open(self, self._controller_session, endpoint_of(0))
+        self._network.open(self, self._controller_session, endpoint_of(0, self._site))
 
         def attach() -> None:
             if self.alive and self.starts == starts:
@@ -209,7 +212,7 @@ class Process:
         """The connection to leader 0 has ended."""
         if session == self._controller_session and self.alive:
             self._controller_session += 1
-            self._network.open(self, self._controller_session, endpoint_of(0))
+            self._network.open(self, self._controller_session, endpoint_of(0, self._site))
 
     # Turns.
 
@@ -325,6 +328,6 @@ class Process:
                     self._network.reply(peer, effect.frames, publication=True)
 
 
-def endpoint_of(number: int) -> str:
-    """Return where a leader takes requests."""
-    return f"sim://leader-{number}"
+def endpoint_of(number: int, site: str = "") -> str:
+    """Return where a leader takes requests; ``site`` tells fabrics of one world apart."""
+    return f"sim://{site}leader-{number}"

@@ -160,6 +160,16 @@ class Consumer:
         self._give_back()
         return self._wait(timeout)
 
+    def arrival(self) -> Pending[None]:
+        """Return what comes when there may be something to take: for ``fabric.waiting``, which holds the pump's lock.
+
+        Raises:
+            Closed: the consumer was.
+        """
+        if self._core.closed:
+            raise errors.Closed(what="consumer")
+        return self._core.ready()
+
     def _wait(self, timeout: float | None) -> bool:
         """Wait until there may be something to take; tells whether it waited, and so looked at the sockets."""
         if not self._core.cursors or not self._core.opened:

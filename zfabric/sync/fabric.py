@@ -41,6 +41,7 @@ from zfabric.sync.groups import Groups
 from zfabric.sync.producer import Producer, Serializer
 from zfabric.sync.pump import Pump
 from zfabric.sync.topics import Topics
+from zfabric.sync.waiting import Waiting
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
@@ -71,13 +72,14 @@ class Fabric:
     """One connection to a fabric. A context manager; safe to share between threads, not between processes.
 
     Attributes:
-        url: as errors name it. topics, groups: their administration.
+        url: as errors name it. topics, groups: their administration. waiting: for several consumers, or for a time.
     """
 
     def __init__(self, url: str, pump: Pump, core: Client, timeout: float) -> None:
         self.url = url
         self.topics = Topics(self)
         self.groups = Groups(self)
+        self.waiting = Waiting(pump)
         self._pump = pump
         self._core = core
         self._timeout = timeout

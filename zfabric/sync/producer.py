@@ -66,6 +66,11 @@ class Producer:
         self._serializer = serializer
         self._block = block
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes handed to sockets so far, repeats included."""
+        return self._core.sender.sent_bytes
+
     @staticmethod
     def delivery(pump: Pump) -> Callable[[OutBatch, int], Delivery]:
         """Return the class of deliveries that wait with ``pump``."""

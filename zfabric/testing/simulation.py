@@ -62,10 +62,12 @@ class Simulation:
         leaders: 1 to 64. weather: of the network; fair by default.
         embedded: clients start the leader, as in embedded mode; else a supervisor does.
         settings: of the leaders.
+        beside: another simulation, whose time, dice and network this one shares: two fabrics in one world. Its seed and
+            weather are those of the other, which is closed last.
 
     Attributes:
         world: virtual time and the dice. network: links and partitions. processes: the leaders.
-        restart: a leader that died is started again by itself.
+        restart: a leader that died is started again by itself. site: begins the names of its machines.
     """
 
     def __init__(
@@ -76,13 +78,16 @@ class Simulation:
         weather: Weather | None = None,
         embedded: bool = False,
         settings: LeaderSettings | None = None,
+        beside: Simulation | None = None,
     ) -> None:
         check_range("leaders", leaders, 1, 1 if embedded else LEADERS_MAX)
-        self.world = World(seed)
-        self.network = Network(self.world, weather)
+        self.world: World = World(seed) if beside is None else beside.world
+        self.network: Network = Network(self.world, weather) if beside is None else beside.network
         self.restart = True
+        self._beside = beside
+        self.site: str = "" if beside is None else f"{beside.site}beside-"
         self.processes = [
-            Process(self.world, self.network, number, leaders, settings or LeaderSettings())
+            Process(self.world, self.network, number, leaders, settings or LeaderSettings(), self.site)
             for number in range(leaders)
         ]
         self._embedded = embedded
@@ -119,8 +124,9 @@ class Simulation:
     def _client(self, name: str | None) -> tuple[str, Client]:
         self._clients += 1
         random = Random(self.world.random.getrandbits(64))
-        core = Client(endpoint_of(0), "zf://simulation", "sim", random, software=SOFTWARE, locate=self._embedded)
-        return name or f"client-{self._clients}", core
+        bootstrap = endpoint_of(0, self.site)
+        core = Client(bootstrap, "zf://simulation", "sim", random, software=SOFTWARE, locate=self._embedded)
+        return name or f"{self.site}client-{self._clients}", core
 
     def kill_client(self, fabric: Fabric | AsyncFabric) -> None:
         """End a client as SIGKILL does; kill its tasks as well."""
@@ -216,7 +222,8 @@ class Simulation:
         for pump in list(self._pumps.values()):
             pump.kill()
         self._pumps.clear()
-        self.world.close()
+        if self._beside is None:
+            self.world.close()
 
     def __enter__(self) -> Self:
         return self

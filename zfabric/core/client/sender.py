@@ -51,6 +51,7 @@ class Sender:
 
     Attributes:
         routes: topics by name. sent_ns: when something was sent last; before the first time, ``never_ns``.
+        sent_bytes: handed to sessions so far, repeats included.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Sender:
         self.named = named
         self.routes: dict[str, Route] = {}
         self.sent_ns = never_ns
+        self.sent_bytes = 0
         self._client = client
         self._settings = settings
         self._ledger = ledger
@@ -240,6 +242,7 @@ class Sender:
             self._client.refresh(route.topic, now)
             self._postpone(outbox, now)
             return
+        self.sent_bytes += len(header) + len(batch.payload)
         if self._flags & messages.FLAG_NO_ANSWER:
             requests.send_once(endpoint, frames, now)
             outbox.under_way.remove(batch)

@@ -1,0 +1,35 @@
+"""The uplink: follows topics of one fabric and stores them in another, exactly once, over a link that comes and goes.
+
+For the edge: a device keeps its log whether there is a link or not, and the hub gets every record of it once, in order,
+however often the link, the device or the hub fails.
+
+Theory. For each source topic there is a named producer at the hub whose name is made of the ids of the source fabric
+and of the topic; the sequence of a record is its offset at the source; and partition p of the source goes to partition
+p of the hub. The hub stores a sequence in the transaction of the record, takes none twice, and tells the last one that
+it has. So the hub is the authority on where to go on, whatever was lost: the uplink keeps no state, and all ways to
+fail end in the same way to begin: ask the hub, seek there, go on.
+
+- *Exactly once*: I8 at the hub, and a producer that never jumps over what was given up (``core/client/producer.py``).
+- *Order*: of each source partition, as it is there.
+- *Fenced*: of two uplinks of a topic into the same place the later one works, the other ends with UplinkFenced.
+- *Nothing in silence*: what retention removed at the source before it was shipped, or what is damaged there, is a gap,
+  counted and told, and the rest goes on. A source that has fewer records than the hub got from it (it was restored from
+  a backup) is an error, SourceRewound: its next records would be taken for those that the hub has. A source that was
+  made anew has another id, and a topic that was made anew as well: nothing of them is mixed up.
+- *On the disk first*: of a source topic with ``durability="os"`` only what a synced commit has covered is shipped, so
+  that a power cut cannot give offsets that the hub has seen to other records.
+- *Bounded*: what was read and is not acknowledged is at most ``buffer_bytes``, and one batch.
+
+How long the hub remembers: 400 days since the last record of a source topic. The committed offsets of the uplink's
+group at the source say what the hub has, for ``zfabric group describe``; nothing depends on them.
+
+``zfabric.uplink.Uplink`` is for fabrics of ``zfabric.connect()``, ``zfabric.uplink.aio.Uplink`` for those of
+``zfabric.aio.connect()``.
+"""
+
+from __future__ import annotations
+
+from zfabric.uplink.model import Notice, PartitionStatus, UplinkStatus
+from zfabric.uplink.sync.uplink import Uplink
+
+__all__ = ["Notice", "PartitionStatus", "Uplink", "UplinkStatus"]

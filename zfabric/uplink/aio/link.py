@@ -1,0 +1,332 @@
+"""One topic on its way: a consumer at the source, a producer at the hub, and a lane for each partition.
+
+It has two states. Closed, it holds nothing but the lanes' counters. :meth:`Link.open` asks the hub what it has and
+begins there; whatever fails after that closes it, so there is one way to recover, the one by which everything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zfabric import errors
+from zfabric.aio.consumer import Consumer
+from zfabric.aio.fabric import Fabric
+from zfabric.aio.producer import Producer
+from zfabric.model import TopicInfo
+from zfabric.settings import KIB, MIB
+from zfabric.uplink import naming
+from zfabric.uplink.lanes import Lane
+from zfabric.uplink.model import Notice, PartitionStatus, UplinkSettings
+from zfabric.uplink.pacing import Backoff
+from zfabric.wire import messages
+from zfabric.wire.batch import HEADER_BYTES, RecordBatch
+from zfabric.wire.messages import Type
+
+READ_AHEAD_MIN = 64 * KIB
+READ_AHEAD_MAX = 4 * MIB
+BATCH_BYTES_MAX = 1 * MIB
+BATCHES = 16
+"""Batches that are read before the next topic has its turn."""
+COMMIT_NS = 5_000_000_000
+
+
+class Link:
+    """One topic.
+
+    Args:
+        origin: id of the source fabric. group: at the source. tell: takes notices.
+
+    Attributes:
+        topic, target: names at the source and at the hub. lanes: by partition number. opened: it is at work.
+        backoff: when it may open again. problem: why it does not work, if that is so.
+        sent_bytes: towards the hub so far.
+    """
+
+    def __init__(
+        self,
+        source: Fabric,
+        hub: Fabric,
+        topic: str,
+        settings: UplinkSettings,
+        *,
+        origin: str,
+        group: str,
+        tell: Callable[[Notice], None],
+    ) -> None:
+        self.topic = topic
+        self.target = settings.prefix + topic
+        self.lanes: dict[int, Lane] = {}
+        self.opened = False
+        self.backoff = Backoff()
+        self.problem: errors.ZFabricError | None = None
+        self.sent_bytes = 0
+        self._source = source
+        self._hub = hub
+        self._settings = settings
+        self._origin = origin
+        self._group = group
+        self._tell = tell
+        self._info: TopicInfo | None = None
+        self._consumer: Consumer | None = None
+        self._producer: Producer | None = None
+        self._failure: Exception | None = None
+        self._sent_before = 0
+        self._committed_ns = 0
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """Ask the hub what it has, and begin there.
+
+        Raises:
+            ZFabricError: it could not; the link is closed.
+        """
+        assert not self.opened, "a link that is at work begins nowhere"
+        settings, source = self._settings, self._source
+        info = await source.topics.describe(self.topic)
+        if self._info is not None and self._info.id != info.id:
+            for lane in self.lanes.values():
+                lane.goal = None  # Made anew: other offsets.
+        self._info, self._failure = info, None
+        await self._prepare_target(info)
+        room = min(max(settings.buffer_bytes // (4 * len(info.partitions)), READ_AHEAD_MIN), READ_AHEAD_MAX)
+        producer = self._producer = self._hub.producer(
+            name=naming.identity(self._origin, info.id),
+            compression=settings.compression,
+            batch_bytes=min(settings.buffer_bytes // 4, BATCH_BYTES_MAX),
+            buffer_bytes=settings.buffer_bytes,
+            delivery_timeout=settings.delivery_timeout,
+        )
+        stored = await producer.stored(self.target)
+        consumer = self._consumer = source.consumer(
+            self.topic,
+            group=self._group,
+            partitions=[part.partition for part in info.partitions],
+            missing="skip",
+            buffer_bytes=room,
+        )
+        await consumer.open()
+        found = consumer.position
+        for part in info.partitions:
+            lane = self.lanes.setdefault(part.partition, Lane(self.topic, part.partition))
+            gap = lane.begin(stored[part.partition], part.start_offset, part.end_offset)
+            self._tell_gap(part.partition, gap, "retention had removed them at the source")
+            if found[part.partition] != lane.position:
+                await self._seek(part.partition, lane)
+        self.opened = True
+        self.problem = None
+
+    async def _seek(self, number: int, lane: Lane) -> None:
+        assert self._consumer is not None
+        try:
+            await self._consumer.seek(number, lane.position)
+        except errors.OffsetOutOfRange as error:
+            if error.start <= lane.position:
+                raise
+            self._tell_gap(number, lane.read(error.start, error.start), "retention removes them at the source")
+            await self._consumer.seek(number, lane.position)
+
+    async def _prepare_target(self, info: TopicInfo) -> None:
+        """Make sure that the topic is there, with as many partitions as the source's has.
+
+        Raises:
+            NotFound: it is not, and the uplink is not to change that.
+        """
+        topics, wanted = self._hub.topics, len(info.partitions)
+        try:
+            there = await topics.describe(self.target)
+        except errors.UnknownTopic as error:
+            if not self._settings.create:
+                raise errors.NotFound(kind="topic at the target", name=self.target) from error
+            there = await topics.create(self.target, partitions=wanted, if_absent=True, **naming.options(info.config))
+        if len(there.partitions) < wanted:
+            if not self._settings.create:
+                raise errors.NotFound(kind=f"partition {wanted - 1} at the target of topic", name=self.target)
+            await topics.alter(self.target, partitions=wanted)
+
+    def close(self, problem: errors.ZFabricError | None = None) -> None:
+        """End without waiting for anything: what is under way is asked for when it opens again."""
+        self.opened = False
+        self.problem = problem
+        consumer, self._consumer = self._consumer, None
+        producer, self._producer = self._producer, None
+        if consumer is not None:
+            consumer.abandon()
+        if producer is not None:
+            self._count(producer)
+            self._sent_before = self.sent_bytes
+            producer.abandon()
+
+    def _count(self, producer: Producer) -> None:
+        self.sent_bytes = self._sent_before + producer.sent_bytes
+
+    # At work.
+
+    async def step(self, room: int, now: int) -> bool:
+        """Read up to ``room`` bytes and send them on; tells whether there was something.
+
+        Raises:
+            ZFabricError: it cannot go on; to be closed.
+        """
+        assert self._consumer is not None
+        assert self._producer is not None
+        await self._look()
+        batches: list[RecordBatch] = []
+        while room > 0 and len(batches) < BATCHES:
+            found = await self._poll()
+            if not found:
+                break
+            for batch in found:
+                gap = self.lanes[batch.partition].read(batch.offsets[0], batch.header.next_offset)
+                self._tell_gap(batch.partition, gap, "retention removed them at the source, or they were compacted")
+                room -= batch.header.payload_length + HEADER_BYTES
+            batches += found
+        if batches and self._is_volatile():
+            await self._secure({batch.partition for batch in batches})
+        for batch in batches:
+            await self._send(batch)
+        self._move()
+        await self._commit(now)
+        return bool(batches)
+
+    async def _poll(self) -> list[RecordBatch]:
+        assert self._consumer is not None
+        try:
+            return await self._consumer.poll_batches(1, timeout=0.0)
+        except errors.CorruptBatch as error:
+            lane = self.lanes[error.partition]
+            first = max(error.offset, lane.position)
+            following = max(error.next_offset, first + 1)
+            lane.skipped += following - first
+            lane.position = following
+            self._tell_gap(error.partition, (first, following), f"they are damaged at the source: {error.problem}")
+            await self._consumer.seek(error.partition, following)
+            return []
+
+    async def _send(self, batch: RecordBatch) -> None:
+        assert self._producer is not None
+        lane = self.lanes[batch.partition]
+        headers = naming.with_origin(batch, self._origin) if self._settings.origin_headers else None
+        taken = await self._producer.send_batch(
+            self.target,
+            batch,
+            partition=batch.partition,
+            after=lane.sent,
+            headers=headers,
+            on_delivery=self._delivered,
+        )
+        if taken:
+            lane.gave(batch.offsets[-1], taken, batch.header.payload_length + HEADER_BYTES)
+
+    def _delivered(self, delivery: Any, error: Exception | None) -> None:
+        if error is not None and self._failure is None:
+            self._failure = error
+
+    async def _look(self) -> None:
+        """Take in what the hub has acknowledged, or that it did not.
+
+        Raises:
+            ZFabricError: something was given up.
+        """
+        assert self._consumer is not None
+        assert self._producer is not None
+        if self._failure is not None:
+            raise self._failure
+        stored = await self._producer.stored(self.target)
+        lag = self._consumer.lag
+        for number, lane in self.lanes.items():
+            before = lane.acknowledged
+            lane.stored(stored[number])
+            if lane.acknowledged > before:
+                self.backoff.succeeded()
+            lane.end = max(lane.end, lane.position + lag[number])
+        self._count(self._producer)
+
+    def _move(self) -> None:
+        """Follow the consumer over what it skipped where nothing came after it."""
+        assert self._consumer is not None
+        for number, position in self._consumer.position.items():
+            gap = self.lanes[number].read(position, position)
+            self._tell_gap(number, gap, "retention removed them at the source, or they were compacted")
+
+    def _tell_gap(self, partition: int, gap: tuple[int, int] | None, why: str) -> None:
+        if gap is not None:
+            first, following = gap
+            text = f"offsets {first:,} to {following - 1:,} are not shipped: {why}"
+            self._tell(Notice("gap", self.topic, partition, text, first, following))
+
+    # Offsets at the source.
+
+    def _is_volatile(self) -> bool:
+        assert self._info is not None
+        return self._info.config.durability == "os"
+
+    async def _secure(self, numbers: set[int]) -> None:
+        """Let the source sync what was read: a commit of offsets is a synced transaction, and takes all before it."""
+        assert self._info is not None
+        parts: dict[int, list[messages.CommitOffset]] = {}
+        for number in numbers:
+            place = self._info.partitions[number]
+            offset = messages.CommitOffset(place.id, self.lanes[number].acknowledged + 1)
+            parts.setdefault(place.leader, []).append(offset)
+        for leader, mine in parts.items():
+            body = messages.CommitOffsets(self._group, mine)
+            await self._source.ask(Type.COMMIT_OFFSETS, body, "commit before shipping", leader)
+
+    async def _commit(self, now: int) -> None:
+        if now - self._committed_ns >= COMMIT_NS:
+            self._committed_ns = now
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Tell the source what the hub has."""
+        if self._consumer is not None:
+            await self._consumer.commit({number: lane.done for number, lane in self.lanes.items()})
+
+    # Looking.
+
+    async def changed(self) -> bool:
+        """Ask the source whether the topic has become another, or has more partitions.
+
+        Raises:
+            UnknownTopic: it is no more.
+        """
+        info = await self._source.topics.describe(self.topic)
+        for part in info.partitions:
+            lane = self.lanes.get(part.partition)
+            if lane is not None:
+                lane.end = max(lane.end, part.end_offset)
+        before = self._info
+        return before is not None and (before.id, len(before.partitions)) != (info.id, len(info.partitions))
+
+    @property
+    def consumer(self) -> Consumer | None:
+        """What to wait for; None while it is closed."""
+        return self._consumer if self.opened else None
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes that are read and not acknowledged."""
+        return sum(lane.in_flight for lane in self.lanes.values())
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all has arrived that was there when it first opened."""
+        return bool(self.lanes) and all(lane.caught_up for lane in self.lanes.values())
+
+    def status(self) -> list[PartitionStatus]:
+        """Return its partitions."""
+        return [
+            PartitionStatus(
+                topic=self.topic,
+                partition=number,
+                target=self.target,
+                offset=lane.done,
+                end=lane.end,
+                lag=lane.lag,
+                records=lane.records,
+                skipped=lane.skipped,
+            )
+            for number, lane in sorted(self.lanes.items())
+        ]

@@ -1,0 +1,312 @@
+"""The uplink: all topics that match, in turn, within one bound of memory and one of bandwidth."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from zfabric import errors
+from zfabric.aio.fabric import Fabric
+from zfabric.model import Codec
+from zfabric.settings import MIB, check_flag, check_range
+from zfabric.uplink import naming
+from zfabric.uplink.aio.link import Link
+from zfabric.uplink.model import Notice, UplinkSettings, UplinkStatus, check_patterns
+from zfabric.uplink.pacing import SECOND, Backoff, Bucket, passes
+from zfabric.wire import messages
+from zfabric.wire.messages import Type
+
+NOTICES_MAX = 1_000
+TURN_SECONDS = 1.0
+ACKNOWLEDGEMENT_SECONDS = 0.005
+BUSY_SECONDS = 0.05
+
+log = logging.getLogger("zfabric.uplink")
+
+
+class Uplink:
+    """Ships topics of one fabric to another, exactly once; see :mod:`zfabric.uplink` for what that means.
+
+    The fabrics stay the caller's: they have to be open while it works, and it does not close them.
+
+    Args:
+        source, target: fabrics, not the same one.
+        topics: names, and patterns with ``*``, ``?`` and ``[…]``. New topics that match are found while it works.
+        prefix: of the topics' names at the target.
+        create: make topics that the target does not have, configured as at the source, and add partitions to those
+            that have fewer; else that is a problem of that topic.
+        group: at the source, whose committed offsets say what the target has; ``uplink.`` and the target's id.
+        compression: of what goes over the link: ``"zstd"``, ``"lz4"`` or ``"none"``.
+        bandwidth: bytes a second at most, counted as they are sent, repeats included; None: no bound.
+        buffer_bytes: 64 KiB to 16 GiB that may be read and not acknowledged, all topics together.
+        origin_headers: give each record a header ``zf-origin`` of ``fabric/topic/partition/offset``.
+        rescan: seconds between two looks for new topics and partitions.
+        delivery_timeout: seconds without an acknowledgement after which a topic asks the target anew.
+
+    Raises:
+        InvalidArgument: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        source: Fabric,
+        target: Fabric,
+        *,
+        topics: str | Iterable[str],
+        prefix: str = "",
+        create: bool = True,
+        group: str | None = None,
+        compression: Codec = "zstd",
+        bandwidth: float | None = None,
+        buffer_bytes: int = 8 * MIB,
+        origin_headers: bool = False,
+        rescan: float = 5.0,
+        delivery_timeout: float = 120.0,
+    ) -> None:
+        self._settings = UplinkSettings(
+            patterns=check_patterns(topics),
+            prefix=prefix,
+            create=create,
+            group=group,
+            compression=compression,
+            bandwidth=bandwidth,
+            buffer_bytes=buffer_bytes,
+            origin_headers=origin_headers,
+            rescan=rescan,
+            delivery_timeout=delivery_timeout,
+        )
+        self._source = source
+        self._hub = target
+        self._links: dict[str, Link] = {}
+        self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
+        self._bucket = Bucket(bandwidth)
+        self._spent = 0
+        self._gone_records = self._gone_skipped = self._gone_bytes = 0
+        self._origin = ""
+        self._group = ""
+        self._scan_ns = 0
+        self._scanning = Backoff()
+        self._problem: errors.ZFabricError | None = None
+        self._stopping = False
+
+    async def run(self, *, once: bool = False, give_up: float | None = None) -> None:
+        """Ship until :meth:`stop`, or, with ``once``, until all has arrived that was there when it began.
+
+        Args:
+            give_up: seconds without any progress, while there is something to do, after which the problem is raised.
+                By default it is tried for ever.
+
+        Raises:
+            UplinkFenced: another uplink does the same.
+            ZFabricError: with ``once`` or ``give_up``: what keeps it from going on.
+        """
+        check_flag("once", once)
+        if give_up is not None:
+            check_range("give_up", give_up, 0.001, 1e9, "s")
+        since, before = self._source.waiting.now(), self._progress()
+        while not self._stopping:
+            await self.advance(TURN_SECONDS)
+            if once and self._scan_ns and all(link.caught_up for link in self._links.values()):
+                break
+            problem, now = self._trouble(), self._source.waiting.now()
+            if self._progress() != before or (problem is None and self._idle()):
+                since, before = now, self._progress()
+            elif give_up is not None and now - since > give_up * SECOND:
+                await self.close()
+                raise problem or errors.RequestTimeout(what="an acknowledgement of the target", seconds=give_up)
+            elif once and problem is not None and not passes(problem):
+                await self.close()
+                raise problem
+        await self.close()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end soon. May be called from anywhere; a second call does nothing."""
+        self._stopping = True
+
+    async def close(self) -> None:
+        """End what is under way; tells the source what has arrived, if it answers. It may go on with another run."""
+        for link in self._links.values():
+            try:
+                await link.commit()
+            except errors.ZFabricError as error:
+                log.info("uplink commit failed topic=%s problem=%s", link.topic, error)
+            link.close()
+
+    async def advance(self, timeout: float = TURN_SECONDS) -> bool:
+        """Do what there is to do, a bounded part of it; waits up to ``timeout`` seconds if there is nothing.
+
+        For an application with a loop of its own; :meth:`run` is made of this. Tells whether something was shipped.
+
+        Raises:
+            UplinkFenced: another uplink does the same.
+        """
+        now = self._source.waiting.now()
+        if now >= max(self._scan_ns, self._scanning.at_ns):
+            await self._scan(now)
+        moved = False
+        wait_ns = self._bucket.wait_ns(now)
+        window = self._bucket.window(self._settings.buffer_bytes)
+        room = 0
+        for link in list(self._links.values()):
+            room = 0 if wait_ns else window - sum(other.in_flight for other in self._links.values())
+            moved |= await self._tend(link, room, now)
+        sent = self._sent_bytes()
+        self._bucket.spend(sent - self._spent)
+        self._spent = sent
+        if not moved:
+            await self._rest(min(timeout, TURN_SECONDS), wait_ns, full=room <= 0)
+        return moved
+
+    # Topics.
+
+    async def _scan(self, now: int) -> None:
+        """Look for topics that are new, gone or changed at the source."""
+        try:
+            if not self._origin:
+                await self._introduce()
+            found = naming.matching(await self._source.topics.list(), self._settings.patterns)
+            for topic in found:
+                if topic not in self._links:
+                    self._links[topic] = Link(
+                        self._source,
+                        self._hub,
+                        topic,
+                        self._settings,
+                        origin=self._origin,
+                        group=self._group,
+                        tell=self._tell,
+                    )
+                elif await self._links[topic].changed():
+                    self._links[topic].close()
+            for topic in [topic for topic in self._links if topic not in found]:
+                self._forget(topic)
+        except errors.ZFabricError as error:
+            self._failed(None, error, now)
+        else:
+            self._scanning.succeeded()
+            self._problem = None
+            self._scan_ns = now + int(self._settings.rescan * SECOND)
+
+    async def _introduce(self) -> None:
+        """Learn the ids of both fabrics.
+
+        Raises:
+            InvalidArgument: they are the same.
+        """
+        question = messages.Metadata([])
+        origin = (await self._source.ask(Type.METADATA, question, "the source's id")).fabric
+        hub = (await self._hub.ask(Type.METADATA, question, "the target's id")).fabric
+        if origin == hub:
+            raise errors.InvalidArgument(name="target", value=self._hub.url, allowed="another fabric than the source")
+        self._group = self._settings.group or naming.group(hub)
+        self._origin = origin
+
+    def _forget(self, topic: str) -> None:
+        link = self._links.pop(topic)
+        link.close()
+        self._gone_bytes += link.sent_bytes
+        for part in link.status():
+            self._gone_records += part.records
+            self._gone_skipped += part.skipped
+        self._tell(Notice("gone", topic, None, "the topic was deleted at the source"))
+
+    async def _tend(self, link: Link, room: int, now: int) -> bool:
+        """Let one topic go on, or begin; tells whether something was shipped."""
+        try:
+            if link.opened:
+                return await link.step(room, now)
+            if now < link.backoff.at_ns:
+                return False
+            await link.open()
+        except errors.ProducerFenced as error:
+            link.close()
+            raise errors.UplinkFenced(topic=link.topic, source=self._source.url, target=self._hub.url) from error
+        except errors.ZFabricError as error:
+            link.close(error)
+            self._failed(link, error, now)
+            return False
+        except BaseException:
+            link.close()
+            raise
+        self._tell(Notice("begun", link.topic, None, f"from offset {self._begins(link)} on, to {link.target}"))
+        return True
+
+    @staticmethod
+    def _begins(link: Link) -> str:
+        return ", ".join(f"{lane.position:,}" for lane in link.lanes.values())
+
+    def _failed(self, link: Link | None, error: errors.ZFabricError, now: int) -> None:
+        now = max(now, self._source.waiting.now())  # The attempt may have taken long.
+        if link is None:
+            self._scanning.failed(error, now)
+            self._problem = error
+        else:
+            link.backoff.failed(error, now)
+        self._tell(Notice("trouble", "" if link is None else link.topic, None, str(error)))
+
+    def _tell(self, notice: Notice) -> None:
+        self._notices.append(notice)
+        level = logging.INFO if notice.kind in ("begun", "gone") else logging.WARNING
+        partition = "" if notice.partition is None else f" partition={notice.partition}"
+        log.log(level, "uplink %s topic=%s%s: %s", notice.kind, notice.topic, partition, notice.text)
+
+    # Waiting.
+
+    async def _rest(self, timeout: float, wait_ns: int, *, full: bool) -> None:
+        """Wait for what may come next: acknowledgements, records, or the time of an attempt."""
+        under_way = any(link.in_flight for link in self._links.values())
+        if wait_ns:
+            await self._hub.waiting.sleep(min(timeout, max(wait_ns / SECOND, ACKNOWLEDGEMENT_SECONDS)))
+        elif full and under_way:
+            await self._hub.waiting.sleep(ACKNOWLEDGEMENT_SECONDS)
+        else:
+            consumers = [link.consumer for link in self._links.values() if link.consumer is not None]
+            await self._source.waiting.ready(consumers, min(timeout, self._pause(under_way=under_way)))
+
+    def _pause(self, *, under_way: bool) -> float:
+        """Return seconds until there is something to do though nothing comes."""
+        now = self._source.waiting.now()
+        due = [max(self._scan_ns, self._scanning.at_ns)]
+        due += [link.backoff.at_ns for link in self._links.values() if not link.opened]
+        seconds = max(0.0, (min(due) - now) / SECOND)
+        return min(seconds, BUSY_SECONDS) if under_way else seconds
+
+    # Looking.
+
+    def _sent_bytes(self) -> int:
+        return self._gone_bytes + sum(link.sent_bytes for link in self._links.values())
+
+    def _progress(self) -> tuple[int, ...]:
+        parts = [part for link in self._links.values() for part in link.status()]
+        return (len(parts), sum(part.records for part in parts), sum(part.offset for part in parts))
+
+    def _idle(self) -> bool:
+        return not any(lane.lag for link in self._links.values() for lane in link.lanes.values())
+
+    def _trouble(self) -> errors.ZFabricError | None:
+        """Return what keeps something from going on."""
+        if self._problem is not None:
+            return self._problem
+        return next((link.problem for link in self._links.values() if link.problem is not None), None)
+
+    def status(self) -> UplinkStatus:
+        """Return how far it is."""
+        parts = [part for link in self._links.values() for part in link.status()]
+        problem = self._trouble()
+        return UplinkStatus(
+            topics=sorted(self._links),
+            records=self._gone_records + sum(part.records for part in parts),
+            skipped=self._gone_skipped + sum(part.skipped for part in parts),
+            lag=sum(part.lag for part in parts),
+            sent_bytes=self._sent_bytes(),
+            in_flight_bytes=sum(link.in_flight for link in self._links.values()),
+            problem=None if problem is None else str(problem),
+            partitions=parts,
+        )
+
+    def take_notices(self) -> list[Notice]:
+        """Return what happened since the last call: the newest thousand at most. They are in the log as well."""
+        notices = list(self._notices)
+        self._notices.clear()
+        return notices

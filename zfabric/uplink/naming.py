@@ -1,0 +1,53 @@
+"""Names and configurations at the hub, made of those at the source. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from zfabric.model import TopicConfig
+from zfabric.wire.batch import RecordBatch
+
+ORIGIN = "zf-origin"
+"""Header that names where a record comes from: fabric/topic/partition/offset."""
+
+
+def identity(fabric: str, topic: int) -> str:
+    """Return the name of the producer at the hub for a source topic: ids, so that what is made anew is another.
+
+    It depends on nothing else: two uplinks of one topic into one place are one producer, and one of them is fenced.
+    """
+    return f"uplink.{fabric}.{topic}"
+
+
+def group(fabric: str) -> str:
+    """Return the group at the source whose committed offsets say what the hub has."""
+    return f"uplink.{fabric}"
+
+
+def matching(topics: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Return the topics that match one of the patterns, in their order."""
+    wanted = tuple(patterns)
+    return [topic for topic in topics if any(fnmatchcase(topic, pattern) for pattern in wanted)]
+
+
+def options(config: TopicConfig) -> dict[str, Any]:
+    """Return the arguments of ``topics.create`` that make a topic of this configuration."""
+    return {
+        "durability": config.durability,
+        "retention": None if config.retention_ms < 0 else config.retention_ms / 1000,
+        "retention_bytes": None if config.retention_bytes < 0 else config.retention_bytes,
+        "cleanup": config.cleanup,
+        "tombstone_retention": config.tombstone_ms / 1000,
+        "commit_interval": config.commit_interval_ms / 1000,
+        "record_bytes_max": config.record_bytes_max,
+    }
+
+
+def with_origin(batch: RecordBatch, fabric: str) -> list[dict[str, bytes]]:
+    """Return the headers of a batch's records, each with where it comes from."""
+    place = f"{fabric}/{batch.topic}/{batch.partition}/"
+    return [
+        {**own, ORIGIN: f"{place}{offset}".encode()} for own, offset in zip(batch.headers, batch.offsets, strict=True)
+    ]
