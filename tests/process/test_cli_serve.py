@@ -14,6 +14,7 @@ import pytest
 
 import zfabric
 from tests.process.leaders import PATIENCE_S, free_ports
+from tests.process.test_sdk import until
 
 SERVE = [sys.executable, "-m", "zfabric", "serve"]
 
@@ -116,3 +117,44 @@ def test_a_full_disk_is_named_with_its_directory_and_what_to_do(full_disk, kib):
     command = [sys.executable, "-m", "zfabric", "topic", "create", "t", "--url", f"zf+file:{data}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, str(data) in done.stderr, "free some space" in done.stderr) == (1, True, True)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "zfabric", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def test_two_nodes_with_a_key_form_a_mesh(tmp_path):
+    key = str(tmp_path / "key")
+    assert run("keys", "generate", "--mesh", key).stdout.strip() == key
+    mesh = ("--listen", "127.0.0.1:0", "--leaders", "2", "--mesh", "plant", "--mesh-key", key)
+    with serving(tmp_path / "a", *mesh, "--zone", "east") as (first, end_first):
+        with serving(tmp_path / "b", *mesh, "--seed", first.removeprefix("zf://")) as (second, end_second):
+            with zfabric.connect(second, timeout=PATIENCE_S) as fabric:
+                assert until(lambda: len(fabric.members()) == 2)
+                [other] = [member for member in fabric.members() if not member.local]
+                assert (other.endpoint, other.zone) == (first.replace("zf://", "tcp://"), "east")
+                assert [info.mesh for info in fabric.status()] == ["plant", ""]
+            assert end_second()[0] == 0
+        with zfabric.connect(first, timeout=PATIENCE_S) as fabric:
+            assert until(lambda: [member.state for member in fabric.members() if not member.local] == ["left"])
+        assert end_first()[0] == 0
+
+
+def test_what_is_wrong_with_the_mesh_is_said_before_anything_is_started(tmp_path):
+    for arguments, word in (
+        (("--mesh", "m", "--mesh-key", str(tmp_path / "none")), "zfabric keys generate"),
+        (("--mesh", "m", "--seed", "nowhere"), "--seed"),
+        (("--mesh", "a b"), "mesh"),
+    ):
+        status, said = refused(tmp_path / "data", "--listen", "127.0.0.1:0", *arguments)
+        assert (status, word in said) == (2, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_key_that_is_there_stays(tmp_path):
+    key = tmp_path / "key"
+    run("keys", "generate", "--mesh", str(key))
+    before = key.read_text()
+    done = run("keys", "generate", "--mesh", str(key))
+    assert (done.returncode, str(key) in done.stderr, key.read_text()) == (1, True, before)

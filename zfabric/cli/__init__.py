@@ -26,6 +26,7 @@ _COMMANDS = {
     "demo": "Stream real files through a fabric, crash it, verify.",
     "doctor": "Check a data directory, or its disk.",
     "group": "Committed offsets of consumer groups.",
+    "keys": "Make files that hold secret keys.",
     "produce": "Write lines or NDJSON to a topic.",
     "serve": "Run a node.",
     "status": "Show the leader processes.",

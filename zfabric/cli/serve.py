@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -28,11 +29,36 @@ from zfabric.cli.options import counted
     help="How many leaders; a directory keeps as many as it had.  [env var: ZFABRIC_LEADERS; default: one per core]",
 )
 @click.option(
+    "--mesh",
+    metavar="NAME",
+    help="Be a member of this mesh; its members find each other.  [env var: ZFABRIC_MESH; default: none]",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="A node of the mesh to join through; may be repeated.  [env var: ZFABRIC_SEED; default: of the last run]",
+)
+@click.option(
+    "--mesh-key",
+    metavar="FILE",
+    help="Speak only to those that have this key ('zfabric keys').  [env var: ZFABRIC_MESH_KEY; default: none]",
+)
+@click.option(
+    "--zone", metavar="ZONE", help="Where this machine is, told to the mesh.  [env var: ZFABRIC_ZONE; default: none]"
+)
+@click.option(
+    "--advertise",
+    metavar="HOST",
+    help="By which host the mesh reaches this node.  [env var: ZFABRIC_ADVERTISE; default: that of --listen]",
+)
+@click.option(
     "--config",
     envvar="ZFABRIC_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    help="TOML file with tables [node] and [leader]; options and variables go before it.  [default: none]",
+    help="TOML file with tables [node], [mesh] and [leader]; options and variables go before it.  [default: none]",
 )
 @click.option(
     "--insecure",
@@ -47,16 +73,7 @@ from zfabric.cli.options import counted
 )
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [env var: ZFABRIC_LOG_FORMAT; default: text]")
 @click.option("--json", "as_json", is_flag=True, help="Say that the node is ready in one JSON document.")
-def command(
-    data: str | None,
-    listen: str | None,
-    leaders: int | None,
-    config: str | None,
-    insecure: bool | None,
-    log_level: str | None,
-    log_format: str | None,
-    as_json: bool,
-) -> None:
+def command(config: str | None, seeds: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Run a node until SIGTERM or Ctrl-C, then drain: a supervisor and its leader processes.
 
     Each leader takes two ports: N of them listen on PORT to PORT + 2 N - 1, all of which clients have to reach. With
@@ -68,17 +85,7 @@ def command(
     from zfabric.server.config import load
     from zfabric.server.supervisor import Supervisor
 
-    node, settings = load(
-        config,
-        {
-            "data": data,
-            "listen": listen,
-            "leaders": leaders,
-            "insecure": insecure,
-            "log_level": log_level,
-            "log_format": log_format,
-        },
-    )
+    node, settings, mesh = load(config, {**options, "seed": list(seeds) or None})
     logs.configure(settings.log_level, settings.log_format)
 
     def announce(url: str, count: int) -> None:
@@ -96,6 +103,7 @@ def command(
         leaders=node.leaders,
         settings=settings,
         insecure=node.insecure,
+        mesh=mesh,
         announce=announce,
     )
     status = supervisor.run()

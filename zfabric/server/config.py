@@ -1,8 +1,9 @@
 """Settings of a node: option, then ``ZFABRIC_*`` variable, then the TOML file, then the default.
 
-The file has two tables, both optional. ``[node]`` has what the options of ``zfabric serve`` say: ``data``, ``listen``,
-``leaders``, ``insecure``. ``[leader]`` has fields of :class:`~zfabric.settings.LeaderSettings`, each of which is a
-variable too.
+The file has three tables, all optional. ``[node]`` has what the options of ``zfabric serve`` say: ``data``,
+``listen``, ``leaders``, ``insecure``. ``[mesh]`` has what those about the mesh say; as options and variables ``name``,
+``seeds`` and ``key`` are ``mesh``, ``seed`` and ``mesh_key``. ``[leader]`` has fields of
+:class:`~zfabric.settings.LeaderSettings`, each of which is a variable too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,34 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
 
 
-_TABLES: Final[dict[str, type[NodeSettings | LeaderSettings]]] = {"node": NodeSettings, "leader": LeaderSettings}
+class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The mesh that a node is a member of.
+
+    Attributes:
+        name: of the mesh; "" for none. seeds: ``HOST:PORT`` of members to join through.
+        key: path of the file with its key; "" where the network is trusted. zone: where this machine is.
+        advertise: host by which others reach this node; "" for the one that it listens on, or a found one.
+    """
+
+    name: str = ""
+    seeds: list[str] = []
+    key: str = ""
+    zone: str = ""
+    advertise: str = ""
+
+
+_Kind = type[NodeSettings | LeaderSettings | MeshSection]
+_TABLES: Final[dict[str, _Kind]] = {"node": NodeSettings, "leader": LeaderSettings, "mesh": MeshSection}
+_GIVEN_AS: Final = {("mesh", "name"): "mesh", ("mesh", "seeds"): "seed", ("mesh", "key"): "mesh_key"}
+"""What options and variables are called, where that is not the key."""
+
+
+class Settings(NamedTuple):
+    """All tables."""
+
+    node: NodeSettings
+    leader: LeaderSettings
+    mesh: MeshSection
 
 
 class _Value(NamedTuple):
@@ -40,8 +68,8 @@ class _Value(NamedTuple):
     strict: bool
 
 
-def load(path: str | None, options: dict[str, Any]) -> tuple[NodeSettings, LeaderSettings]:
-    """Return the settings of a node and those of its leaders.
+def load(path: str | None, options: dict[str, Any]) -> Settings:
+    """Return the settings of a node, of its leaders and of its part in a mesh.
 
     Args:
         path: a TOML file, or None.
@@ -60,13 +88,15 @@ def load(path: str | None, options: dict[str, Any]) -> tuple[NodeSettings, Leade
                 raise _wrong(str(path), f"unknown setting {name!r} in [{table}]", f"known: {known}")
             given[name] = _Value(value, f"{path}, [{table}] {name}", strict=True)
         for name in kind.__struct_fields__:
-            variable = f"ZFABRIC_{name.upper()}"
+            outside = _GIVEN_AS.get((table, name), name)
+            variable = f"ZFABRIC_{outside.upper()}"
             if variable in os.environ:
-                given[name] = _Value(os.environ[variable], variable, strict=False)
-            if options.get(name) is not None:
-                given[name] = _Value(options[name], f"--{name.replace('_', '-')}", strict=False)
+                value = os.environ[variable]
+                given[name] = _Value(value.split() if name == "seeds" else value, variable, strict=False)
+            if options.get(outside) is not None:
+                given[name] = _Value(options[outside], f"--{outside.replace('_', '-')}", strict=False)
         found[table] = kind(**{name: _checked(kind, name, value) for name, value in given.items()})
-    return found["node"], found["leader"]
+    return Settings(found["node"], found["leader"], found["mesh"])
 
 
 def _read(path: str) -> dict[str, dict[str, object]]:
@@ -81,7 +111,7 @@ def _read(path: str) -> dict[str, dict[str, object]]:
     return tables
 
 
-def _checked(kind: type[NodeSettings | LeaderSettings], name: str, given: _Value) -> Any:
+def _checked(kind: _Kind, name: str, given: _Value) -> Any:
     """Return one value with the type of its field; what depends on it alone is checked, so that its source is known."""
     try:
         return getattr(msgspec.convert({name: given.value}, kind, strict=given.strict), name)

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import random
-import re
 import selectors
 import signal
 import socket
@@ -29,6 +28,8 @@ from typing import Any
 
 from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
+from zfabric.server.config import MeshSection
+from zfabric.server.joining import WILDCARDS, mesh_options, split_place
 from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.store.directory import DataDirectory, unusable
@@ -43,7 +44,6 @@ STOP_S = 5.0
 LOOK_S = 0.01
 START_S = 20.0
 LEADERS_MAX = 64
-_DIGITS = re.compile(r"[0-9]{1,5}")
 ANY_PORT_MIN = 10_000
 
 
@@ -53,12 +53,7 @@ def split_listen(listen: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: it is something else.
     """
-    host, colon, digits = listen.rpartition(":")
-    if not colon or not host or not _DIGITS.fullmatch(digits) or int(digits) > 65_535:
-        raise errors.ConfigurationError(
-            source=f"--listen {listen[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
-        )
-    return host, int(digits)
+    return split_place(listen, "--listen")
 
 
 def is_loopback(host: str) -> bool:
@@ -157,10 +152,11 @@ class Supervisor:
         listen: ``HOST:PORT``; the leaders take PORT to PORT + 2 * leaders - 1. Port 0 takes free ones.
         leaders: processes; None: one per core. A directory that was served by more keeps as many.
         insecure: listen beyond loopback though there are no keys.
+        mesh: the mesh to join, if it has a name.
         announce: called with the node's URL once all leaders serve.
 
     Raises:
-        InsecureListen, ConfigurationError, DirectoryFormat.
+        InsecureListen, ConfigurationError, DirectoryFormat. InvalidArgument: a setting of the mesh.
     """
 
     def __init__(
@@ -171,6 +167,7 @@ class Supervisor:
         leaders: int | None = None,
         settings: LeaderSettings | None = None,
         insecure: bool = False,
+        mesh: MeshSection | None = None,
         announce: Callable[[str, int], None] | None = None,
     ) -> None:
         self._host, self._port = split_listen(listen)
@@ -180,6 +177,9 @@ class Supervisor:
         self._wanted = min(os.cpu_count() or 1, LEADERS_MAX) if leaders is None else leaders
         check_range("leaders", self._wanted, 1, LEADERS_MAX)
         self._settings = settings or LeaderSettings()
+        self._mesh = mesh if mesh is not None and mesh.name else None
+        if self._mesh is not None:
+            mesh_options(self._mesh, self._host, self._port)  # Whatever is wrong with it is said before anything else.
         try:
             self._directory = DataDirectory.create_or_check(data)
         except OSError as error:
@@ -264,6 +264,9 @@ class Supervisor:
 
     def _plan(self, count: int) -> None:
         """Decide ports and options of all leaders."""
+        mesh = None if self._mesh is None else mesh_options(self._mesh, self._host, self._port)
+        if mesh is not None:
+            log.info("mesh_joining mesh=%s endpoint=%s seeds=%d", mesh.name, mesh.endpoint, len(mesh.seeds))
         for number in range(count):
             listen = self._port + 2 * number
             publish = listen + 1
@@ -280,13 +283,14 @@ class Supervisor:
                         controller="" if number == 0 else f"tcp://{self._local()}:{self._port}",
                         supervised=True,
                         beats=self._manager.interval_s > 0,
+                        mesh=mesh if number == 0 else None,
                         settings=self._settings,
                     )
                 )
             )
 
     def _local(self) -> str:
-        return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104
+        return ("[::1]" if self._host == "[::]" else "127.0.0.1") if self._host in WILDCARDS else self._host
 
     def _start(self, leader: _Leader) -> None:
         try:

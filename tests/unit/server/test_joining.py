@@ -1,0 +1,88 @@
+"""What a node has to know before it can join a mesh."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from zfabric import errors
+from zfabric.server import joining
+from zfabric.server.config import MeshSection, load
+from zfabric.server.joining import mesh_options
+from zfabric.store import keyfile
+
+
+def test_a_node_is_reached_where_it_listens_and_publishes_on_the_next_port():
+    options = mesh_options(MeshSection(name="m", seeds=["a:1", "[::1]:2"], zone="z"), "10.0.0.7", 7400)
+    assert (options.endpoint, options.publish) == ("tcp://10.0.0.7:7400", "tcp://10.0.0.7:7401")
+    assert (options.seeds, options.zone, options.kind) == (["tcp://a:1", "tcp://[::1]:2"], "z", "node")
+
+
+@pytest.mark.parametrize(("host", "reached"), [("gate", "gate"), ("fe80::1", "[fe80::1]"), ("[fe80::1]", "[fe80::1]")])
+def test_what_is_advertised_goes_before_where_it_listens(host, reached):
+    options = mesh_options(MeshSection(name="m", advertise=host), "0.0.0.0", 7400)
+    assert (options.endpoint, options.publish) == (f"tcp://{reached}:7400", f"tcp://{reached}:7401")
+
+
+@pytest.mark.parametrize("wildcard", joining.WILDCARDS)
+def test_for_a_wildcard_it_is_the_address_that_speaks_to_the_first_seed(wildcard):
+    assert mesh_options(MeshSection(name="m", seeds=["127.0.0.1:7400"]), wildcard, 1).endpoint == "tcp://127.0.0.1:1"
+
+
+def test_a_wildcard_without_any_way_out_has_to_be_told(monkeypatch):
+    """A machine without a network."""
+    monkeypatch.setattr(joining, "_NOWHERE", ("no such host\x00", 9))
+    with pytest.raises(errors.ConfigurationError, match="--advertise HOST"):
+        mesh_options(MeshSection(name="m"), "0.0.0.0", 7400)
+
+
+@pytest.mark.parametrize(
+    "seed", ["", "h", "h:", ":1", "h:0", "h:65536", "h:999999999", "h:-1", "h 1:2", "tcp://h:1", "::1:1", "*:1"]
+)
+def test_a_seed_that_is_no_address_is_named(seed):
+    with pytest.raises(errors.ConfigurationError) as caught:
+        mesh_options(MeshSection(name="m", seeds=[seed]), "127.0.0.1", 7400)
+    assert caught.value.source.startswith("--seed")
+
+
+@pytest.mark.parametrize("advertise", ["a b", "h/x", "*", "x" * 128, "\u0430"])
+def test_an_advertised_host_that_is_none_is_named(advertise):
+    with pytest.raises(errors.ConfigurationError) as caught:
+        mesh_options(MeshSection(name="m", advertise=advertise), "127.0.0.1", 7400)
+    assert caught.value.source.startswith("--advertise")
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "../m"}, {"seeds": ["h:1"] * (joining.SEEDS_MAX + 1)}, {"zone": "z" * (joining.ZONE_MAX + 1)}]
+)
+def test_what_is_out_of_range_is_refused(change):
+    with pytest.raises(errors.InvalidArgument):
+        mesh_options(MeshSection(**{"name": "m", **change}), "127.0.0.1", 7400)
+
+
+def test_a_key_file_is_read_before_anything_is_started(tmp_path):
+    path = tmp_path / "key"
+    keyfile.create_key(str(path))
+    assert mesh_options(MeshSection(name="m", key=str(path)), "127.0.0.1", 1).key_file == str(path)
+    path.chmod(0o644)
+    with pytest.raises(errors.ConfigurationError):
+        mesh_options(MeshSection(name="m", key=str(path)), "127.0.0.1", 1)
+
+
+def test_the_address_found_is_one_of_this_machine():
+    """Where there is a way out at all."""
+    found = joining._own_address("127.0.0.1", 9)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((found, 0))
+    assert joining._own_address("no such host", 9) is None
+
+
+def test_options_go_before_variables_and_those_before_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "node.toml"
+    file.write_text('[mesh]\nname = "file"\nseeds = ["a:1"]\nkey = "k"\nzone = "file"\n')
+    monkeypatch.setenv("ZFABRIC_SEED", "b:1 c:1")
+    monkeypatch.setenv("ZFABRIC_ZONE", "variable")
+    assert load(str(file), {"mesh": "option", "zone": "option"}).mesh == MeshSection(
+        name="option", seeds=["b:1", "c:1"], key="k", zone="option"
+    )

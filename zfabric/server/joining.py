@@ -1,0 +1,114 @@
+"""What a node has to know before it can join a mesh: addresses that others can use, a key, seeds."""
+
+from __future__ import annotations
+
+import socket
+
+from zfabric import errors
+from zfabric.modes.options import MeshOptions
+from zfabric.server.config import MeshSection
+from zfabric.settings import check_name
+from zfabric.store import keyfile
+from zfabric.wire.gossip import ENDPOINT_BYTES_MAX
+
+WILDCARDS = ("0.0.0.0", "*", "[::]")  # noqa: S104 - nothing is bound here
+SEEDS_MAX = 32
+ZONE_MAX = 100
+_NOWHERE = "192.0.2.1", 9
+"""An address of documentation (RFC 5737): the way to it is the way out. Nothing is sent."""
+
+
+def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
+    """Return what leader 0 is told about the mesh.
+
+    Args:
+        mesh: as configured, with a name. host, port: where leader 0 listens.
+
+    Raises:
+        ConfigurationError, InvalidArgument: the key file, a seed, or no address that others could use.
+    """
+    check_name("mesh", mesh.name)
+    if mesh.key:
+        keyfile.read_key(mesh.key)
+    if len(mesh.seeds) > SEEDS_MAX:
+        raise errors.InvalidArgument(name="seeds", value=str(len(mesh.seeds)), allowed=f"at most {SEEDS_MAX}")
+    if len(mesh.zone) > ZONE_MAX:
+        raise errors.InvalidArgument(
+            name="zone", value=f"{len(mesh.zone)} characters", allowed=f"at most {ZONE_MAX} characters"
+        )
+    seeds = [_seed(text) for text in mesh.seeds]
+    reached = _advertised(mesh, host, seeds)
+    return MeshOptions(
+        name=mesh.name,
+        key_file=mesh.key,
+        seeds=[f"tcp://{seed}:{at}" for seed, at in seeds],
+        zone=mesh.zone,
+        endpoint=f"tcp://{reached}:{port}",
+        publish=f"tcp://{reached}:{port + 1}",
+    )
+
+
+def split_place(text: str, source: str) -> tuple[str, int]:
+    """Return (host, port) of ``HOST:PORT``, where ``source`` is what it came from.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    host, colon, digits = text.rpartition(":")
+    if not colon or not host or not digits.isascii() or not digits.isdigit() or int(digits[:6]) > 65_535:
+        raise errors.ConfigurationError(
+            source=f"{source} {text[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
+        )
+    return host, int(digits)
+
+
+def _seed(text: str) -> tuple[str, int]:
+    host, port = split_place(text, "--seed")
+    if port == 0 or not _is_host(host):
+        raise errors.ConfigurationError(
+            source=f"--seed {text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
+        )
+    return host, port
+
+
+def _is_host(host: str) -> bool:
+    fits = host.isascii() and host.isprintable() and not set(host) & set(" /;*")
+    return fits and len(host) < ENDPOINT_BYTES_MAX - len("tcp://:65535") and (":" not in host or host[0] == "[")
+
+
+def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> str:
+    """Return the host by which others reach this node."""
+    if mesh.advertise:
+        reached = f"[{mesh.advertise}]" if ":" in mesh.advertise and mesh.advertise[0] != "[" else mesh.advertise
+        if not _is_host(reached):
+            raise errors.ConfigurationError(
+                source=f"--advertise {mesh.advertise[:100]!r}",
+                problem="wants a host name or an address, without a port",
+                instead="for example --advertise 10.0.0.1",
+            )
+        return reached
+    if host not in WILDCARDS:
+        return host
+    for target in (*seeds[:1], _NOWHERE):
+        found = _own_address(*target)
+        if found is not None:
+            return found
+    raise errors.ConfigurationError(
+        source=f"--listen {host}",
+        problem="others in the mesh cannot reach a wildcard, and no address of this machine was found",
+        instead="say by which host they reach it: --advertise HOST",
+    )
+
+
+def _own_address(host: str, port: int) -> str | None:
+    """Return the address from which this machine would speak to ``host``; None if there is no way."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # Of a datagram socket: nothing is sent.
+            found: str = probe.getsockname()[0]
+    except OSError:
+        return None
+    if found in ("0.0.0.0", "::"):  # noqa: S104 - nothing is bound here
+        return None
+    return f"[{found}]" if ":" in found else found
