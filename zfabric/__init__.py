@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from zfabric.sync.consumer import Consumer
     from zfabric.sync.fabric import Fabric, connect
     from zfabric.sync.producer import Delivery, Producer
+    from zfabric.sync.watch import MemberWatch
     from zfabric.wire.batch import RecordBatch
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "MemberInfo",
     "MemberService",
     "MemberTopic",
+    "MemberWatch",
     "NotFound",
     "NotSupported",
     "OffsetOutOfRange",
@@ -121,6 +123,7 @@ _WHERE = {
     "MemberInfo": "model",
     "MemberService": "model",
     "MemberTopic": "model",
+    "MemberWatch": "sync.watch",
     "NotFound": "errors",
     "NotSupported": "errors",
     "OffsetOutOfRange": "errors",

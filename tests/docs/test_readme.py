@@ -27,7 +27,9 @@ def test_the_code_block_runs(code: str, tmp_path: Path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert any(text in done.stdout for text in ("two of them", "record_bytes_max=67108864", "value=b'21.6'"))
+    assert any(
+        text in done.stdout for text in ("two of them", "record_bytes_max=67108864", "value=b'21.6'", "joined ipc:")
+    )
 
 
 @pytest.mark.parametrize("code", SHELL)

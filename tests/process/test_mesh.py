@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +16,7 @@ import zmq
 
 from tests.process.meshes import MemberProcess, agree
 from tests.process.test_sdk import until
+from zfabric import aio, errors
 from zfabric.store import keyfile
 from zfabric.wire import gossip, messages
 from zfabric.wire.card import ServiceCard
@@ -128,14 +133,14 @@ def test_garbage_forged_replayed_and_oversized_frames_are_counted_and_hurt_nobod
         assert listener.poll(60_000), "a seed is spoken to"
         _, captured = listener.recv_multipart()
         attacker.connect(victim.endpoint)
-        refused, errors = counter(victim, "refused"), victim.fabric.status()[0].errors
+        refused, wrong = counter(victim, "refused"), victim.fabric.status()[0].errors
         forged = Codec("m", b"not the key, not the key").write(gossip.Type.GOSSIP, b"\7" * 16, 1, 1, gossip.Gossip([]))
         bad = [b"zg", b"zg" + os.urandom(200), b"zg" + bytes(gossip.STATE_BYTES_MAX), b"zg" * 300_000, forged]
         for frame in bad:
             attacker.send(frame)
         attacker.send_multipart([b"zg", b"of two frames"])
         assert until(lambda: counter(victim, "refused") >= refused + len(bad), PATIENCE_S)
-        assert until(lambda: victim.fabric.status()[0].errors == errors + 1, PATIENCE_S)
+        assert until(lambda: victim.fabric.status()[0].errors == wrong + 1, PATIENCE_S)
         attacker.send(captured)
         attacker.send(captured)
         assert until(lambda: counter(victim, "replayed") >= 1, PATIENCE_S)
@@ -164,3 +169,63 @@ def test_twenty_members_find_each_other_through_one(mesh):
         others = list(pool.map(lambda number: mesh(str(number), seeds=[first]), range(1, 20)))
     assert agree([first, *others])
     assert max(member.rss() for member in (first, *others)) < 30_000_000
+
+
+def test_a_watch_tells_who_comes_and_who_goes(mesh):
+    first = mesh("0")
+    with first.fabric.watch_members(timeout=PATIENCE_S) as watch:
+        assert next(watch).kind == "joined"
+        second = mesh("1", seeds=[first])
+        told = [next(watch)]
+        second.stop()
+        while told[-1].kind != "left":
+            told.append(next(watch))
+        assert told[0].kind == "joined"
+        assert {change.member.endpoint for change in told} == {second.endpoint}
+        assert [member.state for member in watch.members() if not member.local] == ["left"]
+    with pytest.raises(errors.Closed):
+        watch.poll(1.0)
+
+
+async def test_an_asynchronous_watch_ends_after_its_timeout(mesh):
+    first = mesh("0")
+    async with aio.connect(first.url) as fabric, fabric.watch_members(timeout=0.2) as watch:
+        assert [change.kind async for change in watch] == ["joined"]
+
+
+def peers(member, *arguments):
+    command = [sys.executable, "-m", "zfabric", "peers", "--url", member.url, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_line_shows_the_mesh_and_follows_it(mesh):
+    first = mesh("0", zone="here")
+    second = mesh("1", seeds=[first])
+    assert agree([first, second])
+    with peers(first, "--json") as once:
+        rows = json.loads(once.communicate(timeout=PATIENCE_S)[0])
+    assert {row["endpoint"]: row["state"] for row in rows} == {first.endpoint: "alive", second.endpoint: "alive"}
+    with peers(first) as table:
+        text, _ = table.communicate(timeout=PATIENCE_S)
+        assert (table.returncode, first.endpoint in text, "alive*" in text, "here" in text) == (0, True, True, True)
+    with peers(first, "--watch", "--json") as lines, peers(first, "--watch") as tables:
+        assert [json.loads(lines.stdout.readline())["kind"] for _ in range(2)] == ["joined", "joined"]
+        second.stop()
+        for line in lines.stdout:
+            change = json.loads(line)
+            if change["kind"] == "left":
+                break
+        assert change["member"]["endpoint"] == second.endpoint
+        assert any("left" in line for line in tables.stdout)
+        for process in (lines, tables):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE_S) == 130
+            assert "Traceback" not in process.stderr.read()
+
+
+def test_the_command_line_says_when_nobody_answers(mesh):
+    first = mesh("0")
+    first.kill()
+    with peers(first, "--timeout", "0.5", "--watch") as process:
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, "Traceback" in said) == (3, False)

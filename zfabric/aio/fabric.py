@@ -18,11 +18,13 @@ from zfabric.aio.producer import Producer, Serializer
 from zfabric.aio.pump import Pump
 from zfabric.aio.topics import Topics
 from zfabric.aio.waiting import Waiting
+from zfabric.aio.watch import MemberWatch
 from zfabric.core.client import members
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.producer import Producer as CoreProducer
+from zfabric.core.client.watch import Watch
 from zfabric.model import (
     Acks,
     Codec,
@@ -40,6 +42,7 @@ from zfabric.settings import (
     check_iterable,
     check_name,
     check_range,
+    check_timeout,
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
@@ -213,7 +216,19 @@ class Fabric:
         pending.result()
         with pump.lock:
             known = core.members.all()
-        return sorted(map(members.info, known), key=lambda member: (member.host, member.endpoint))
+        return members.shown(known)
+
+    def watch_members(self, *, timeout: float | None = None) -> MemberWatch:
+        """Return what tells of each change of the mesh, beginning with the members that there are.
+
+        Args:
+            timeout: seconds without a change after which an iteration over it ends; None for never.
+        """
+        check_timeout("timeout", timeout)
+        with self._pump.lock:
+            self._pump.check()
+            core = Watch(self._core.members, self._pump.now())
+        return MemberWatch(self._pump, core, timeout)
 
     async def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
         """Send one command to a leader (to leader 0 by default) and return the body of its answer.

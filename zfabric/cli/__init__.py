@@ -27,6 +27,7 @@ _COMMANDS = {
     "doctor": "Check a data directory, or its disk.",
     "group": "Committed offsets of consumer groups.",
     "keys": "Make files that hold secret keys.",
+    "peers": "Show the members of the mesh.",
     "produce": "Write lines or NDJSON to a topic.",
     "serve": "Run a node.",
     "status": "Show the leader processes.",

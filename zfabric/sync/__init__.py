@@ -6,5 +6,6 @@ from __future__ import annotations
 from zfabric.sync.consumer import Consumer
 from zfabric.sync.fabric import Fabric, connect
 from zfabric.sync.producer import Delivery, Producer
+from zfabric.sync.watch import MemberWatch
 
-__all__ = ["Consumer", "Delivery", "Fabric", "Producer", "connect"]
+__all__ = ["Consumer", "Delivery", "Fabric", "MemberWatch", "Producer", "connect"]

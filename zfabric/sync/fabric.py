@@ -18,6 +18,7 @@ from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.producer import Producer as CoreProducer
+from zfabric.core.client.watch import Watch
 from zfabric.model import (
     Acks,
     Codec,
@@ -35,6 +36,7 @@ from zfabric.settings import (
     check_iterable,
     check_name,
     check_range,
+    check_timeout,
 )
 from zfabric.sync.consumer import Consumer, Deserializer, start_of
 from zfabric.sync.groups import Groups
@@ -42,6 +44,7 @@ from zfabric.sync.producer import Producer, Serializer
 from zfabric.sync.pump import Pump
 from zfabric.sync.topics import Topics
 from zfabric.sync.waiting import Waiting
+from zfabric.sync.watch import MemberWatch
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
@@ -214,7 +217,19 @@ class Fabric:
         pending.result()
         with pump.lock:
             known = core.members.all()
-        return sorted(map(members.info, known), key=lambda member: (member.host, member.endpoint))
+        return members.shown(known)
+
+    def watch_members(self, *, timeout: float | None = None) -> MemberWatch:
+        """Return what tells of each change of the mesh, beginning with the members that there are.
+
+        Args:
+            timeout: seconds without a change after which an iteration over it ends; None for never.
+        """
+        check_timeout("timeout", timeout)
+        with self._pump.lock:
+            self._pump.check()
+            core = Watch(self._core.members, self._pump.now())
+        return MemberWatch(self._pump, core, timeout)
 
     def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
         """Send one command to a leader (to leader 0 by default) and return the body of its answer.

@@ -249,6 +249,11 @@ def _difference(before: Known | None, after: Known | None) -> list[Change]:
     return [Change(kind, before, after)]
 
 
+def first(known: Known) -> Change:
+    """Return what whoever begins to watch is told of a member."""
+    return _difference(None, known)[0]
+
+
 def _ended(member: Known) -> MemberChangeKind:
     return "failed" if member.status == Status.FAILED else "left"
 
@@ -290,3 +295,8 @@ def change(found: Change) -> MemberChange:
     member = found.after or found.before
     assert member is not None
     return MemberChange(kind=found.kind, member=info(member))
+
+
+def shown(known: list[Known]) -> list[MemberInfo]:
+    """Return members as the SDK shows them, sorted by host and endpoint."""
+    return sorted(map(info, known), key=lambda member: (member.host, member.endpoint))

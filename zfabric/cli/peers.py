@@ -1,0 +1,105 @@
+"""``zfabric peers``: the members of the mesh."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zfabric.cli.options import connect, console, fabric_options, json_option, pause
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from zfabric.model import MemberInfo
+    from zfabric.sync.watch import MemberWatch
+
+LOOK_S = 1.0
+_STYLES = {"alive": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
+_COLUMNS = ("state", "host", "endpoint", "zone", "rtt ms", "topics", "services", "load %", "incarnation")
+_NUMBERS = {"rtt ms", "topics", "load %", "incarnation"}
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C; with --json a line of JSON for each change.")
+@fabric_options
+@json_option
+def command(watch: bool, url: str | None, timeout: float, as_json: bool) -> None:
+    """Show the members of the mesh, as leader 0 of the fabric sees them.
+
+    A member is alive, suspect (it may have failed), failed or left. The round trip (rtt) is that of a probe, in
+    milliseconds; the load is what its leader 0 takes of one core, as of its last report. The member that was asked
+    stands first, with a star. A fabric without a mesh has one member: itself.
+    """
+    with connect(url, timeout) as fabric:
+        found = fabric.members()
+        if watch:
+            with fabric.watch_members() as changes:
+                (_follow_lines if as_json else _follow)(changes)
+        elif as_json:
+            click.echo(json.dumps([_document(member) for member in found]))
+        else:
+            console().print(_table(found))
+
+
+def _document(member: MemberInfo) -> dict[str, Any]:
+    import msgspec
+
+    document: dict[str, Any] = msgspec.to_builtins(member)
+    return document
+
+
+def _follow_lines(watch: MemberWatch) -> None:
+    """Print each change."""
+    while True:
+        for change in watch.poll(LOOK_S):
+            click.echo(json.dumps({"kind": change.kind, "member": _document(change.member)}))
+            sys.stdout.flush()
+        pause(0)
+
+
+def _follow(watch: MemberWatch) -> None:
+    """Show the table, and again when it has changed; on a terminal in its place."""
+    from rich.live import Live
+
+    out = console()
+    if not out.is_terminal:
+        while True:
+            if watch.poll(LOOK_S):
+                out.print(_table(watch.members()))
+                sys.stdout.flush()
+            pause(0)
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            watch.poll(LOOK_S)
+            live.update(_table(watch.members()), refresh=True)
+
+
+def _table(members: Sequence[MemberInfo]) -> Table:
+    from rich.table import Table
+
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in _COLUMNS:
+        made.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name in _NUMBERS)
+    for member in sorted(members, key=lambda member: not member.local):
+        made.add_row(*_cells(member), style=None if member.state == "alive" else _STYLES[member.state])
+    return made
+
+
+def _cells(member: MemberInfo) -> list[str]:
+    more = "+" if member.more else ""
+    return [
+        f"{member.state}{'*' if member.local else ''}",
+        member.host,
+        member.endpoint,
+        member.zone,
+        "–" if member.round_trip is None else f"{member.round_trip * 1e3:.1f}",
+        f"{len(member.topics)}{more}",
+        " ".join(sorted({service.name for service in member.services})) + more,
+        str(member.load),
+        str(member.incarnation),
+    ]
