@@ -84,6 +84,8 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         durability: what an acknowledgement means here.
         write_amplification: bytes written to the volume for each byte of batches since the leader started, the
             volume's other partitions included; 0.0 before the first append.
+        origin: fabric id of the member of a mesh that leads it. online: that one is there; if not, sizes and offsets
+            are 0, because nobody could be asked.
     """
 
     partition: int
@@ -96,6 +98,8 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     batches: int
     durability: Durability
     write_amplification: float
+    origin: str = ""
+    online: bool = True
 
 
 class TopicInfo(msgspec.Struct, frozen=True):

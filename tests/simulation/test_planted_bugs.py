@@ -152,7 +152,7 @@ def go_on_after_a_gap_in_publications(patch):
     published = Consumer.published
 
     def careless(self, session, frames, now):
-        cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
+        cursor = self._sessions[session].by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is not None and cursor.live and len(frames) == 3:
             base = batch.parse(frames[1]).base_offset
             cursor.expected = max(cursor.expected, base)

@@ -12,13 +12,12 @@ from zfabric import errors
 from zfabric.aio.pump import Pump
 from zfabric.core.client.pending import Pending
 from zfabric.model import Record
-from zfabric.settings import TOPIC_PARTITIONS_MAX, check_range
+from zfabric.settings import check_range
 from zfabric.wire.batch import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.consumer import Consumer as Core
 
-PARTITION_MAX = TOPIC_PARTITIONS_MAX - 1
 OFFSET_MAX = (1 << 63) - 1
 
 Deserializer = Callable[[str, bytes | None], Any]
@@ -231,7 +230,7 @@ class Consumer:
                 name="offsets", value=repr(offsets)[:100], allowed="offsets by partition, None"
             )
         for partition, offset in (offsets or {}).items():
-            check_range("partition", partition, 0, PARTITION_MAX)
+            check_range("partition", partition, 0, self._core.partition_max)
             check_range("offset", offset, 0, OFFSET_MAX)
         with self._pump.lock:
             now = self._pump.now()
@@ -240,7 +239,7 @@ class Consumer:
 
     async def seek(self, partition: int, offset: int | str | datetime) -> None:
         """Go on from ``offset`` (or "earliest", "latest", a time) in one partition."""
-        check_range("partition", partition, 0, PARTITION_MAX)
+        check_range("partition", partition, 0, self._core.partition_max)
         await self.open()
         self._give_back()
         with self._pump.lock:
@@ -276,7 +275,7 @@ class Consumer:
 
     def _pause(self, partitions: tuple[int, ...], *, paused: bool) -> None:
         for partition in partitions:
-            check_range("partition", partition, 0, PARTITION_MAX)
+            check_range("partition", partition, 0, self._core.partition_max)
         self._give_back()
         with self._pump.lock:
             self._core.pause(partitions or list(self._core.cursors), self._pump.now(), paused=paused)

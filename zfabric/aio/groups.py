@@ -35,14 +35,15 @@ class Groups:
         """
         if group is not None:
             check_name("group", group, GROUP_BYTES_MAX)
-        meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
-        names = {place.id: (topic.name, place.number) for topic in meta.topics for place in topic.partitions}
+        topics = await self._fabric.survey(None)
+        places = [(topic.name, place) for topic in topics for place in topic.partitions]
+        names = {(place.leader, place.id): (topic, place.number) for topic, place in places}
         found = []
-        for address in meta.leaders:
-            answer = await self._fabric.ask(Type.LIST_GROUPS, messages.Empty(), "list of groups", address.id)
-            for part in answer.parts:
-                if part.partition in names and group in (None, part.group):
-                    topic, number = names[part.partition]
+        for leader in sorted({place.leader for _, place in places}):
+            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, messages.Empty(), "list of groups", leader)
+            for part in () if answer is None else answer.parts:
+                if (leader, part.partition) in names and group in (None, part.group):
+                    topic, number = names[leader, part.partition]
                     lag = max(0, part.end_offset - part.offset)
                     found.append(
                         GroupOffset(
@@ -68,8 +69,11 @@ class Groups:
         try:
             await consumer.open()
             info = await self._fabric.topics.describe(topic)
+            places = {part.partition: part for part in info.partitions}
             for number, offset in consumer.position.items():
-                place = info.partitions[number]
+                if offset < 0:  # Of a member of a mesh that is away.
+                    continue
+                place = places[number]
                 body = messages.CommitOffsets(group, [messages.CommitOffset(place.id, offset)], force=True)
                 await self._fabric.ask(Type.COMMIT_OFFSETS, body, "reset", place.leader)
         finally:
@@ -83,6 +87,6 @@ class Groups:
         """
         check_name("group", group, GROUP_BYTES_MAX)
         await self.describe(group)
-        meta: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata([]), "metadata")
-        for address in meta.leaders:
-            await self._fabric.ask(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", address.id)
+        topics = await self._fabric.survey(None)
+        for leader in sorted({place.leader for topic in topics for place in topic.partitions}):
+            await self._fabric.ask_origin(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", leader)

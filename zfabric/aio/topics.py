@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _CHOICES = {"durability": ("fsync", "os", "memory"), "cleanup": ("delete", "compact", "compact,delete")}
 
 
+_UNKNOWN = messages.PartitionIs(0, 0, 0, 0, 0, 0, "", 0.0)
+"""Of a partition whose leader is away."""
+
+
 class Topics:
     """Create, list, describe, alter and delete topics: ``fabric.topics``."""
 
@@ -76,8 +80,7 @@ class Topics:
 
     async def list(self) -> list[str]:
         """Return the names of all topics, sorted."""
-        answer: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata(None), "list of topics")
-        return sorted(topic.name for topic in answer.topics)
+        return [topic.name for topic in await self._fabric.survey(None)]
 
     async def describe(self, name: str) -> TopicInfo:
         """Return a topic's configuration and its partitions.
@@ -88,12 +91,14 @@ class Topics:
         meta = await self._meta(name)
         described: dict[int, messages.PartitionIs] = {}
         for leader in sorted({place.leader for place in meta.partitions}):
-            mine = [place.id for place in meta.partitions if place.leader == leader]
-            answer = await self._fabric.ask(Type.DESCRIBE, messages.Describe(mine), f"description of {name!r}", leader)
-            described.update({part.partition: part for part in answer.partitions})
+            mine = [place for place in meta.partitions if place.leader == leader]
+            body = messages.Describe([place.id for place in mine])
+            answer = await self._fabric.ask_origin(Type.DESCRIBE, body, f"description of {name!r}", leader)
+            parts = answer.partitions if answer is not None else [_UNKNOWN] * len(mine)
+            described.update({place.number: part for place, part in zip(mine, parts, strict=True)})
         partitions = []
         for place in meta.partitions:
-            part = described[place.id]
+            part = described[place.number]
             partitions.append(
                 PartitionInfo(
                     partition=place.number,
@@ -106,16 +111,18 @@ class Topics:
                     batches=part.batches,
                     durability=meta.config.durability,
                     write_amplification=part.write_amplification,
+                    origin=self._fabric.origin_of(place.leader),
+                    online=part is not _UNKNOWN,
                 )
             )
         return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions)
 
     async def _meta(self, name: str) -> messages.TopicMeta:
         check_name("topic", name)
-        answer: messages.MetadataIs = await self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
-        if not answer.topics:
+        topics = await self._fabric.survey([name])
+        if not topics:
             raise errors.UnknownTopic(topic=name)
-        return answer.topics[0]
+        return topics[0]
 
     async def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:
         """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability."""

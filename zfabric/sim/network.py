@@ -198,6 +198,10 @@ class Network:
             if link.server is not None and self._world.random.random() < share:
                 self._break(link)
 
+    def apart(self, host: str, server: str) -> bool:
+        """Tell whether a partition lies between two machines."""
+        return any((host, server, direction) in self._cut for direction in ("up", "down"))
+
     # Links.
 
     def _name(self, link: Link) -> str:

@@ -27,7 +27,7 @@ from zfabric.sim.disk import SimDisk
 from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import MILLISECOND, SECOND, World
 from zfabric.wire import messages
-from zfabric.wire.card import Card
+from zfabric.wire.card import Card, Kind
 from zfabric.wire.messages import Command, Type
 
 ATTACH_NS = 500 * MILLISECOND
@@ -38,23 +38,40 @@ TURN_NS = 20_000
 class Process:
     """One leader process and its disk. It has to be started. ``site`` begins its name and that of its fabric.
 
+    Args:
+        number: of the leader within its fabric. count: leaders of that. peer: its name, if it is a peer of a mesh.
+        fabric: id that is given to a new disk.
+
     Attributes:
         disk: what outlives the process. alive: it runs. died: called when it ended by itself.
+        roster: of leader 0, what it knows of its mesh.
         commit_seconds: the mean time between a commit and its effects. leader: the machine, while it runs.
         starts, deaths: how often it was started, and died.
     """
 
     def __init__(
-        self, world: World, network: Network, number: int, count: int, settings: LeaderSettings, site: str = ""
+        self,
+        world: World,
+        network: Network,
+        number: int,
+        count: int,
+        settings: LeaderSettings,
+        site: str = "",
+        *,
+        peer: str = "",
+        fabric: str = "",
     ) -> None:
-        self.name = f"{site}leader-{number}"
+        self.name = peer or f"{site}leader-{number}"
         self.number = number
+        self.fabric = fabric or f"{site}simulated"
+        self.roster: Roster | None = None
+        self._mesh = "simulated" if peer else ""
         self.disk = SimDisk(self.name)
         self.alive = False
         self.commit_seconds = 0.0005
         self.died: Callable[[Process], None] = lambda _: None
         self.starts = self.deaths = 0
-        self.endpoint = endpoint_of(number, site)
+        self.endpoint = f"sim://{self.name}"
         self.publish = f"sim://{self.name}/publish"
         self.leader: Leader
         self._site = site
@@ -81,14 +98,16 @@ class Process:
         self.leader = Leader(self.number, self._settings)
         placement = None
         if self.number == 0:
-            card = Card(host=self.name, publish=self.publish, software="simulated")
+            kind: Kind = "node" if not self._mesh else "peer"
+            card = Card(kind=kind, host=self.name, publish=self.publish, software="simulated")
             run = Random(f"{self._world.seed} {self.starts}").getrandbits(62) + 1
-            placement = Placement(Roster(run, self.endpoint, card))
+            self.roster = Roster(run, self.endpoint, card, mesh=self._mesh)
+            placement = Placement(self.roster)
 
         def start(txn: Transaction) -> None:
             self.leader.start(txn)
             if placement is not None:
-                placement.start(f"{self._site}simulated", self._count, self._settings.record_bytes_max, txn)
+                placement.start(self.fabric, self._count, self._settings.record_bytes_max, txn)
                 placement.listen(messages.LeaderAddress(0, self.endpoint, self.publish))
 
         self._turn = Turn(self.disk, self.leader, placement)
@@ -107,6 +126,18 @@ class Process:
         if self.number:
             self._attach_again()
         self._schedule(self._world.now)
+
+    def wipe(self, fabric: str) -> None:
+        """Put an empty disk in: what is started on it is another fabric. It may not run."""
+        assert not self.alive
+        self._world.note(f"{self.name} has a new disk")
+        self.disk = SimDisk(self.name)
+        self.fabric = fabric
+
+    @property
+    def awake(self) -> bool:
+        """Whether it runs and is not frozen."""
+        return self.alive and self._frozen_until <= self._world.now
 
     def kill(self) -> None:
         """End it as SIGKILL does."""

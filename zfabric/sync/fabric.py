@@ -175,7 +175,7 @@ class Fabric:
             partitions = list(partitions)
             check_range("number of partitions", len(partitions), 1, TOPIC_PARTITIONS_MAX)
             for number in partitions:
-                check_range("partition", number, 0, TOPIC_PARTITIONS_MAX - 1)
+                check_range("partition", number, 0, self._core.partition_max)
         self._pump.check()
         core = CoreConsumer(
             self._core,
@@ -253,6 +253,40 @@ class Fabric:
             with pump.lock:
                 core.note(answer)
         return answer
+
+    def survey(self, names: list[str] | None) -> list[messages.TopicMeta]:
+        """Return topics (all for None) as they are now, sorted by name; in a mesh with the partitions of all members.
+
+        Raises:
+            ZFabricError: what leader 0 answered, or that it did not.
+        """
+        core, pump = self._core, self._pump
+        with pump.lock:
+            pump.check()
+            now = pump.now()
+            pending = core.survey(names, now, now + int(self._timeout * 1e9))
+        if not pump.wait(pending, self._timeout + 1.0):
+            raise errors.RequestTimeout(what="list of topics", seconds=self._timeout)
+        return pending.result()
+
+    def ask_origin(self, kind: int, body: Any, what: str, leader: int) -> Any:
+        """The same as :meth:`ask`, but None where the leader is of a member of a mesh that is away.
+
+        Raises:
+            ZFabricError: what the leader answered; that it did not, if it is of the own fabric.
+        """
+        if not self._core.here(leader):
+            return None
+        try:
+            return self.ask(kind, body, what, leader)
+        except (errors.Unreachable, errors.RequestTimeout):
+            if self._core.own(leader):
+                raise
+            return None
+
+    def origin_of(self, leader: int) -> str:
+        """Return the fabric id of the member of a mesh that has this leader; "" without a mesh."""
+        return "" if self._core.origins is None else self._core.origins.fabric_of(leader)
 
     def _keep(self, made: Producer | Consumer, core: CoreProducer | CoreConsumer) -> None:
         """Note what :meth:`close` has to close, and forget what was closed before."""

@@ -37,8 +37,9 @@ from zfabric.aio.fabric import SOFTWARE
 from zfabric.aio.fabric import Fabric as AsyncFabric
 from zfabric.core.client.client import Client
 from zfabric.settings import LeaderSettings, check_range
+from zfabric.sim.hearsay import Hearsay
 from zfabric.sim.network import Network, Weather
-from zfabric.sim.process import Process, endpoint_of
+from zfabric.sim.process import Process
 from zfabric.sim.pump import AsyncPump, SimPump, SyncPump
 from zfabric.sim.world import MILLISECOND, SECOND, Task, World
 from zfabric.sync.fabric import Fabric
@@ -59,7 +60,8 @@ class Simulation:
 
     Args:
         seed: a run with the same seed and the same calls is the same run.
-        leaders: 1 to 64. weather: of the network; fair by default.
+        leaders: 1 to 64. peers: 2 to 64: so many peers of one mesh instead, each with a leader of its own; they know of
+            each other as gossip would tell them. weather: of the network; fair by default.
         embedded: clients start the leader, as in embedded mode; else a supervisor does.
         settings: of the leaders.
         beside: another simulation, whose time, dice and network this one shares: two fabrics in one world. Its seed and
@@ -75,6 +77,7 @@ class Simulation:
         seed: int = 0,
         *,
         leaders: int = 1,
+        peers: int = 0,
         weather: Weather | None = None,
         embedded: bool = False,
         settings: LeaderSettings | None = None,
@@ -86,12 +89,23 @@ class Simulation:
         self.restart = True
         self._beside = beside
         self.site: str = "" if beside is None else f"{beside.site}beside-"
-        self.processes = [
-            Process(self.world, self.network, number, leaders, settings or LeaderSettings(), self.site)
-            for number in range(leaders)
-        ]
+        settings = settings or LeaderSettings()
+        if peers:
+            check_range("peers", peers, 2, LEADERS_MAX)
+            self.processes = [
+                Process(
+                    self.world, self.network, 0, 1, settings, peer=f"{self.site}peer-{number}", fabric=self._fabric()
+                )
+                for number in range(peers)
+            ]
+            Hearsay(self.world, self.network, self.processes)
+        else:
+            self.processes = [
+                Process(self.world, self.network, number, leaders, settings, self.site) for number in range(leaders)
+            ]
+        self._peers = peers
         self._embedded = embedded
-        self._starting: set[int] = set()
+        self._starting: set[str] = set()
         self._pumps: dict[int, SimPump] = {}
         self._clients = 0
         for process in self.processes:
@@ -101,31 +115,39 @@ class Simulation:
 
     # Clients.
 
-    def connect(self, name: str | None = None, *, timeout: float = 10.0) -> Fabric:
+    def connect(self, name: str | None = None, *, peer: int = 0, timeout: float = 10.0) -> Fabric:
         """Return a fabric of the synchronous SDK; its waits let virtual time pass.
 
         Args:
-            name: of the client's machine, for :meth:`partition`. timeout: virtual seconds that calls wait.
+            name: of the client's machine, for :meth:`partition`. peer: whose client it is.
+            timeout: virtual seconds that calls wait.
         """
-        name, core = self._client(name)
+        name, core = self._client(name, peer)
         pump = SyncPump(self.world, self.network, core, name, locate=self._locate)
         fabric = Fabric("zf://simulation", cast("ThreadPump", pump), core, timeout)
         self._pumps[id(fabric)] = pump
         return fabric
 
-    def connect_async(self, name: str | None = None, *, timeout: float = 10.0) -> AsyncFabric:
+    def connect_async(self, name: str | None = None, *, peer: int = 0, timeout: float = 10.0) -> AsyncFabric:
         """Return a fabric of the asynchronous SDK, for coroutines of this simulation; see :meth:`connect`."""
-        name, core = self._client(name)
+        name, core = self._client(name, peer)
         pump = AsyncPump(self.world, self.network, core, name, locate=self._locate)
         fabric = AsyncFabric("zf://simulation", cast("AioPump", pump), core, timeout)
         self._pumps[id(fabric)] = pump
         return fabric
 
-    def _client(self, name: str | None) -> tuple[str, Client]:
+    def _client(self, name: str | None, peer: int) -> tuple[str, Client]:
         self._clients += 1
         random = Random(self.world.random.getrandbits(64))
-        bootstrap = endpoint_of(0, self.site)
-        core = Client(bootstrap, "zf://simulation", "sim", random, software=SOFTWARE, locate=self._embedded)
+        core = Client(
+            self.processes[peer].endpoint,
+            "zf://simulation",
+            "sim",
+            random,
+            software=SOFTWARE,
+            locate=self._embedded,
+            mesh=self._peers > 0,
+        )
         return name or f"{self.site}client-{self._clients}", core
 
     def kill_client(self, fabric: Fabric | AsyncFabric) -> None:
@@ -174,9 +196,18 @@ class Simulation:
         self.processes[number].power_cut()
         self._died(self.processes[number])
 
+    def wipe_disk(self, number: int = 0) -> None:
+        """Kill a leader and give it an empty disk: of a mesh, another origin from then on."""
+        self.processes[number].kill()
+        self.processes[number].wipe(self._fabric())
+        self._died(self.processes[number])
+
+    def _fabric(self) -> str:
+        return f"{self.world.random.getrandbits(64):016x}"
+
     def start_leader(self, number: int = 0) -> None:
         """Start a leader that does not run."""
-        self._starting.discard(number)
+        self._starting.discard(self.processes[number].name)
         if not self.processes[number].alive:
             self.processes[number].start()
 
@@ -201,14 +232,14 @@ class Simulation:
             self._start_later(process)
 
     def _start_later(self, process: Process) -> None:
-        if process.number in self._starting or process.alive:
+        if process.name in self._starting or process.alive:
             return
-        self._starting.add(process.number)
+        self._starting.add(process.name)
         pause = self.world.random.randrange(START_PAUSE_NS, START_LONGEST_NS)
 
         def due() -> None:
-            if process.number in self._starting:
-                self.start_leader(process.number)
+            if process.name in self._starting:
+                self.start_leader(self.processes.index(process))
 
         self.world.after(pause, due)
 

@@ -4,6 +4,9 @@ A pump hands in what its sockets received (:meth:`Client.receive`, :meth:`Client
 when :meth:`Client.next_deadline` has come, performs :meth:`Client.take_effects`, and after that runs
 :meth:`Client.take_callbacks`. Everything that a caller waits for is a ``Pending``.
 
+In a mesh this is the client of one member, its *own* fabric, to which it produces; what readers see are views of all
+origins (``origins.py``).
+
 Metadata comes from leader 0, at the bootstrap endpoint, and is kept until an answer shows that it is stale. For topics
 in use it is asked again every 30 seconds, so that added partitions are found. Whenever a connection breaks the client
 asks where the leaders are: a node that was started again may listen elsewhere, and what is not answered goes there.
@@ -18,10 +21,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zfabric import errors
 from zfabric.core.client.members import Members
+from zfabric.core.client.origins import MESH_NUMBER_MAX, OWN_LEADERS, Origins, mesh_number
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.producer import Producer
+from zfabric.core.client.repeating import persist
 from zfabric.core.client.requests import Requests
+from zfabric.core.client.survey import survey
 from zfabric.core.effects import ClientEffect
+from zfabric.settings import TOPIC_PARTITIONS_MAX
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
@@ -29,8 +36,6 @@ if TYPE_CHECKING:
     from random import Random
 
 REFRESH_NS = 50_000_000
-RETRY_NS = 20_000_000
-RETRY_MAX_NS = 200_000_000
 AGE_NS = 30_000_000_000
 ASK_NS = 10_000_000_000
 
@@ -81,27 +86,44 @@ class Client:
 
     Args:
         bootstrap: endpoint of leader 0. url: what errors name it by. host: what ``*`` in endpoints stands for.
-        locate: the mode has to be asked for leaders (embedded).
+        locate: the mode has to be asked for leaders (embedded). publish: where leader 0 publishes for clients that
+            reach it at ``bootstrap``, whatever it tells others; "": what it tells.
+        mesh: readers see the topics of all members of the mesh.
         random: seeded by whoever wants repeatable runs; for pauses and producer ids.
 
     Attributes:
-        now: time of the last call that brought one (monotonic ns).
+        now: time of the last call that brought one (monotonic ns). fabric: id of the own one, "" until it is known.
+        origins: of a mesh; None where there is one fabric alone.
         wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
     """
 
-    def __init__(self, bootstrap: str, url: str, host: str, random: Random, *, software: str, locate: bool) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        url: str,
+        host: str,
+        random: Random,
+        *,
+        software: str,
+        locate: bool,
+        publish: str = "",
+        mesh: bool = False,
+    ) -> None:
         self.bootstrap = bootstrap
         self.url = url
         self.random = random
         self.now = 0
         self.wall_offset_ms = 0
-        self.requests = Requests(software, random, locate=locate)
+        self.requests = Requests(software, random, home=bootstrap if locate else "")
         self.members = Members(self)
+        self.origins = Origins(self) if mesh else None
+        self.fabric = ""
         self.producers: list[Producer] = []
         self._readers: list[Reader] = []
         self._by_session: dict[int, Reader] = {}
         self._host = host
+        self._publish = publish
         self._topics: dict[str, messages.TopicMeta] = {}
         self._leaders: dict[int, messages.LeaderAddress] = {}
         self._wanted: dict[str, list[Pending[messages.TopicMeta]]] = {}
@@ -121,11 +143,15 @@ class Client:
 
     def endpoint(self, leader: int) -> str | None:
         """Return where a leader takes requests; None while that is not known."""
+        if self.origins is not None and leader >= OWN_LEADERS:
+            return self.origins.endpoint(leader)
         address = self._leaders.get(leader)
         return None if address is None else self.reach(address.endpoint)
 
     def publish_endpoint(self, leader: int) -> str | None:
         """Return where a leader publishes."""
+        if self.origins is not None and leader >= OWN_LEADERS:
+            return self.origins.publish_endpoint(leader)
         address = self._leaders.get(leader)
         return None if address is None else self.reach(address.publish)
 
@@ -134,8 +160,45 @@ class Client:
         return endpoint.replace("://*:", f"://{self._host}:", 1)
 
     def topic(self, name: str) -> messages.TopicMeta | None:
-        """Return what is known of a topic."""
+        """Return what is known of a topic in the own fabric."""
         return self._topics.get(name)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether what is read is led by many that come and go."""
+        return self.origins is not None
+
+    @property
+    def partition_max(self) -> int:
+        """Largest number by which users may know a partition."""
+        return TOPIC_PARTITIONS_MAX - 1 if self.origins is None else MESH_NUMBER_MAX
+
+    def own(self, leader: int) -> bool:
+        """Tell whether a leader is of the own fabric."""
+        return leader < OWN_LEADERS
+
+    def here(self, leader: int) -> bool:
+        """Tell whether a leader is there, as far as the table of members knows."""
+        return self.origins is None or self.origins.here(leader)
+
+    def view(self, name: str) -> messages.TopicMeta | None:
+        """Return a topic as readers see it."""
+        return self._topics.get(name) if self.origins is None else self.origins.view(name)
+
+    def show(self, name: str) -> None:
+        """Tell readers how a topic looks now."""
+        view = self.view(name)
+        if view is not None:
+            for reader in self._readers:
+                reader.learn(view, self.now)
+
+    def number(self, number: int) -> int:
+        """Return the number by which users know partition ``number`` of a topic in the own fabric."""
+        return number if self.origins is None else mesh_number(self.fabric, number)
+
+    def read_topics(self) -> set[str]:
+        """Return the topics that somebody reads."""
+        return {reader.topic for reader in self._readers}
 
     def leaders(self) -> list[int]:
         """Return the ids of the known leaders."""
@@ -163,6 +226,8 @@ class Client:
 
     def add(self, reader: Reader) -> None:
         """Let a consumer take part in ticks."""
+        if self.origins is not None:
+            self.members.use(self.now)
         self._readers.append(reader)
 
     def dismiss(self, producer: Producer) -> None:
@@ -174,6 +239,18 @@ class Client:
         """The consumer is closed."""
         if reader in self._readers:
             self._readers.remove(reader)
+            if self.origins is not None:
+                self.members.release()
+
+    def want_view(self, name: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
+        """Return a topic as readers see it, to come."""
+        self.now = max(self.now, now)
+        return self.want(name, now, deadline_ns) if self.origins is None else self.origins.want(name, now, deadline_ns)
+
+    def survey(self, names: list[str] | None, now: int, deadline_ns: int) -> Pending[list[messages.TopicMeta]]:
+        """Return topics (all for None) as they are now and as readers see them, sorted by name, to come."""
+        self.now = max(self.now, now)
+        return survey(self, names, deadline_ns)
 
     def want(self, name: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
         """Return a topic's metadata to come, from memory or from leader 0."""
@@ -189,12 +266,14 @@ class Client:
             self._fetch_metadata(name, now, deadline_ns)
         return pending
 
-    def refresh(self, name: str, now: int) -> None:
-        """Ask again where a topic is: once at a time, and at most every 50 ms."""
-        if self._may_ask(name, now):
+    def refresh(self, name: str, now: int, leader: int = 0) -> None:
+        """Ask again where a topic is (of a mesh: what ``leader``'s origin has): once at a time, at most every 50 ms."""
+        if self.origins is not None and leader >= OWN_LEADERS:
+            self.origins.refresh(leader, now)
+        elif self._may_ask(name, now):
             self._ask_again(name, [name])
 
-    def _refresh_leaders(self) -> None:
+    def refresh_leaders(self) -> None:
         """Ask where the leaders are: one may not have been up when we asked before, or listen elsewhere now."""
         if self._may_ask("", self.now):
             self._ask_again("", [])
@@ -218,7 +297,7 @@ class Client:
 
     def _used(self) -> list[str]:
         """Return the topics that are read, or sent to."""
-        used = {reader.topic for reader in self._readers}
+        used = self.read_topics()
         for producer in self.producers:
             if producer.in_use(self.now):
                 used.update(producer.topics())
@@ -237,17 +316,22 @@ class Client:
             self.note(body)
             meta = self._topics.get(name)
             for pending in waiting:
-                if meta is None:
+                if meta is not None:
+                    pending.resolve(meta)
+                elif self.origins is None:
                     pending.fail(errors.UnknownTopic(topic=name))
                 else:
-                    pending.resolve(meta)
+                    self.origins.adopt(name, pending, deadline_ns)
 
         asked.on_done(answered)
 
     def note(self, body: messages.MetadataIs) -> None:
         """Remember metadata and tell producers and consumers."""
+        self.fabric = body.fabric
         moved = {}
         for address in body.leaders:
+            if address.id == 0 and self._publish:
+                address = messages.LeaderAddress(0, self.bootstrap, self._publish)  # noqa: PLW2901 - as seen from here
             before = self._leaders.get(address.id)
             if before is not None and before.endpoint != address.endpoint:
                 moved[self.reach(before.endpoint)] = self.reach(address.endpoint)
@@ -260,11 +344,19 @@ class Client:
             self._topics.pop(name, None)
             for producer in self.producers:
                 producer.gone(name)
+            if self.origins is not None:
+                self.show(name)
+                continue
             for reader in self._readers:
                 reader.gone(name, self.now)
         for meta in body.topics:
             self._topics[meta.name] = meta
             self._teach(meta, self.now)
+
+    def adopt(self, meta: messages.TopicMeta) -> None:
+        """A topic was made in the own fabric."""
+        self._topics[meta.name] = meta
+        self._teach(meta, self.now)
 
     def forget(self, name: str) -> None:
         """A topic was deleted here."""
@@ -273,12 +365,15 @@ class Client:
     def _teach(self, meta: messages.TopicMeta, now: int) -> None:
         for producer in self.producers:
             producer.learn(meta)
+        if self.origins is not None:
+            self.show(meta.name)
+            return
         for reader in self._readers:
             reader.learn(meta, now)
 
     def control(self, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
         """Ask leader 0, again while its error is a passing one and there is time."""
-        return self._persist(lambda: self.bootstrap, kind, body, now, deadline_ns, what)
+        return persist(self, lambda: self.bootstrap, 0, kind, body, now, deadline_ns, what)
 
     def call_partition(
         self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str, topic: str | None = None
@@ -288,58 +383,19 @@ class Client:
         Args:
             topic: whose partitions it is about: the result is UnknownTopic if it turns out to be gone.
         """
-        return self._persist(lambda: self.endpoint(leader), kind, body, now, deadline_ns, what, topic)
-
-    def _persist(
-        self,
-        where: Callable[[], str | None],
-        kind: int,
-        body: Any,
-        now: int,
-        deadline_ns: int,
-        what: str,
-        topic: str | None = None,
-    ) -> Pending[Command]:
-        pending: Pending[Command] = Pending()
-        seconds = max((deadline_ns - now) / 1e9, 0.0)
-        pause_ns = RETRY_NS
-
-        def attempt() -> None:
-            endpoint = where() or self.bootstrap
-            asked = self.requests.call(endpoint, kind, body, self.now, deadline_ns, what, seconds)
-            asked.on_done(lambda: judge(asked))
-
-        def again() -> None:
-            if topic is not None and topic not in self._topics:
-                pending.fail(errors.UnknownTopic(topic=topic))
-            else:
-                attempt()
-
-        def judge(asked: Pending[Command]) -> None:
-            nonlocal pause_ns
-            error = asked.error
-            if error is None:
-                pending.resolve(asked.result())
-            elif isinstance(error, errors.Unreachable):
-                pending.fail(errors.Unreachable(url=self.url, seconds=seconds, detail=error.values.get("detail")))
-            elif (
-                getattr(error, "retriable", False)
-                and not isinstance(error, errors.RequestTimeout | errors.LeaderFailed | errors.StorageFull)
-                and self.now + pause_ns < deadline_ns
-            ):
-                if isinstance(error, errors.NotLeader):
-                    if topic is None:
-                        self._refresh_leaders()
-                    else:
-                        self.refresh(topic, self.now)
-                self.after(self.now + pause_ns, again)
-                pause_ns = min(pause_ns * 2, RETRY_MAX_NS)
-            else:
-                pending.fail(error)
-
-        self.now = max(self.now, now)
-        attempt()
-        return pending
+        if leader < OWN_LEADERS:
+            return persist(
+                self,
+                lambda: self.endpoint(leader) or self.bootstrap,
+                leader,
+                kind,
+                body,
+                now,
+                deadline_ns,
+                what,
+                topic=topic,
+            )
+        return persist(self, lambda: self.endpoint(leader), leader, kind, body, now, deadline_ns, what, topic=topic)
 
     # For the pump.
 
@@ -379,18 +435,20 @@ class Client:
         self.requests.tick(now)
         if self._reconnects != self.requests.reconnects:
             self._reconnects = self.requests.reconnects
-            self._refresh_leaders()
+            self.refresh_leaders()
             self.members.doubt(now)
         if self._age_ns is not None and self._age_ns <= now:
             self._age_ns = now + AGE_NS
             used = self._used()
             if used:
                 self._ask_again("", used)
-        self.members.tick(now)
+        if self.origins is not None:
+            self.origins.tick(now)
         for producer in self.producers:
             producer.tick(now)
         for reader in self._readers:
             reader.tick(now)
+        self.members.tick(now)  # Last: the others may have found reasons to doubt the table.
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
@@ -400,10 +458,8 @@ class Client:
         for at_ns, _ in self._later:
             if nearest is None or at_ns < nearest:
                 nearest = at_ns
-        asking_ns = self.members.next_deadline()
-        if asking_ns is not None and (nearest is None or asking_ns < nearest):
-            nearest = asking_ns
-        for machines in (self.producers, self._readers):
+        origins = () if self.origins is None else (self.origins,)
+        for machines in ((self.members,), origins, self.producers, self._readers):
             for machine in machines:
                 wanted = machine.next_deadline()
                 if wanted is not None and (nearest is None or wanted < nearest):

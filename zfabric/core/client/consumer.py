@@ -9,6 +9,10 @@ Where the batches come from is ``feed.py``: one feed for each leader. What is he
 A consumer of all partitions reads those that are added from their start. A topic that was deleted is an error, once
 everything is taken, and so is one that was made again under the same name: its offsets are others. With
 ``skip_missing`` it waits for the new one and reads that from its start.
+
+Where leaders are *scattered* (the origins of a mesh, see ``origins.py``), one that is away keeps nobody waiting: its
+partitions begin, or go on, when it is there. A part of the topic that is new begins at ``start``, one that was deleted
+is read no more, and nothing is raised for either.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.cursor import Cursor
-from zfabric.core.client.feed import CALL_NS, IDLE_NS, Feed
+from zfabric.core.client.feed import IDLE_NS, Feed
 from zfabric.core.client.pending import Pending, gather
+from zfabric.core.client.positions import Positions, Start, by_leader, outside
+from zfabric.core.client.share import Share
 from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import HEADER_BYTES, RecordBatch
@@ -30,8 +36,6 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
 BUFFER_BYTES = 16 << 20
-Start = int | str
-"""An offset, "earliest", "latest", or "@MS": the first record at or after that many ms since 1970."""
 
 
 class Consumer:
@@ -55,21 +59,24 @@ class Consumer:
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         self.topic = topic
+        self.partition_max = client.partition_max
         self.group = group
         self.cursors: dict[int, Cursor] = {}
         self.closed = False
         self.skipped = 0
         self.gaps = 0
         self._client = client
-        self._start = start
+        self._positions = Positions(client, self, start)
         self._numbers = numbers
         self.skip_missing = skip_missing
         self.buffer_bytes = buffer_bytes
-        self.by_id: dict[int, Cursor] = {}
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
         self._waiting: Pending[None] | None = None
         self._order: deque[int] = deque()
+        # In a mesh the members of a group share what there is; see share.py.
+        shared = client.scattered and group is not None and numbers is None
+        self._share = Share(client, self, topic, group) if shared and group is not None else None
         self._opening: Pending[None] | None = None
 
     # Opening.
@@ -79,82 +86,52 @@ class Consumer:
         if self._opening is not None and not (self._opening.done and self._opening.error):
             return self._opening
         opening = self._opening = Pending()
-        wanted = self._client.want(self.topic, now, deadline_ns)
+        wanted = self._client.want_view(self.topic, now, deadline_ns)
 
         def found() -> None:
             if wanted.error is not None:
                 opening.fail(wanted.error)
                 return
             meta = wanted.result()
-            numbers = range(len(meta.partitions)) if self._numbers is None else self._numbers
-            for number in numbers:
-                if not 0 <= number < len(meta.partitions):
-                    last = len(meta.partitions) - 1
-                    opening.fail(errors.UnknownPartition(topic=self.topic, partition=number, last=last))
-                    return
+            places = {place.number: place for place in meta.partitions}
+            numbers = list(places) if self._numbers is None else self._numbers
+            unknown = [number for number in numbers if number not in places]
+            if unknown and not self._client.scattered:
+                opening.fail(errors.UnknownPartition(topic=self.topic, partition=unknown[0], last=max(places)))
+                return
             if self.skip_missing is None:
                 self.skip_missing = meta.config.durability == "memory"
             # An attempt before this one may have left those of a topic that was another.
             self.cursors.clear()
-            self.by_id.clear()
             self._order.clear()
+            for feed in self._feeds.values():
+                feed.by_id.clear()
+            if self._share is not None:
+                self._share.start(self._client.now)
+                opening.resolve(None)
+                return
             for number in numbers:
-                cursor = self.cursors[number] = Cursor(self.topic, meta.partitions[number])
-                self.by_id[cursor.id] = cursor
-                self._order.append(number)
-            placed = self._place(list(self.cursors.values()), self._start, deadline_ns)
-            placed.on_done(lambda: opening.fail(placed.error) if placed.error else opening.resolve(None))
+                if number in places:
+                    self._take_up(places[number])
+            placed = self._positions.find_all(deadline_ns)
+            placed.on_done(lambda: self._opened(opening, placed))
 
         wanted.on_done(found)
         return opening
 
-    def _place(self, cursors: list[Cursor], start: Start, deadline_ns: int) -> Pending[None]:
-        """Set positions: what the group has committed, else the start."""
-        whole: Pending[None] = Pending()
-        if self.group is None:
-            self._relay(
-                gather([self.seek(c.number, start, self._client.now, deadline_ns, opening=True) for c in cursors]),
-                whole,
-            )
-            return whole
-        asked = gather([
-            self._call(leader, Type.GET_OFFSETS, messages.GetOffsets(self.group, [c.id for c in mine]),
-                       self._client.now, deadline_ns, "committed offsets")
-            for leader, mine in self._by_leader(cursors).items()
-        ])  # fmt: skip
+    def _opened(self, opening: Pending[None], placed: Pending[None]) -> None:
+        if placed.error is not None:
+            opening.fail(placed.error)
+            return
+        opening.resolve(None)
+        if self._client.scattered:
+            self.take_up()  # What was seen meanwhile.
 
-        def known() -> None:
-            if asked.error is not None:
-                whole.fail(asked.error)
-                return
-            for answer in asked.result():
-                for part in answer.body.parts:
-                    cursor = self.by_id.get(part.partition)
-                    if part.offset >= 0 and cursor is not None:
-                        cursor.committed = part.offset
-                        cursor.end = part.end_offset
-                        cursor.clear(part.offset)
-            rest = [cursor for cursor in cursors if cursor.position < 0]
-            now = self._client.now
-            self._relay(gather([self.seek(c.number, start, now, deadline_ns, opening=True) for c in rest]), whole)
-            self.tick(now)
-
-        asked.on_done(known)
-        return whole
-
-    def _call(self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
-        return self._client.call_partition(leader, kind, body, now, deadline_ns, what, self.topic)
-
-    @staticmethod
-    def _relay(source: Pending[list[None]], target: Pending[None]) -> None:
-        source.on_done(lambda: target.fail(source.error) if source.error else target.resolve(None))
-
-    @staticmethod
-    def _by_leader(cursors: list[Cursor]) -> dict[int, list[Cursor]]:
-        grouped: dict[int, list[Cursor]] = {}
-        for cursor in cursors:
-            grouped.setdefault(cursor.leader, []).append(cursor)
-        return grouped
+    def _take_up(self, place: messages.PartitionPlace) -> Cursor:
+        cursor = self.cursors[place.number] = Cursor(self.topic, place)
+        self._feed(cursor.leader).by_id[cursor.id] = cursor
+        self._order.append(cursor.number)
+        return cursor
 
     @property
     def opened(self) -> bool:
@@ -172,43 +149,9 @@ class Consumer:
             raise errors.UnknownPartition(topic=self.topic, partition=number, last=max(self.cursors, default=-1))
         return cursor
 
-    def seek(self, number: int, start: Start, now: int, deadline_ns: int, *, opening: bool = False) -> Pending[None]:
-        """Go on from ``start`` in one partition; comes when the offset is known.
-
-        When a consumer that skips what is missing opens, an offset that was removed stands for the log's start.
-        """
-        cursor = self.cursor(number)
-        done: Pending[None] = Pending()
-        timestamp = {"earliest": -2, "latest": -1}.get(str(start))
-        if timestamp is None and isinstance(start, str):
-            timestamp = int(start.removeprefix("@"))
-        wanted = messages.FindOffset(cursor.id, -1 if timestamp is None else timestamp)
-        asked = self._call(
-            cursor.leader, Type.FIND_OFFSETS, messages.FindOffsets([wanted]), now, deadline_ns, "offsets"
-        )
-
-        def found() -> None:
-            if asked.error is not None or done.done:
-                done.fail(asked.error or errors.Closed(what="seek"))
-                return
-            part: messages.OffsetIs = asked.result().body.parts[0]
-            offset = part.offset if timestamp is not None else int(start)
-            if opening and self.skip_missing:
-                offset = max(offset, part.start_offset)
-            if not part.start_offset <= offset <= part.end_offset:
-                done.fail(self._outside(cursor, offset, part.start_offset, part.end_offset))
-            else:
-                cursor.clear(offset)
-                cursor.end = part.end_offset
-                cursor.live = False
-                done.resolve(None)
-                self.tick(self._client.now)
-
-        asked.on_done(found)
-        return done
-
-    def _outside(self, cursor: Cursor, offset: int, start: int, end: int) -> errors.OffsetOutOfRange:
-        return errors.OffsetOutOfRange(topic=self.topic, partition=cursor.number, offset=offset, start=start, end=end)
+    def seek(self, number: int, start: Start, now: int, deadline_ns: int) -> Pending[None]:
+        """Go on from ``start`` in one partition; comes when the offset is known."""
+        return self._positions.seek(self.cursor(number), start, now, deadline_ns)
 
     # Taking.
 
@@ -216,6 +159,8 @@ class Consumer:
         """Return what comes when there may be something to take; all who ask meanwhile share it."""
         if self._waiting is None:
             self._waiting = Pending()
+        if self._share is not None:
+            self._share.returned()
         waiting = self._waiting
         self.wake()
         return waiting
@@ -284,10 +229,12 @@ class Consumer:
         wanted = {c.number: c.position for c in self.cursors.values()} if offsets is None else offsets
         changed = [c for number, offset in wanted.items() if (c := self.cursor(number)).committed != offset >= 0]
         calls = []
-        for leader, mine in self._by_leader(changed).items():
+        for leader, mine in by_leader(changed).items():
             parts = [messages.CommitOffset(c.id, wanted[c.number]) for c in mine]
             body = messages.CommitOffsets(self.group, parts)
-            call = self._call(leader, Type.COMMIT_OFFSETS, body, now, deadline_ns, "commit")
+            call = self._client.call_partition(
+                leader, Type.COMMIT_OFFSETS, body, now, deadline_ns, "commit", self.topic
+            )
             call.on_done(lambda mine=mine, call=call: self._committed(mine, wanted, call))  # type: ignore[misc]
             calls.append(call)
         return gather(calls)
@@ -310,6 +257,8 @@ class Consumer:
         for feed in list(self._sessions.values()):
             feed.end()
         self._sessions.clear()
+        if self._share is not None:
+            self._share.stop()
         self._client.remove(self)
         self.wake()
 
@@ -322,45 +271,43 @@ class Consumer:
         for place in meta.partitions:
             cursor = self.cursors.get(place.number)
             if cursor is None:
-                if self._numbers is None:
-                    self._add(place)
+                if self._reads(place.number):
+                    self._positions.find_added(self._take_up(place))
             elif (cursor.id, cursor.leader) != (place.id, place.leader):
                 if cursor.id != place.id:
                     self._replaced(cursor)
-                self._feed(cursor.leader).subscribe(cursor, on=False)
-                self.by_id.pop(cursor.id)
-                self.by_id[place.id] = cursor
+                before = self._feed(cursor.leader)
+                before.subscribe(cursor, on=False)
+                before.by_id.pop(cursor.id, None)
                 cursor.id, cursor.leader, cursor.live = place.id, place.leader, False
-        for number in [number for number in self.cursors if number >= len(meta.partitions)]:
-            last = len(meta.partitions) - 1
+                self._feed(cursor.leader).by_id[cursor.id] = cursor
+        there = {place.number for place in meta.partitions}
+        for number in self.cursors.keys() - there:
+            last = max(there, default=-1)
             self._missing(self.cursors[number], errors.UnknownPartition(topic=self.topic, partition=number, last=last))
         self.wake()
         self.tick(now)
 
-    def _add(self, place: messages.PartitionPlace) -> None:
-        cursor = self.cursors[place.number] = Cursor(self.topic, place)
-        self.by_id[cursor.id] = cursor
-        self._order.append(cursor.number)
-
-        def find() -> None:
-            if not self.closed and cursor.position < 0:
-                now = self._client.now
-                placed = self._place([cursor], "earliest", now + CALL_NS)
-                placed.on_done(lambda: self._client.after(self._client.now + IDLE_NS, find) if placed.error else None)
-
-        find()
+    def _reads(self, number: int) -> bool:
+        """Tell whether a partition that is new is to be read."""
+        if self._share is not None:
+            return self._share.reads(number)
+        return self._numbers is None or (self._client.scattered and number in self._numbers)
 
     def _replaced(self, cursor: Cursor) -> None:
         """The topic was made again: what this partition holds is another log."""
         cursor.committed = -1
-        if self.skip_missing:
+        if self.skip_missing or self._client.scattered:
             cursor.clear(0)
         elif cursor.position >= 0:
-            self._missing(cursor, self._outside(cursor, cursor.expected, 0, 0))
+            self._missing(cursor, outside(cursor, cursor.expected, 0, 0))
 
     def _missing(self, cursor: Cursor, error: errors.ZFabricError) -> None:
-        """There is nothing to read any more: told once everything is taken, unless missing things are skipped."""
-        if self.skip_missing:
+        """There is nothing to read any more: told once everything is taken, unless missing things are skipped.
+
+        Where every origin has its own part of a topic, one that deleted its part ends nothing for the others.
+        """
+        if self.skip_missing or self._client.scattered:
             cursor.expected = -1
         elif cursor.error is None:
             cursor.error = error
@@ -379,10 +326,12 @@ class Consumer:
 
     def published(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that."""
-        cursor = self.by_id.get(int.from_bytes(frames[0], "big")) if frames else None
+        feed = self._sessions.get(session)
+        if feed is None or not frames or not (feed.trusted or not self._client.scattered):
+            return
+        cursor = feed.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is None or not cursor.live or cursor.expected < 0:
             return
-        feed = self._feeds[cursor.leader]
         if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
             cursor.end = max(cursor.end, messages.HEAD.unpack(frames[1])[0])
             if cursor.end > cursor.expected:
@@ -424,24 +373,52 @@ class Consumer:
         """Fetch for whoever is behind, and for everybody after a silence."""
         if self.closed:
             return
-        for leader in {cursor.leader for cursor in self.cursors.values()}:
-            self._feed(leader).tick(now)
+        if self._share is not None:
+            self._share.tick(now)
+        for feed in list(self._feeds.values()):
+            if feed.by_id:
+                feed.tick(now)
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = []
-        for leader in {cursor.leader for cursor in self.cursors.values()}:
-            feed = self._feeds.get(leader)
-            wanted = 0 if feed is None else feed.next_deadline()
-            if wanted is not None:
-                deadlines.append(wanted)
-        return min(deadlines, default=None)
+        deadlines = [
+            wanted for feed in self._feeds.values() if feed.by_id and (wanted := feed.next_deadline()) is not None
+        ]
+        share_ns = None if self._share is None else self._share.next_deadline()
+        return min(deadlines if share_ns is None else (*deadlines, share_ns), default=None)
 
     def _feed(self, leader: int) -> Feed:
         feed = self._feeds.get(leader)
         if feed is None:
             feed = self._feeds[leader] = Feed(self._client, self, leader)
         return feed
+
+    # For its share in a group.
+
+    @property
+    def idle(self) -> bool:
+        """Whether the application waits for more: it has processed what it got."""
+        return self._waiting is not None
+
+    def give_up(self, numbers: Sequence[int], deadline_ns: int) -> Pending[None]:
+        """Read partitions no more; comes when what was processed of them is committed, or that has failed."""
+        positions = {number: position for number in numbers if (position := self.cursors[number].position) >= 0}
+        committed: Pending[None] = Pending()
+        commits = self.commit(positions, self._client.now, deadline_ns)
+        for number in numbers:
+            cursor = self.cursors.pop(number)
+            feed = self._feed(cursor.leader)
+            feed.subscribe(cursor, on=False)
+            feed.by_id.pop(cursor.id, None)
+            self._order.remove(number)
+        commits.on_done(lambda: committed.resolve(None))
+        return committed
+
+    def take_up(self) -> None:
+        """Read what is to be read by now and is not read yet."""
+        view = self._client.view(self.topic)
+        if view is not None:
+            self.learn(view, self._client.now)
 
     # For its feeds.
 

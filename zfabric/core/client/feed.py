@@ -35,6 +35,7 @@ IDLE_MAX_NS = 4_000_000_000
 SETTLE_NS = 5_000_000
 RETRY_NS = 50_000_000
 RETRY_MAX_NS = 400_000_000
+AWAY_NS = 500_000_000
 CALL_NS = 30_000_000_000
 
 
@@ -46,10 +47,14 @@ class Feed:
 
     Attributes:
         retry_ns: nothing is asked before; None if there is no reason to wait.
+        by_id: cursors of the partitions that are read here, by their ids at this leader.
+        trusted: what the subscription brings is the leader's: see :meth:`Feed.connected`.
     """
 
     def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
         self.retry_ns: int | None = None
+        self.by_id: dict[int, Cursor] = {}
+        self.trusted = False
         self._client = client
         self._consumer = consumer
         self._leader = leader
@@ -62,9 +67,7 @@ class Feed:
         # Before another session; grows while sessions end before they are connected (no descriptor is left).
         self._pause_ns = RETRY_NS
         self._turns = 0
-
-    def _mine(self) -> list[Cursor]:
-        return [cursor for cursor in self._consumer.cursors.values() if cursor.leader == self._leader]
+        self._connections = 0
 
     def tick(self, now: int) -> None:
         """Fetch for whoever is behind, and for everybody after a silence."""
@@ -89,9 +92,8 @@ class Feed:
     # Fetching.
 
     def _wanting(self) -> list[Cursor]:
-        leader, half = self._leader, self._consumer.buffer_bytes // 2
-        cursors = self._consumer.cursors.values()
-        return [c for c in cursors if c.leader == leader and c.behind and c.buffered <= half]
+        half = self._consumer.buffer_bytes // 2
+        return [c for c in self.by_id.values() if c.behind and c.buffered <= half]
 
     def fall_behind(self, cursor: Cursor, now: int) -> None:
         """A partition missed something."""
@@ -116,7 +118,7 @@ class Feed:
         wanted = self._wanting()
         if self._due_ns is not None and self._due_ns <= now:
             half = self._consumer.buffer_bytes // 2
-            wanted = [c for c in self._mine()
+            wanted = [c for c in self.by_id.values()
                       if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half
                       and (not c.live or now - c.heard_ns >= IDLE_NS)]  # fmt: skip
             self._asked_ns = now
@@ -127,24 +129,26 @@ class Feed:
         endpoint = self._client.endpoint(self._leader)
         if endpoint is None:
             self._postpone(now)
+            if not self._client.own(self._leader):
+                self.retry_ns = now + AWAY_NS
             return
         self._fetching = True
         first = self._turns % len(wanted)
         self._turns += 1
         wanted = wanted[first:] + wanted[:first]
-        asked_from = {cursor.id: cursor.expected for cursor in wanted}
+        asked_from, connections = {cursor.id: cursor.expected for cursor in wanted}, self._connections
         parts = [messages.FetchPart(cursor.id, cursor.expected) for cursor in wanted]
         call = self._client.requests.call(
             endpoint, Type.FETCH, messages.Fetch(FETCH_BYTES, parts), now, now + CALL_NS, "fetch", CALL_NS / 1e9
         )
-        call.on_done(lambda: self._fetched(asked_from, call))
+        call.on_done(lambda: self._fetched(asked_from, connections, call))
 
     def _postpone(self, now: int) -> None:
         """Try again soon; the leader may be elsewhere by then."""
         self.retry_ns = now + RETRY_NS
-        self._client.refresh(self._consumer.topic, now)
+        self._client.refresh(self._consumer.topic, now, self._leader)
 
-    def _fetched(self, asked_from: dict[int, int], call: Pending[Command]) -> None:
+    def _fetched(self, asked_from: dict[int, int], connections: int, call: Pending[Command]) -> None:
         self._fetching = False
         now = self._client.now
         consumer = self._consumer
@@ -153,11 +157,12 @@ class Feed:
         if call.error is not None:
             self._postpone(now)
             return
+        self.trusted = self._session is not None and connections == self._connections > 0
         command = call.result()
         body: messages.Fetched = command.body
         blob, at, came = memoryview(command.rest[0]), 0, 0
         for part in body.parts:
-            cursor = consumer.by_id.get(part.partition)
+            cursor = self.by_id.get(part.partition)
             piece, at = blob[at : at + part.length], at + part.length
             if cursor is None:
                 continue
@@ -183,8 +188,7 @@ class Feed:
     def _go_on(self, asked_from: dict[int, int], now: int) -> None:
         """Fetch what is left of a backlog."""
         if self.retry_ns is None and self._wanting():
-            by_id = self._consumer.by_id
-            if any(c.expected != before for known, before in asked_from.items() if (c := by_id.get(known))):
+            if any(c.expected != before for known, before in asked_from.items() if (c := self.by_id.get(known))):
                 self._fetch(now)
             else:
                 self.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
@@ -203,8 +207,13 @@ class Feed:
     # Subscriptions.
 
     def connected(self, now: int) -> None:
-        """The subscription takes effect about now: fetch what was committed before that and after the last fetch."""
-        for cursor in self._mine():
+        """The subscription takes effect about now: fetch what was committed before that and after the last fetch.
+
+        The answer to that fetch is also what makes the subscription trusted, where leaders may change places: whoever
+        answered it was there after the subscription was, so nobody else can publish at that address by then.
+        """
+        self._connections += 1
+        for cursor in self.by_id.values():
             cursor.heard_ns = 0
         self._settle(now)
         self._pause_ns = RETRY_NS
@@ -212,11 +221,12 @@ class Feed:
     def lost(self, now: int) -> None:
         """The subscription ended: open another, and ask for what was missed."""
         self._session = None
-        for cursor in self._mine():
+        self._connections, self.trusted = 0, False
+        for cursor in self.by_id.values():
             cursor.live = cursor.subscribed = False
         self.retry_ns = now + self._pause_ns
         self._pause_ns = min(self._pause_ns * 2, RETRY_MAX_NS)
-        self._client.refresh(self._consumer.topic, now)
+        self._client.refresh(self._consumer.topic, now, self._leader)
 
     def end(self) -> None:
         """Close the subscription session, if there is one."""

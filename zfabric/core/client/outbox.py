@@ -187,7 +187,8 @@ class Outbox:
     """One partition of one producer. Its invariant: ``under_way`` are the oldest batches, in the order of sequences.
 
     Attributes:
-        partition_id: id in the fabric. leader: id of its leader.
+        partition_id: id in the fabric. number: within the topic there. shown: by which users know it.
+        leader: id of its leader.
         open: being filled. sealed: full, not sent yet. under_way: sent, not acknowledged.
         next_sequence, epoch: for the next batch sent.
         begun: a named producer has its epoch here. attempt: how many it has used up.
@@ -209,13 +210,15 @@ class Outbox:
         "retry_at_ns",
         "retry_pause_ns",
         "sealed",
+        "shown",
         "stored",
         "under_way",
     )
 
-    def __init__(self, partition_id: int, number: int, leader: int) -> None:
+    def __init__(self, partition_id: int, number: int, leader: int, shown: int) -> None:
         self.partition_id = partition_id
         self.number = number
+        self.shown = shown
         self.leader = leader
         self.open: OutBatch | None = None
         self.sealed: deque[OutBatch] = deque()

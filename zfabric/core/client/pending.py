@@ -66,6 +66,13 @@ class Pending(Generic[T]):
             self._callbacks.remove(callback)
 
 
+def gather_all(pendings: list[Pending[T]]) -> Pending[None]:
+    """Return a result that comes when all have, whatever came."""
+    whole: Pending[None] = Pending()
+    gather(pendings).on_done(lambda: whole.resolve(None))
+    return whole
+
+
 def gather(pendings: list[Pending[T]]) -> Pending[list[T]]:
     """Return a result that comes when all have: the list of values, or the first error."""
     whole: Pending[list[T]] = Pending()

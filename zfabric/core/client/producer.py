@@ -125,11 +125,11 @@ class Producer:
             for outbox in route.update(meta):
                 last = route.count - 1
                 self.sender.give_up(
-                    route, outbox, errors.UnknownPartition(topic=meta.name, partition=outbox.number, last=last)
+                    route, outbox, errors.UnknownPartition(topic=meta.name, partition=outbox.shown, last=last)
                 )
         elif meta.name in self._wanted:
             self._wanted.discard(meta.name)
-            route = self._routes[meta.name] = Route(meta)
+            route = self._routes[meta.name] = Route(meta, self._client.number)
             # Not the first one: the lone records of many short-lived producers would all go there.
             route.sticky = self._client.random.randrange(route.count)
 
@@ -207,7 +207,7 @@ class Producer:
         # Nothing is refused from here on: half a record in an open batch would damage all of it.
         batch = outbox.open
         if batch is None:
-            batch = outbox.open = OutBatch(topic, outbox.number, now, wall)
+            batch = outbox.open = OutBatch(topic, outbox.shown, now, wall)
             ledger.add(batch, now)
         if key is not None or partition is not None:
             batch.eager = True
@@ -269,7 +269,7 @@ class Producer:
         if outbox.open is not None:
             self.sender.close(route, outbox)  # The chunk follows in the same partition.
         wall = self._client.wall_ms(now) if timestamp is None else timestamp
-        batch = OutBatch(topic, outbox.number, now, wall)
+        batch = OutBatch(topic, outbox.shown, now, wall)
         batch.values = values
         batch.keys = keys
         batch.count = len(values)
@@ -309,7 +309,7 @@ class Producer:
             self.sender.close(route, outbox)
             batch = None
         if batch is None:
-            batch = outbox.open = OutBatch(topic, outbox.number, now, self._client.wall_ms(now))
+            batch = outbox.open = OutBatch(topic, outbox.shown, now, self._client.wall_ms(now))
             batch.eager, batch.sequences = True, []
             self._ledger.add(batch, now)
         piece.add_to(batch)
@@ -326,11 +326,11 @@ class Producer:
     def stored(self, topic: str) -> dict[int, int]:
         """Return the last application sequence known to be stored, by partition; -1 where there is none."""
         route = self._routes.get(topic)
-        return {} if route is None else {outbox.number: outbox.stored for outbox in route.outboxes}
+        return {} if route is None else {outbox.shown: outbox.stored for outbox in route.outboxes}
 
     def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None, on_delivery: OnDelivery | None) -> Any:
         """Answer a record whose application sequence is stored already."""
-        batch = OutBatch(topic, outbox.number, 0, timestamp or 0)
+        batch = OutBatch(topic, outbox.shown, 0, timestamp or 0)
         batch.deltas = [0]
         batch.count = 1
         batch.done = True

@@ -19,6 +19,9 @@ The pause before a new session doubles from 10 ms to 200 ms, with a random part 
 return in step, and starts again at 10 ms with each WELCOME. A session waits by itself for a leader that does not listen
 yet, so the pause is only for those that accept a connection and end it: a leader killed again and again at its start
 may keep nobody waiting long once it is left alone.
+
+Where a leader is thought to be away the pause grows to 5 s. Where an endpoint is known to be that of one fabric
+(:meth:`Requests.expect`), a WELCOME of another is no welcome: nothing is sent there, and the pause goes on.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 PAUSE_NS: Final = 10_000_000
 PAUSE_MAX_NS: Final = 200_000_000
+AWAY_PAUSE_MAX_NS: Final = 5_000_000_000
 PATIENCE_NS: Final = 5_000_000_000
 HELLO_PATIENCE_NS: Final = 3_000_000_000
 SCAN_NS: Final = 1_000_000_000
@@ -79,6 +83,7 @@ class Connection:
     """One endpoint: its present session, and what is not answered."""
 
     __slots__ = (
+        "away",
         "endpoint",
         "open_at_ns",
         "opened_ns",
@@ -92,6 +97,7 @@ class Connection:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
+        self.away = False
         self.session: int | None = None
         self.ready = False
         self.welcomed = False
@@ -107,13 +113,20 @@ class Requests:
 
     Args:
         software: name and version, told in HELLO.
-        locate: whether the mode has to be asked where a leader is (and may have to start it) when one is lost.
+        home: endpoint of a leader of which the mode has to be asked where it is, and may have to start it, when it is
+            lost; "" if there is none.
+
+    Attributes:
+        strangers: how often an endpoint had another fabric than was expected.
     """
 
-    def __init__(self, software: str, random: Random, *, locate: bool) -> None:
+    def __init__(self, software: str, random: Random, *, home: str = "") -> None:
         self._software = software
         self._random = random
-        self._locate = locate
+        self._home = home
+        self._expected: dict[str, str] = {}
+        self._away: set[str] = set()
+        self.strangers = 0
         self._locate_ns: int | None = None
         self._connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
@@ -121,7 +134,6 @@ class Requests:
         self._next_id = 1
         self._effects: list[ClientEffect] = []
         self.frame_bytes_max = 17 << 20
-        self.fabric = ""
         self.reconnects = 0
 
     # For the other machines.
@@ -173,11 +185,16 @@ class Requests:
         self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, PATIENCE_NS), now)
         return pending
 
-    def send(self, endpoint: str, request: Request, now: int) -> None:
-        """Send a request, and again on each new session until it is answered or withdrawn."""
+    def _connection(self, endpoint: str) -> Connection:
         connection = self._connections.get(endpoint)
         if connection is None:
             connection = self._connections[endpoint] = Connection(endpoint)
+            connection.away = endpoint in self._away
+        return connection
+
+    def send(self, endpoint: str, request: Request, now: int) -> None:
+        """Send a request, and again on each new session until it is answered or withdrawn."""
+        connection = self._connection(endpoint)
         connection.waiting[request.id] = request
         if connection.ready:
             assert connection.session is not None
@@ -191,9 +208,7 @@ class Requests:
 
     def send_once(self, endpoint: str, frames: Sequence[object], now: int) -> None:
         """Send a command that has no answer; it is lost with the session, and dropped while there is none."""
-        connection = self._connections.get(endpoint)
-        if connection is None:
-            connection = self._connections[endpoint] = Connection(endpoint)
+        connection = self._connection(endpoint)
         if connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         if connection.session is not None:
@@ -216,6 +231,39 @@ class Requests:
                 self._shut(connection.session)
             for request in connection.waiting.values():
                 self.send(endpoint, request, now)
+
+    def expect(self, endpoint: str, fabric: str) -> None:
+        """Nobody but ``fabric`` is meant at an endpoint; what is under way to another one there fails."""
+        if self._expected.get(endpoint) != fabric:
+            self.leave(endpoint)
+            self._expected[endpoint] = fabric
+
+    def leave(self, endpoint: str) -> None:
+        """Whoever was meant at an endpoint is not there any more: close its session, fail what is under way."""
+        self._expected.pop(endpoint, None)
+        self._away.discard(endpoint)
+        connection = self._connections.pop(endpoint, None)
+        if connection is None:
+            return
+        if connection.session is not None:
+            self._shut(connection.session)
+        body = messages.failure_body(errors.Unreachable(url=endpoint, seconds=0.0, detail="it has left that address"))
+        for request in list(connection.waiting.values()):
+            request.answered(Command(Type.ERROR, 0, request.id, body, ()))
+
+    def be_patient(self, endpoint: str, *, away: bool) -> None:
+        """Whoever is at an endpoint is thought to be away: try to connect less often, until it is back."""
+        if away:
+            self._away.add(endpoint)
+        else:
+            self._away.discard(endpoint)
+        connection = self._connections.get(endpoint)
+        if connection is not None and connection.away != away:
+            connection.away = away
+            if not away and not connection.ready:
+                connection.pause_ns = PAUSE_NS
+                if connection.open_at_ns is not None:
+                    connection.open_at_ns = 0
 
     def connected(self, endpoint: str) -> bool:
         """Tell whether a session to ``endpoint`` is ready."""
@@ -292,7 +340,8 @@ class Requests:
         """Open what is due, expire what is over, replace what is silent."""
         if self._locate_ns is not None and self._locate_ns <= now:
             self._locate_ns = None
-            if any(not connection.ready and connection.waiting for connection in self._connections.values()):
+            home = self._connections.get(self._home)
+            if home is not None and not home.ready and home.waiting:
                 self._ask_where(now)
         for connection in list(self._connections.values()):  # Whoever is told may open another.
             if connection.open_at_ns is not None and connection.open_at_ns <= now:
@@ -332,7 +381,7 @@ class Requests:
         self._locate_ns = now + RELOCATE_NS
 
     def _open(self, connection: Connection, now: int) -> None:
-        if self._locate and self._locate_ns is None:
+        if connection.endpoint == self._home and self._locate_ns is None:
             self._ask_where(now)
         connection.open_at_ns = None
         connection.opened_ns = now
@@ -350,20 +399,25 @@ class Requests:
 
     def _replace(self, connection: Connection, now: int) -> None:
         assert connection.session is not None
-        self.reconnects += 1
+        if not connection.away:
+            self.reconnects += 1
         self._shut(connection.session)
         connection.session = None
         connection.ready = False
         connection.open_at_ns = now + connection.pause_ns + self._random.randrange(connection.pause_ns)
-        connection.pause_ns = min(connection.pause_ns * 2, PAUSE_MAX_NS)
+        longest_ns = AWAY_PAUSE_MAX_NS if connection.away else PAUSE_MAX_NS
+        connection.pause_ns = min(connection.pause_ns * 2, longest_ns)
 
     def _welcome(self, connection: Connection, body: messages.Welcome, now: int) -> None:
         if connection.ready:
             return
+        if body.fabric != self._expected.get(connection.endpoint, body.fabric):
+            self.strangers += 1
+            self._replace(connection, now)
+            return
         connection.ready = connection.welcomed = True
         connection.pause_ns = PAUSE_NS
         self.frame_bytes_max = body.frame_bytes_max
-        self.fabric = body.fabric
         assert connection.session is not None
         for request in connection.waiting.values():
             request.sent_ns = now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zfabric.core.client.outbox import Outbox
 from zfabric.model import TopicConfig
 from zfabric.wire import messages
@@ -11,14 +13,15 @@ class Route:
     """The outboxes by partition number, and which of them keyless records fill.
 
     Attributes:
-        topic: its name.
+        topic: its name. shown: gives the number by which users know a partition.
         count: partitions. sticky: number of the one that keyless records fill. under_way: batches of all of them.
         compacted, record_max: of the topic's configuration, as :meth:`Producer.send` wants them.
     """
 
-    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "sticky", "topic", "under_way")
+    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "shown", "sticky", "topic", "under_way")
 
-    def __init__(self, meta: messages.TopicMeta) -> None:
+    def __init__(self, meta: messages.TopicMeta, shown: Callable[[int], int]) -> None:
+        self.shown = shown
         self.topic = meta.name
         self.outboxes: list[Outbox] = []
         self.sticky = 0
@@ -37,6 +40,7 @@ class Route:
         for place in meta.partitions[: len(self.outboxes)]:
             outbox = self.outboxes[place.number]
             outbox.leader = place.leader
+            outbox.shown = self.shown(place.number)
             if outbox.partition_id != place.id:
                 # The topic was deleted and made again: a new partition knows nothing of our sequences.
                 outbox.partition_id = place.id
@@ -45,7 +49,7 @@ class Route:
                 if beginning is not None:
                     beginning.resolve(None)  # Whoever waits for it looks again.
         for place in meta.partitions[len(self.outboxes) :]:
-            self.outboxes.append(Outbox(place.id, place.number, place.leader))
+            self.outboxes.append(Outbox(place.id, place.number, place.leader, self.shown(place.number)))
         gone = self.outboxes[self.count :]
         del self.outboxes[self.count :]
         self.sticky %= self.count

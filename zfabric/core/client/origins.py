@@ -1,0 +1,459 @@
+"""The origins of a mesh: one topic as readers see it, though every member leads partitions of its own.
+
+An *origin* is a member's volume, named by its fabric id (16 hex digits). Identity is nothing else: a wiped disk is
+another origin, one that comes back at another address is the same. What readers get is a *view*: the partitions of a
+topic at all origins, as if they were one topic's. In it a partition bears a number that is the same for everybody
+(:func:`mesh_number`), and a leader bears a number that only this client uses, because every origin has a leader 0.
+
+Who there is comes from the table of members, which is a hint; what an origin leads comes from its own METADATA, asked
+at its endpoint: when somebody reads a topic that its card shows (or may hide, where it says ``more``), when that card
+changes, when a reader meets an error there, and every 30 seconds. A question without an answer is repeated after 50 ms
+to 5 s.
+
+Rules:
+
+- Nothing of an origin is forgotten while somebody reads it. An origin that is away is read on when it is back, from
+  where reading stopped; its reads wait, and nothing is raised.
+- An endpoint belongs to one origin. Where another one shows up, the old one has no endpoint until it is seen again, and
+  what is under way there is failed, so that nothing that was meant for one is answered by the other. The session checks
+  the same by WELCOME (:meth:`Requests.expect <zfabric.core.client.requests.Requests.expect>`).
+- The origin whose leader this client was given (the own one) is kept by ``client.py``; it has the numbers below
+  :data:`OWN_LEADERS`.
+- A topic that nobody shows within :data:`UNKNOWN_NS` is unknown: news of one that was made just now are under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from zfabric import errors
+from zfabric.core.client.members import Change
+from zfabric.core.client.pending import Pending
+from zfabric.wire import messages
+from zfabric.wire.card import Card
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+
+OWN_LEADERS: Final = 1 << 16
+MESH_NUMBER_MAX: Final = (1 << 52) - 1
+ORIGINS_MAX: Final = 10_000
+"""Origins of one client: as many as a mesh may have members."""
+ASK_NS: Final = 5_000_000_000
+AGE_NS: Final = 30_000_000_000
+PAUSE_NS: Final = 50_000_000
+PAUSE_MAX_NS: Final = 5_000_000_000
+SETTLE_NS: Final = 1_000_000_000
+"""Longest that opening a topic waits for origins that are there but do not answer; they join when they do."""
+UNKNOWN_NS: Final = 3_000_000_000
+
+
+def mesh_number(fabric: str, number: int) -> int:
+    """Return the number by which everybody in a mesh knows partition ``number`` of the origin ``fabric``.
+
+    It has 52 bits, so that JSON and floats hold it.
+    """
+    return xxh3_64_intdigest(f"{fabric}/{number}".encode()) >> 12
+
+
+def host_of(endpoint: str) -> str:
+    """Return the host of a ``tcp://host:port``; "" if it is none."""
+    scheme, _, place = endpoint.partition("://")
+    return place.rpartition(":")[0] if scheme == "tcp" else ""
+
+
+def _reach(origin: Origin, endpoint: str) -> str:
+    return endpoint.replace("://*:", f"://{host_of(origin.endpoint)}:", 1)
+
+
+class Sighting(NamedTuple):
+    """A member of the mesh, other than the own one, as the table shows it now.
+
+    Attributes:
+        here: it is neither failed nor gone. endpoint: of its leader 0. card: what it tells of itself.
+    """
+
+    here: bool
+    endpoint: str
+    card: Card
+
+
+class Origin:
+    """One of them, but the own one.
+
+    Attributes:
+        endpoint: of its leader 0, "" while it has none. here: as last seen. hints: topics that its card shows.
+        more: it may have others. topics: what its METADATA said. leaders: its leaders' ids to their numbers here.
+        asked: names of the question under way, None while there is none.
+    """
+
+    __slots__ = (
+        "addresses",
+        "asked",
+        "due_ns",
+        "endpoint",
+        "fabric",
+        "here",
+        "hints",
+        "leaders",
+        "more",
+        "pause_ns",
+        "retry_ns",
+        "topics",
+    )
+
+    def __init__(self, fabric: str) -> None:
+        self.fabric = fabric
+        self.endpoint = ""
+        self.here = False
+        self.hints: frozenset[str] = frozenset()
+        self.more = False
+        self.topics: dict[str, messages.TopicMeta] = {}
+        self.leaders: dict[int, int] = {}
+        self.addresses: dict[int, messages.LeaderAddress] = {}
+        self.asked: list[str] | None = None
+        self.due_ns: int | None = None
+        self.retry_ns = 0
+        self.pause_ns = PAUSE_NS
+
+    def may_have(self, topic: str) -> bool:
+        """Tell whether it is worth asking for ``topic``."""
+        return self.more or topic in self.hints or topic in self.topics
+
+    def postpone(self, now: int) -> None:
+        """It did not answer: ask again, later each time."""
+        self.due_ns = self.retry_ns = now + self.pause_ns
+        self.pause_ns = min(self.pause_ns * 2, PAUSE_MAX_NS)
+
+
+class _Opening:
+    """Somebody wants a view of a topic.
+
+    Attributes:
+        own: the own leader has answered. until_ns: a topic that nobody shows is unknown then.
+    """
+
+    def __init__(self, now: int, deadline_ns: int) -> None:
+        self.pending: Pending[messages.TopicMeta] = Pending()
+        self.own = False
+        self.settled_ns = now + SETTLE_NS
+        self.until_ns = min(now + UNKNOWN_NS, deadline_ns)
+        self.deadline_ns = deadline_ns
+
+
+class Origins:
+    """All origins but the own one, and the views that readers have.
+
+    Attributes:
+        heard: the table of members was seen at least once.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.heard = False
+        self._client = client
+        self._origins: dict[str, Origin] = {}
+        self._by_leader: dict[int, Origin] = {}
+        self._by_endpoint: dict[str, Origin] = {}
+        self._next = OWN_LEADERS
+        self._openings: dict[str, _Opening] = {}
+        client.members.listeners.append(self._changed)
+
+    # For readers.
+
+    def view(self, topic: str) -> messages.TopicMeta | None:
+        """Return a topic with the partitions of all origins that are known to have it, in order of their numbers."""
+        own = self._client.topic(topic)
+        metas: list[tuple[str, messages.TopicMeta, dict[int, int] | None]] = []
+        if own is not None:
+            metas.append((self._client.fabric, own, None))
+        for origin in self._origins.values():
+            meta = origin.topics.get(topic)
+            if meta is not None:
+                metas.append((origin.fabric, meta, origin.leaders))
+        if not metas:
+            return None
+        places = [
+            messages.PartitionPlace(
+                place.id,
+                mesh_number(fabric, place.number),
+                place.leader if leaders is None else leaders[place.leader],
+            )
+            for fabric, meta, leaders in metas
+            for place in meta.partitions
+        ]
+        places.sort(key=lambda place: place.number)
+        first = metas[0][1]
+        return messages.TopicMeta(topic, first.id, first.config, places)
+
+    def want(self, topic: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
+        """Return a topic's view to come: what those who are there have answered, and at least one of them has it."""
+        opening = self._openings.get(topic)
+        if opening is None:
+            opening = self._openings[topic] = _Opening(now, deadline_ns)
+            self._client.members.use(now)
+            self._ask_own(topic, opening)
+            for origin in list(self._origins.values()):
+                self._wish(origin, now)
+            self._settle(now)
+        return opening.pending
+
+    def _ask_own(self, topic: str, opening: _Opening) -> None:
+        client = self._client
+        asked = client.control(
+            Type.METADATA, messages.Metadata([topic]), client.now, opening.deadline_ns, f"metadata of topic {topic!r}"
+        )
+
+        def answered() -> None:
+            if asked.error is None:
+                opening.own = True
+                client.note(asked.result().body)
+                self._settle(client.now)
+            elif self._openings.get(topic) is opening:
+                self._close(topic, opening, asked.error)
+
+        asked.on_done(answered)
+
+    def _settle(self, now: int) -> None:
+        """Give those who wait their views, where it is time."""
+        for topic, opening in list(self._openings.items()):
+            view = self.view(topic)
+            if view is None:
+                if opening.until_ns <= now:
+                    self._close(topic, opening, errors.UnknownTopic(topic=topic))
+                continue
+            silent = any(origin.here and origin.asked and topic in origin.asked for origin in self._origins.values())
+            if (opening.own and self.heard and not silent) or opening.settled_ns <= now:
+                self._close(topic, opening, view)
+
+    def _close(self, topic: str, opening: _Opening, result: messages.TopicMeta | Exception) -> None:
+        del self._openings[topic]
+        self._client.members.release()
+        if isinstance(result, Exception):
+            opening.pending.fail(result)
+        else:
+            opening.pending.resolve(result)
+
+    def adopt(self, topic: str, adopted: Pending[messages.TopicMeta], deadline_ns: int) -> None:
+        """The own fabric does not have a topic: make it there as others have it, so that it can be produced to."""
+        client = self._client
+        wanted = self.want(topic, client.now, deadline_ns)
+
+        def found() -> None:
+            view = None if wanted.error is not None else wanted.result()
+            own = client.topic(topic)
+            if view is None or own is not None:
+                self._relay(topic, wanted.error, adopted)
+                return
+            count = max(len(origin.topics[topic].partitions) for origin in self.known() if topic in origin.topics)
+            body = messages.CreateTopic(topic, count, view.config, if_absent=True)
+            made = client.control(Type.CREATE_TOPIC, body, client.now, deadline_ns, f"adoption of topic {topic!r}")
+            made.on_done(lambda: note(made))
+
+        def note(made: Pending[Command]) -> None:
+            if made.error is None:
+                client.adopt(made.result().body.topic)
+            self._relay(topic, made.error, adopted)
+
+        wanted.on_done(found)
+
+    def _relay(self, topic: str, error: Exception | None, adopted: Pending[messages.TopicMeta]) -> None:
+        own = self._client.topic(topic)
+        if own is not None:
+            adopted.resolve(own)
+        else:
+            adopted.fail(error or errors.UnknownTopic(topic=topic))
+
+    def refresh(self, leader: int, now: int) -> None:
+        """Ask the origin of ``leader`` again: something went wrong there."""
+        origin = self._by_leader.get(leader)
+        if origin is None or origin.asked is not None:
+            return
+        if origin.retry_ns <= now:
+            self._ask(origin, now)
+        else:
+            origin.due_ns = origin.retry_ns
+
+    # For the client.
+
+    def endpoint(self, leader: int) -> str | None:
+        """Return where a leader takes requests; None while its origin is not seen."""
+        origin, address = self._address(leader)
+        return None if address is None else _reach(origin, address.endpoint)
+
+    def publish_endpoint(self, leader: int) -> str | None:
+        """Return where a leader publishes."""
+        origin, address = self._address(leader)
+        return None if address is None or not address.publish else _reach(origin, address.publish)
+
+    def _address(self, leader: int) -> tuple[Origin, messages.LeaderAddress | None]:
+        origin = self._by_leader[leader]
+        return origin, origin.addresses.get(leader) if origin.endpoint else None
+
+    def _changed(self, changes: list[Change]) -> None:
+        """The table of members has changed."""
+        if changes and self._client.members.complete:
+            self.look()
+
+    def look(self) -> None:
+        """Take the table of members as the client has it."""
+        client = self._client
+        for own in (member.card for member in client.members.all() if member.local):
+            for topic in client.read_topics() & {shown.name for shown in own.topics}:
+                if client.topic(topic) is None:  # Another client has made it there.
+                    client.refresh(topic, client.now)
+        others = [member for member in client.members.all() if not member.local]
+        self.learn([Sighting(member.living, member.endpoint, member.card) for member in others], client.now)
+
+    def learn(self, sightings: Iterable[Sighting], now: int) -> None:
+        """Take the table of members as it is now: all of it."""
+        self.heard = True
+        seen: dict[str, Sighting] = {}
+        for sighting in sightings:
+            fabric = sighting.card.fabric
+            if not fabric or fabric == self._client.fabric or not sighting.endpoint.startswith(("tcp://", "sim://")):
+                continue
+            known = seen.get(fabric)
+            if known is None or (sighting.here and not known.here):
+                seen[fabric] = sighting
+        for fabric, origin in self._origins.items():
+            if fabric not in seen:
+                self._place(origin, origin.endpoint, here=False)
+        # Those who are there last: an endpoint is theirs.
+        for fabric, sighting in sorted(seen.items(), key=lambda item: item[1].here):
+            self._see(fabric, sighting, now)
+        self._settle(now)
+
+    def _see(self, fabric: str, sighting: Sighting, now: int) -> None:
+        origin = self._origins.get(fabric)
+        if origin is None:
+            if len(self._origins) >= ORIGINS_MAX:
+                return
+            origin = self._origins[fabric] = Origin(fabric)
+        back = sighting.here and not origin.here
+        hints = frozenset(topic.name for topic in sighting.card.topics)
+        changed = hints != origin.hints or sighting.card.more != origin.more
+        origin.hints, origin.more = hints, sighting.card.more
+        moved = origin.endpoint != sighting.endpoint and (sighting.here or not origin.endpoint)
+        holder = self._by_endpoint.get(sighting.endpoint)
+        if not sighting.here and holder is not None and holder is not origin:
+            moved = False  # Somebody else is there now.
+        self._place(origin, sighting.endpoint if moved else origin.endpoint, here=sighting.here)
+        if back or moved or changed:
+            origin.pause_ns = PAUSE_NS
+            origin.retry_ns = now
+            self._wish(origin, now)
+
+    def _place(self, origin: Origin, endpoint: str, *, here: bool) -> None:
+        requests = self._client.requests
+        origin.here = here
+        if endpoint != origin.endpoint:
+            if self._by_endpoint.get(origin.endpoint) is origin:
+                del self._by_endpoint[origin.endpoint]
+                requests.leave(origin.endpoint)
+            origin.endpoint = endpoint
+            before = self._by_endpoint.get(endpoint)
+            if before is not None:
+                before.endpoint = ""
+            self._by_endpoint[endpoint] = origin
+            requests.expect(endpoint, origin.fabric)
+            # Its other leaders tell their new places with the next METADATA; leader 0 of a peer is there.
+            zero = origin.addresses.get(origin.leaders.get(0, -1))
+            if zero is not None:
+                origin.addresses[origin.leaders[0]] = messages.LeaderAddress(zero.id, endpoint, "")
+        if endpoint:
+            requests.be_patient(endpoint, away=not here)
+
+    def _wish(self, origin: Origin, now: int) -> None:
+        """Ask an origin as soon as that may be, if there is something to ask."""
+        if self._names(origin):
+            origin.due_ns = max(now, origin.retry_ns)
+            if origin.due_ns <= now:
+                self._ask(origin, now)
+
+    def _names(self, origin: Origin) -> list[str]:
+        wanted = {*self._client.read_topics(), *self._openings}
+        return sorted(topic for topic in wanted if origin.may_have(topic))
+
+    def _ask(self, origin: Origin, now: int) -> None:
+        """Ask an origin for what it has of the topics that are read."""
+        names = self._names(origin)
+        origin.due_ns = None
+        if origin.asked is not None or not names or not origin.endpoint:
+            return
+        origin.asked = names
+        asked = self._client.requests.call(
+            origin.endpoint, Type.METADATA, messages.Metadata(names), now, now + ASK_NS, "metadata", ASK_NS / 1e9
+        )
+        asked.on_done(lambda: self._answered(origin, asked))
+
+    def _answered(self, origin: Origin, asked: Pending[Command]) -> None:
+        names, origin.asked = origin.asked or [], None
+        now = self._client.now
+        body: messages.MetadataIs | None = None if asked.error is not None else asked.result().body
+        if body is None or body.fabric != origin.fabric:
+            origin.postpone(now)
+            self._settle(now)
+            return
+        origin.pause_ns = PAUSE_NS
+        origin.retry_ns = now + PAUSE_NS
+        origin.due_ns = now + AGE_NS
+        if set(self._names(origin)) - set(names):
+            origin.due_ns = origin.retry_ns  # Somebody wants another one since.
+        self.take(origin, body)
+        self._settle(now)
+
+    def take(self, origin: Origin, body: messages.MetadataIs) -> None:
+        """Take over what an origin says of its topics, and show it to readers."""
+        for address in body.leaders:
+            self._note_leader(origin, address)
+        for name in body.unknown:
+            origin.topics.pop(name, None)
+        for meta in body.topics:
+            if all(place.leader in origin.leaders for place in meta.partitions):
+                origin.topics[meta.name] = meta
+        for name in (*body.unknown, *(meta.name for meta in body.topics)):
+            self._client.show(name)
+
+    def _note_leader(self, origin: Origin, address: messages.LeaderAddress) -> None:
+        number = origin.leaders.get(address.id)
+        if number is None:
+            number = origin.leaders[address.id] = self._next
+            self._next += 1
+            self._by_leader[number] = origin
+        origin.addresses[number] = address
+        endpoint = self.endpoint(number)
+        if endpoint is not None and endpoint != origin.endpoint:
+            self._client.requests.expect(endpoint, origin.fabric)
+
+    def tick(self, now: int) -> None:
+        """Ask whom it is time to ask."""
+        for origin in list(self._origins.values()):
+            if origin.due_ns is not None and origin.due_ns <= now:
+                self._ask(origin, now)
+        if self._openings:
+            self._settle(now)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        nearest = min((origin.due_ns for origin in self._origins.values() if origin.due_ns is not None), default=None)
+        for opening in self._openings.values():
+            for wanted in (opening.settled_ns, opening.until_ns):
+                if wanted > self._client.now and (nearest is None or wanted < nearest):
+                    nearest = wanted
+        return nearest
+
+    def here(self, leader: int) -> bool:
+        """Tell whether the origin of a leader is there, as far as one knows."""
+        return leader < OWN_LEADERS or self._by_leader[leader].here
+
+    def fabric_of(self, leader: int) -> str:
+        """Return the id of the origin of a leader."""
+        return self._client.fabric if leader < OWN_LEADERS else self._by_leader[leader].fabric
+
+    def known(self) -> list[Origin]:
+        """Return all of them, in order of their fabric ids."""
+        return [self._origins[fabric] for fabric in sorted(self._origins)]

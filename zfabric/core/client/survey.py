@@ -1,0 +1,78 @@
+"""All topics as they are now: what leader 0 has, and of a mesh what every member has that is there.
+
+A member that does not answer within a second is away: what it was known to have is part of a topic all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zfabric.core.client.pending import Pending, gather_all
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.core.client.origins import Origin, Origins
+
+Topics = list[messages.TopicMeta]
+SILENCE_NS = 1_000_000_000
+
+
+def survey(client: Client, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
+    """Return topics (all for None) as readers see them, sorted by name, to come."""
+    if client.origins is not None:
+        return _of_mesh(client, client.origins, names, deadline_ns)
+    found: Pending[Topics] = Pending()
+    asked = _ask_own(client, names, deadline_ns)
+
+    def answered() -> None:
+        if asked.error is not None:
+            found.fail(asked.error)
+            return
+        body: messages.MetadataIs = asked.result().body
+        client.note(body)
+        found.resolve(sorted(body.topics, key=lambda meta: meta.name))
+
+    asked.on_done(answered)
+    return found
+
+
+def _ask_own(client: Client, names: list[str] | None, deadline_ns: int) -> Pending[Command]:
+    return client.control(Type.METADATA, messages.Metadata(names), client.now, deadline_ns, "list of topics")
+
+
+def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
+    whole: Pending[Topics] = Pending()
+    fresh = client.members.fresh(client.now, deadline_ns)
+
+    def ask() -> None:
+        if fresh.error is not None:
+            whole.fail(fresh.error)
+            return
+        origins.look()
+        own = _ask_own(client, names, deadline_ns)
+        soon_ns = min(deadline_ns, client.now + SILENCE_NS)
+        body = messages.Metadata(names)
+        others = [
+            (origin, client.requests.call(origin.endpoint, Type.METADATA, body, client.now, soon_ns, "topics", 1.0))
+            for origin in origins.known()
+            if origin.here and origin.endpoint
+        ]
+        gather_all([own, *(call for _, call in others)]).on_done(lambda: answered(own, others))
+
+    def answered(own: Pending[Command], others: list[tuple[Origin, Pending[Command]]]) -> None:
+        if own.error is not None:
+            whole.fail(own.error)
+            return
+        client.note(own.result().body)
+        found = {meta.name for meta in own.result().body.topics}.union(names or ())
+        for origin, call in others:
+            if call.error is None and call.result().body.fabric == origin.fabric:
+                body: messages.MetadataIs = call.result().body
+                origins.take(origin, body)
+                found.update(meta.name for meta in body.topics)
+        whole.resolve([view for name in sorted(found) if (view := client.view(name)) is not None])
+
+    fresh.on_done(ask)
+    return whole
