@@ -139,7 +139,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         mesh_sent, mesh_sent_bytes, mesh_received, mesh_received_bytes: frames of gossip since it started.
         mesh_refused: those that were garbage, of another mesh, or signed with another key. mesh_replayed: seen before.
         mesh_strangers: of those that are no members. mesh_collisions: claims of an id that another process bears.
-        mesh_refutations: claims about itself that it has refuted.
+        mesh_refutations: claims about itself that it has refuted. mesh_beacons: of this mesh on the local network, its
+            own included. mesh_beacons_refused: of other meshes, or garbage, or too many.
     """
 
     id: int
@@ -176,6 +177,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     mesh_strangers: int = 0
     mesh_collisions: int = 0
     mesh_refutations: int = 0
+    mesh_beacons: int = 0
+    mesh_beacons_refused: int = 0
 
 
 MemberState = Literal["alive", "suspect", "failed", "left"]

@@ -17,6 +17,7 @@ import zmq
 from tests.process.meshes import MemberProcess, agree
 from tests.process.test_sdk import until
 from zfabric import aio, errors
+from zfabric.net.beacon import BeaconSocket
 from zfabric.store import keyfile
 from zfabric.wire import gossip, messages
 from zfabric.wire.card import ServiceCard
@@ -229,3 +230,46 @@ def test_the_command_line_says_when_nobody_answers(mesh):
     with peers(first, "--timeout", "0.5", "--watch") as process:
         _, said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, "Traceback" in said) == (3, False)
+
+
+def multicast():
+    try:
+        BeaconSocket(local=True).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not multicast(), reason="no multicast here")
+def test_members_on_one_machine_find_each_other_by_beacon_and_other_meshes_do_not(mesh, tmp_path):
+    """Neither the same name with another key, nor another name with the same key."""
+    for name in ("right", "wrong"):
+        keyfile.create_key(str(tmp_path / name))
+    right, wrong = str(tmp_path / "right"), str(tmp_path / "wrong")
+    name = f"m-{os.urandom(6).hex()}"
+    friends = [mesh(str(number), name=name, key_file=right, beacon=True) for number in range(3)]
+    strangers = [
+        mesh("3", name=name, key_file=wrong, beacon=True),
+        mesh("4", name=f"{name}-2", key_file=right, beacon=True),
+    ]
+    assert agree(friends)
+    assert until(lambda: counter(friends[0], "beacons_refused") >= 4, PATIENCE_S)
+    assert counter(friends[0], "beacons") > 0
+    assert agree(friends)
+    assert all(stranger.states() == {stranger.endpoint: "alive"} for stranger in strangers)
+
+
+def test_a_flood_of_beacons_wakes_nobody(mesh):
+    """They are read when the loop comes round anyway."""
+    member = mesh("0", beacon=True)
+    try:
+        attacker = BeaconSocket(local=True)
+    except OSError as error:
+        pytest.skip(f"no multicast here: {error}")
+    for _ in range(10):
+        for _ in range(500):
+            attacker.send(b"zb" + os.urandom(100))
+        assert len(member.fabric.members()) == 1
+    attacker.close()
+    assert until(lambda: counter(member, "beacons_refused") >= 64, PATIENCE_S)
+    assert counter(member, "members") == 1

@@ -54,6 +54,11 @@ from zfabric.cli.options import counted
     help="By which host the mesh reaches this node.  [env var: ZFABRIC_ADVERTISE; default: that of --listen]",
 )
 @click.option(
+    "--beacon/--no-beacon",
+    default=None,
+    help="Find others on the local network by UDP multicast.  [env var: ZFABRIC_BEACON; default: beacon]",
+)
+@click.option(
     "--config",
     envvar="ZFABRIC_CONFIG",
     show_envvar=True,

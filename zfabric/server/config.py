@@ -39,6 +39,7 @@ class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
         name: of the mesh; "" for none. seeds: ``HOST:PORT`` of members to join through.
         key: path of the file with its key; "" where the network is trusted. zone: where this machine is.
         advertise: host by which others reach this node; "" for the one that it listens on, or a found one.
+        beacon: find others on the local network by UDP multicast, and be found.
     """
 
     name: str = ""
@@ -46,6 +47,7 @@ class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     zone: str = ""
     advertise: str = ""
+    beacon: bool = True
 
 
 _Kind = type[NodeSettings | LeaderSettings | MeshSection]

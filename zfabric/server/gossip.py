@@ -14,18 +14,25 @@ import os
 import time
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from zfabric import errors
 from zfabric.core.cluster.roster import Roster
 from zfabric.core.mesh.events import MemberEvent
+from zfabric.core.mesh.introductions import Introductions
 from zfabric.core.mesh.membership import Mesh
 from zfabric.model import Buffer
 from zfabric.modes.options import MeshOptions
 from zfabric.net.links import Links
 from zfabric.settings import MeshSettings
 from zfabric.store import keyfile, meshfile
+from zfabric.wire import beacon as beacons
 from zfabric.wire import gossip
+from zfabric.wire.beacon import Beacon
 from zfabric.wire.gossip import Codec, Member, Status
+
+if TYPE_CHECKING:
+    from zfabric.net.beacon import BeaconSocket
 
 log = logging.getLogger("zfabric.mesh")
 
@@ -40,6 +47,8 @@ MEASURE_MEMBER_NS: Final = 10_000_000
 """Round trips are told every second, and every ten in a mesh of a thousand."""
 STORED_SEEDS: Final = 8
 """Of the last run's members: tried for ever like seeds, since all of them may have been away for long."""
+BEACONS_NS: Final = 100_000_000
+"""Beacons are read at most this often."""
 COLLISION_NS: Final = 60_000_000_000
 
 
@@ -64,8 +73,9 @@ class Gossip:
         self._path = path
         self._send = send
         self._random = Random(int.from_bytes(os.urandom(16), "big"))
+        self._codec = Codec(options.name, key)
         self._mesh = Mesh(
-            Codec(options.name, key), id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
+            self._codec, id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
             random=self._random, now=now, metadata=roster.metadata, incarnation=time.time_ns() // 1_000_000,
             settings=MeshSettings(),
         )  # fmt: skip
@@ -76,10 +86,15 @@ class Gossip:
         self._stored = _places(known)
         self._mesh.join([*options.seeds, *(member.endpoint for member in known[:STORED_SEEDS])], now)
         self.links = Links(gossip.STATE_BYTES_MAX)
+        self._introductions = Introductions(self._mesh, self._random, now)
+        self._beacon = self._open_beacon() if options.beacon else None
+        self._beacons_due = now
+        self._beacons_refused = 0
         self._upkeep_due = 0
         self._measure_due = 0
         self._store_due = now + UPKEEP_NS
         self._collision_due = 0
+        self._leaving = False
         self._roster.incarnate(self._mesh.me.incarnation)
 
     # What the loop drives.
@@ -98,6 +113,8 @@ class Gossip:
         mesh = self._mesh
         for endpoint, frame in self.links.receive():
             mesh.receive(endpoint, frame, now)
+        if self._beacon is not None and now >= self._beacons_due:
+            self._introduce(self._beacon, now)
         deadline = mesh.next_deadline()
         if deadline is not None and deadline <= now:
             mesh.tick(now)
@@ -121,11 +138,14 @@ class Gossip:
     def leave(self, now: int) -> None:
         """Say good-bye; :attr:`left` tells when that is done."""
         self._store(now)
+        self._leaving = True
         self._mesh.leave(now)
 
     def close(self) -> None:
-        """Close the links."""
+        """Close the links and the beacon."""
         self.links.close()
+        if self._beacon is not None:
+            self._beacon.close()
 
     def values(self) -> dict[str, int | float | str]:
         """Return counters for STATUS_IS."""
@@ -145,6 +165,8 @@ class Gossip:
             "mesh_strangers": counters.strangers,
             "mesh_collisions": counters.collisions,
             "mesh_refutations": counters.refutations,
+            "mesh_beacons": self._introductions.heard,
+            "mesh_beacons_refused": self._beacons_refused + self._introductions.refused,
         }  # fmt: skip
 
     def _tell(self, event: MemberEvent, now: int) -> None:
@@ -162,6 +184,29 @@ class Gossip:
                 "member_collided member=%s endpoint=%s hint=%s",
                 claim.id.hex(), claim.endpoint, "two processes run on copies of one data directory",
             )  # fmt: skip
+
+    # Beacons.
+
+    def _open_beacon(self) -> BeaconSocket | None:
+        from zfabric.net.beacon import BeaconSocket
+
+        local = self._options.endpoint.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]"))
+        try:
+            return BeaconSocket(local=local)
+        except OSError as error:
+            log.warning("beacon_unavailable problem=%s hint=%s", error, "others are found by seeds alone")
+            return None
+
+    def _introduce(self, beacon: BeaconSocket, now: int) -> None:
+        self._beacons_due = now + BEACONS_NS
+        for data in beacon.receive():
+            try:
+                self._introductions.hear(beacons.read(self._codec, data), now)
+            except errors.ProtocolViolation:
+                self._beacons_refused += 1
+        if self._introductions.tick(now) and not self._leaving:
+            me = self._mesh.me
+            beacon.send(beacons.write(self._codec, Beacon(me.id, me.endpoint)))
 
     # Upkeep.
 

@@ -45,6 +45,7 @@ def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
         zone=mesh.zone,
         endpoint=f"tcp://{reached}:{port}",
         publish=f"tcp://{reached}:{port + 1}",
+        beacon=mesh.beacon,
     )
 
 

@@ -289,6 +289,10 @@ class Codec:
         mac.update(data)
         return mac.digest()
 
+    def signed(self, data: Buffer) -> bool:
+        """Tell whether data ends with its MAC."""
+        return compare_digest(self.sign(memoryview(data)[:-MAC_BYTES]), bytes(data[-MAC_BYTES:]))
+
     def write(self, kind: int, sender: bytes, instance: int, number: int, body: Body) -> bytes:
         """Encode a frame."""
         data = HEADER.pack(SIGNATURE, VERSION, kind, 0, self.hash, sender, instance, number) + _encode(body)
@@ -314,7 +318,7 @@ class Codec:
             raise _refuse("mesh", f"gossip of mesh {mesh.hex()}", f"{self.hash.hex()}, mesh {self.mesh!r}")
         if len(frame) > BYTES_MAX.get(kind, 0) or flags:
             raise _refuse("size", f"gossip of type {kind}, flags {flags:#x}, {len(frame)} bytes", "the types' sizes")
-        if not compare_digest(self.sign(memoryview(frame)[:-MAC_BYTES]), bytes(frame[-MAC_BYTES:])):
+        if not self.signed(frame):
             raise _refuse("mac", "a MAC that is not ours", "gossip signed with the mesh key")
         try:
             body: Any = _decoders[kind](memoryview(frame)[HEADER.size : -MAC_BYTES])

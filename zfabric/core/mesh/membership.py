@@ -166,6 +166,11 @@ class Mesh:
         if first and self._seeds:
             self._timers.add(now + self._join_retry, self._on_join)
 
+    def meet(self, endpoint: str, now: int) -> None:
+        """Introduce this member to whoever may be at an endpoint, once. One that cannot be an endpoint is ignored."""
+        if endpoint != self._voice.me.endpoint and is_endpoint(endpoint):
+            self._voice.push_pull(endpoint, 0, now)
+
     def update(self, metadata: bytes, now: int) -> None:
         """Tell everybody this member's new metadata.
 
@@ -467,9 +472,14 @@ def _check(id: bytes, endpoint: str, incarnation: int, metadata: bytes) -> None:
     _check_metadata(metadata)
 
 
+def is_endpoint(text: str) -> bool:
+    """Tell whether a text can be an endpoint."""
+    printable = text.isascii() and text.isprintable() and " " not in text
+    return printable and 1 <= len(text) <= gossip.ENDPOINT_BYTES_MAX
+
+
 def _check_endpoint(name: str, endpoint: str) -> None:
-    printable = endpoint.isascii() and endpoint.isprintable() and " " not in endpoint
-    if not printable or not 1 <= len(endpoint) <= gossip.ENDPOINT_BYTES_MAX:
+    if not is_endpoint(endpoint):
         allowed = f"1 to {gossip.ENDPOINT_BYTES_MAX} printable ASCII characters without blanks"
         raise errors.InvalidArgument(name=name, value=repr(endpoint)[:100], allowed=allowed)
 
