@@ -22,7 +22,7 @@ from zfabric.model import TopicConfig
 from zfabric.modes import url
 from zfabric.modes.options import decode as decode_options
 from zfabric.server import config
-from zfabric.wire import batch, codecs, gossip, messages
+from zfabric.wire import batch, beacon, card, codecs, gossip, messages
 from zfabric.wire.crc import crc32c
 from zfabric.wire.messages import Type
 
@@ -215,6 +215,7 @@ class _World:
 
 
 _PEER = bytes(range(16))
+_SERVICE = card.ServiceCard("s", "1", "tcp://h:1", 7)
 
 
 def gossiped(data: bytes) -> None:
@@ -238,9 +239,34 @@ def gossiped(data: bytes) -> None:
         assert mesh.me.incarnation <= gossip.INCARNATION_MAX
 
 
+def beaconed(data: bytes) -> None:
+    """A beacon as it is, and the same bytes signed."""
+    codec = gossip.Codec("m")
+    for said in (data, data + codec.sign(data), _addressed(codec, data)):
+        with suppress(errors.ProtocolViolation):
+            found = beacon.read(codec, said)
+            assert beacon.write(codec, found) == said
+
+
+def _addressed(codec: gossip.Codec, data: bytes) -> bytes:
+    """Return a beacon of this mesh whose sender and endpoint are the data."""
+    head = beacon.SIGNATURE + bytes((beacon.VERSION, max(0, len(data) - 16) % 256)) + codec.hash + data
+    return head + codec.sign(head)
+
+
+def carded(data: bytes) -> None:
+    """What a member says of itself."""
+    found = card.read(data)
+    if found is not None:
+        told = card.read(card.fitting(found))
+        assert told is not None
+        assert told == found or told.more
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "read": read, "body": body, "split": split, "produced": produced, "columns": columns, "decompress": decompress,
     "address": address, "toml": toml, "options": options, "consumer": consumer, "gossiped": gossiped,
+    "beaconed": beaconed, "carded": carded,
 }  # fmt: skip
 
 
@@ -281,6 +307,8 @@ def seeds(name: str) -> list[bytes]:
         messages.command(Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2)])),
         messages.failure(3, errors.OffsetOutOfRange(topic="t", partition=1, offset=9, start=0, end=5)),
         messages.command(Type.CREATE_TOPIC, 1, messages.CreateTopic("t", 1, TopicConfig())),
+        messages.command(Type.ANNOUNCE, 1, messages.Announce(_SERVICE, 3_000)),
+        messages.command(Type.MEMBERS_ARE, 1, messages.MembersAre(1, 2, "m", _PEER, [], True, [_SERVICE])),
     ]
     kinds = sorted({*messages.BODIES, Type.PRODUCE, Type.PRODUCED})
     return {
@@ -290,5 +318,7 @@ def seeds(name: str) -> list[bytes]:
         "address": [b"zf://127.0.0.1:7400", b"zf+file:///a/b", b"zf://[::1]:1", b"zf+peer://m", b"zf://a,b"],
         "toml": [b"[leader]\nturn_bytes = 5000\n", b"leader = 5\n", b'[leader]\nlog_level = "INFO"\n'],
         "gossiped": _gossip(),
+        "beaconed": [beacon.write(gossip.Codec("m"), beacon.Beacon(_PEER, "tcp://p:1")), _PEER + b"tcp://p:1"],
+        "carded": [card.fitting(card.Card(topics=[card.TopicCard("t")], services=[_SERVICE]))],
         "options": [b'{"data":"x","settings":{"turn_bytes":5000}}'],
     }.get(name, [*stamped, b"".join(stamped)])

@@ -81,12 +81,13 @@ def _follow(watch: MemberWatch) -> None:
 
 def _table(members: Sequence[MemberInfo]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in _COLUMNS:
         made.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name in _NUMBERS)
     for member in sorted(members, key=lambda member: not member.local):
-        made.add_row(*_cells(member), style=None if member.state == "alive" else _STYLES[member.state])
+        made.add_row(*map(Text, _cells(member)), style=None if member.state == "alive" else _STYLES[member.state])
     return made
 
 

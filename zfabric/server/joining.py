@@ -32,10 +32,9 @@ def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
         keyfile.read_key(mesh.key)
     if len(mesh.seeds) > SEEDS_MAX:
         raise errors.InvalidArgument(name="seeds", value=str(len(mesh.seeds)), allowed=f"at most {SEEDS_MAX}")
-    if len(mesh.zone) > ZONE_MAX:
-        raise errors.InvalidArgument(
-            name="zone", value=f"{len(mesh.zone)} characters", allowed=f"at most {ZONE_MAX} characters"
-        )
+    if len(mesh.zone) > ZONE_MAX or not mesh.zone.isprintable():
+        allowed = f"at most {ZONE_MAX} printable characters"
+        raise errors.InvalidArgument(name="zone", value=repr(mesh.zone)[:100], allowed=allowed)
     seeds = [_seed(text) for text in mesh.seeds]
     reached = _advertised(mesh, host, seeds)
     return MeshOptions(

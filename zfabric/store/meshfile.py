@@ -49,6 +49,6 @@ def load(path: str, mesh: str) -> list[Member]:
     try:
         with open(path, "rb") as file:
             found = _decode(file.read(_BYTES_MAX))
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is no UTF-8.
         return []
     return found.members if (found.version, found.mesh) == (_VERSION, mesh) else []

@@ -104,8 +104,17 @@ def _fewer(entries: Sequence[_T]) -> list[_T]:
 
 
 def read(metadata: Buffer) -> Card | None:
-    """Decode a member's metadata; None if it is no card: whoever wrote that is of another version, or lies."""
-    try:
-        return _decode(metadata)
-    except msgspec.MsgspecError:
+    """Decode a member's metadata; None if it is no card: whoever wrote that is of another version, or lies.
+
+    Nor is it one if a text in it is not printable: it could say anything to the terminal that shows it.
+    """
+    if len(metadata) > MESH_METADATA_BYTES_MAX:
         return None
+    try:
+        card = _decode(metadata)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is no UTF-8.
+        return None
+    texts = [card.host, card.zone, card.fabric, card.publish, card.software, *(topic.name for topic in card.topics)]
+    for service in card.services:
+        texts += (service.name, service.version, service.endpoint)
+    return card if all(map(str.isprintable, texts)) else None

@@ -54,7 +54,13 @@ def test_an_advertised_host_that_is_none_is_named(advertise):
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "../m"}, {"seeds": ["h:1"] * (joining.SEEDS_MAX + 1)}, {"zone": "z" * (joining.ZONE_MAX + 1)}]
+    "change",
+    [
+        {"name": "../m"},
+        {"seeds": ["h:1"] * (joining.SEEDS_MAX + 1)},
+        {"zone": "z" * (joining.ZONE_MAX + 1)},
+        {"zone": "\x1b[31m"},
+    ],
 )
 def test_what_is_out_of_range_is_refused(change):
     with pytest.raises(errors.InvalidArgument):

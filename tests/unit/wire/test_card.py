@@ -47,7 +47,19 @@ def test_the_fixed_part_of_a_card_always_fits():
 
 
 @pytest.mark.parametrize(
-    "metadata", [b"", b"\xc1", b"x" * 64, b"\x80", bytes.fromhex("91a3786666"), b"\x91" * 1024, b"\xdd\xff\xff\xff\xff"]
+    "metadata",
+    [
+        b"",
+        b"\xc1",
+        b"x" * 64,
+        b"\x80",
+        bytes.fromhex("91a3786666"),
+        b"\x91" * 1024,
+        b"\xdd\xff\xff\xff\xff",
+        bytes.fromhex("91a4ff656572"),
+        bytes.fromhex("92a470656572a11b"),
+        bytes.fromhex("92a470656572a3e280ae"),
+    ],
 )
 def test_what_is_no_card_is_none(metadata):
     assert cards.read(metadata) is None

@@ -1,0 +1,127 @@
+"""Members of a mesh as real leader processes on this machine: how soon they know each other, and what idling costs.
+
+All are started two at a time with the first as their seed, as after a power cut. Then one more is started, and the time
+counts from its readiness until all others show it to their clients; that includes asking them, one after the other.
+Memory and processor time are those of processes without clients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmark.report import AT_MOST, Row
+from benchmark.running import PORT_FIRST, PORT_LAST, cpu_s, environment, home, memory_mb
+from zfabric import connect
+from zfabric.modes.options import LeaderOptions, MeshOptions, encode
+
+TELL = Callable[[str], None]
+PATIENCE_S = 120.0
+
+
+class _Member:
+    """One leader process."""
+
+    def __init__(self, directory: str, port: int, seeds: list[str]) -> None:
+        self.url = f"zf://127.0.0.1:{port}"
+        endpoint, publish = (f"tcp://127.0.0.1:{number}" for number in (port, port + 1))
+        mesh = MeshOptions(name="bench", endpoint=endpoint, publish=publish, seeds=seeds)
+        options = LeaderOptions(
+            data=f"{directory}/{port}", listen=endpoint, publish=publish, advertise=endpoint, advertise_publish=publish,
+            supervised=True, mesh=mesh,
+        )  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "zfabric.server", encode(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=environment(), cwd="/",
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line or not json.loads(line).get("ready"):
+            sys.exit(f"a member did not become ready: {line!r}")
+
+    def living(self) -> int:
+        """Return how many members it shows as alive."""
+        with connect(self.url, timeout=PATIENCE_S) as fabric:
+            return sum(member.state == "alive" for member in fabric.members())
+
+    def end(self) -> None:
+        """Kill it and close its pipes."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def measure(count: int, seconds: float, tell: TELL) -> list[Row]:
+    """Measure a mesh of ``count`` real members."""
+    group = f"gossip, {count} processes on this machine"
+    tell(f"gossip: {count} leader processes")
+    members: list[_Member] = []
+    with home() as directory:
+        try:
+            return _measure(group, members, directory, count, seconds)
+        finally:
+            for member in members:
+                member.end()
+
+
+def _measure(group: str, members: list[_Member], directory: str, count: int, seconds: float) -> list[Row]:
+    ports = _free_ports(2 * count)
+    seeds = [f"tcp://127.0.0.1:{ports}"]
+
+    def start(number: int) -> None:
+        members.append(_Member(directory, ports + 2 * number, seeds if number else []))
+
+    began = time.monotonic()
+    start(0)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(start, range(1, count - 1)))
+    started = time.monotonic()
+    _until_all_know(members, count - 1)
+    agreed = time.monotonic()
+    start(count - 1)
+    ready = time.monotonic()
+    _until_all_know(members, count)
+    joined = time.monotonic()
+    time.sleep(min(15.0, seconds))  # Until its news have been passed on, and the links of the clients are gone.
+    used = [cpu_s(member.process.pid) for member in members]
+    time.sleep(seconds)
+    spent = [100 * (cpu_s(member.process.pid) - before) / seconds for member, before in zip(members, used, strict=True)]
+    held = [memory_mb(member.process.pid)[0] for member in members]
+    return [
+        Row(group, "start of all, two at a time", started - began, "s"),
+        Row(group, "then all know all", agreed - started, "s"),
+        Row(group, "one more is seen by all", joined - ready, "s", goal=(AT_MOST, 3.0)),
+        Row(group, "resident memory, largest", max(held), "MB", goal=(AT_MOST, 30.0)),
+        Row(group, "idle: processor, mean", statistics.fmean(spent), "% of a core", goal=(AT_MOST, 1.0)),
+        Row(group, "idle: processor, largest", max(spent), "% of a core"),
+    ]
+
+
+def _until_all_know(members: list[_Member], count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    for member in members:
+        while member.living() != count:
+            if time.monotonic() > deadline:
+                sys.exit(f"{member.url} does not know all {count} members")
+            time.sleep(0.05)
+
+
+def _free_ports(count: int) -> int:
+    """Return the first of ``count`` neighbouring ports that are free now."""
+    free = 0
+    for port in range(PORT_FIRST + os.getpid() % 5_000, PORT_LAST):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                free += 1
+            except OSError:
+                free = 0
+        if free == count:
+            return port - count + 1
+    sys.exit("found no free ports")
