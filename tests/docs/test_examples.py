@@ -31,7 +31,7 @@ def test_the_example_runs(path: Path, tmp_path: Path):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 7
+    assert len(EXAMPLES) >= 8
 
 
 # Log shipping.

@@ -33,6 +33,7 @@ _COMMANDS = {
     "status": "Show the leader processes.",
     "top": "Watch leaders and topics live.",
     "topic": "Create, list, describe, alter, delete topics.",
+    "uplink": "Ship topics to another fabric, exactly once.",
     "version": "Show the version.",
 }
 _EXITS: list[tuple[type[Exception], int]] = [

@@ -37,6 +37,7 @@ class Lane:
         self.records = 0
         self.skipped = 0
         self.in_flight = 0
+        self._unsent = 0
         self._under_way: deque[tuple[int, int, int]] = deque()
 
     def begin(self, stored: int, start: int, end: int) -> tuple[int, int] | None:
@@ -54,6 +55,7 @@ class Lane:
         if stored >= end:
             raise errors.SourceRewound(topic=self.topic, partition=self.partition, end=end, stored=stored)
         self._under_way.clear()
+        self._unsent = 0
         self.in_flight = 0
         self.acknowledged = self.sent = stored
         self.position = stored + 1
@@ -71,17 +73,26 @@ class Lane:
         return gap
 
     def read(self, first: int, following: int) -> tuple[int, int] | None:
-        """Note that a batch of the offsets ``first`` to ``following - 1`` was read; returns the gap before it."""
+        """Note that a batch of the offsets ``first`` to ``following - 1`` was read; returns the gap before it.
+
+        It is to be given to the producer next. An empty one only shows a gap.
+        """
         gap = self._skip_to(first)
+        self._unsent += following > first
         self.position = max(self.position, following)
         self.end = max(self.end, self.position)
         return gap
 
     def gave(self, last: int, records: int, size: int) -> None:
-        """Note that the producer took records, the last of which has the sequence ``last``."""
-        self.sent = last
-        self.in_flight += size
-        self._under_way.append((last, records, size))
+        """Note that the producer took what was read: the last record has the sequence ``last``.
+
+        ``records`` is 0 if the hub had all of them.
+        """
+        self._unsent -= 1
+        if records:
+            self.sent = last
+            self.in_flight += size
+            self._under_way.append((last, records, size))
 
     def stored(self, last: int) -> None:
         """Note that the hub has everything given to the producer up to the sequence ``last``."""
@@ -93,8 +104,8 @@ class Lane:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._under_way
+        """Whether nothing is under way, and nothing was read that is not."""
+        return not self._under_way and not self._unsent
 
     @property
     def done(self) -> int:

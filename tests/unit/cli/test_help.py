@@ -10,7 +10,18 @@ import pytest
 
 from zfabric.cli import command
 
-UNITS = {"BYTES", "NUMBER", "PARTITIONS", "PROCESSES", "RECORDS", "RECORDS/S", "REFRESHES", "SECONDS", "TOPICS"}
+UNITS = {
+    "BYTES",
+    "BYTES/S",
+    "NUMBER",
+    "PARTITIONS",
+    "PROCESSES",
+    "RECORDS",
+    "RECORDS/S",
+    "REFRESHES",
+    "SECONDS",
+    "TOPICS",
+}
 """What stands for a number in a help text: its unit."""
 
 

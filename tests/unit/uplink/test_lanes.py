@@ -70,6 +70,17 @@ def test_what_was_skipped_at_the_end_does_not_keep_a_lane_from_having_caught_up(
     assert (lane.done, lane.lag, lane.caught_up) == (30, 0, True)
 
 
+def test_what_was_read_and_could_not_be_sent_has_not_arrived(lane):
+    lane.begin(-1, 0, 20)
+    lane.read(0, 10)
+    lane.read(10, 20)
+    lane.gave(9, 10, 100)
+    lane.stored(9)
+    assert (lane.done, lane.lag, lane.caught_up) == (10, 10, False)
+    lane.gave(19, 0, 100)  # The hub had them.
+    assert (lane.done, lane.in_flight, lane.caught_up) == (20, 0, True)
+
+
 def test_a_lane_that_begins_again_forgets_what_was_under_way_and_keeps_its_count_and_goal(lane):
     lane.begin(-1, 0, 20)
     lane.read(0, 10)

@@ -164,14 +164,14 @@ class Link:
     # At work.
 
     async def step(self, room: int, now: int) -> bool:
-        """Read up to ``room`` bytes and send them on; tells whether there was something.
+        """Read up to ``room`` bytes and send them on; tells whether there was something, or something has arrived.
 
         Raises:
             ZFabricError: it cannot go on; to be closed.
         """
         assert self._consumer is not None
         assert self._producer is not None
-        await self._look()
+        moved = await self._look()
         batches: list[RecordBatch] = []
         while room > 0 and len(batches) < BATCHES:
             found = await self._poll()
@@ -188,7 +188,7 @@ class Link:
             await self._send(batch)
         self._move()
         await self._commit(now)
-        return bool(batches)
+        return moved or bool(batches)
 
     async def _poll(self) -> list[RecordBatch]:
         assert self._consumer is not None
@@ -216,15 +216,14 @@ class Link:
             headers=headers,
             on_delivery=self._delivered,
         )
-        if taken:
-            lane.gave(batch.offsets[-1], taken, batch.header.payload_length + HEADER_BYTES)
+        lane.gave(batch.offsets[-1], taken, batch.header.payload_length + HEADER_BYTES)
 
     def _delivered(self, delivery: Any, error: Exception | None) -> None:
         if error is not None and self._failure is None:
             self._failure = error
 
-    async def _look(self) -> None:
-        """Take in what the hub has acknowledged, or that it did not.
+    async def _look(self) -> bool:
+        """Take in what the hub has acknowledged, or that it did not; tells whether there was something.
 
         Raises:
             ZFabricError: something was given up.
@@ -235,13 +234,15 @@ class Link:
             raise self._failure
         stored = await self._producer.stored(self.target)
         lag = self._consumer.lag
+        moved = False
         for number, lane in self.lanes.items():
-            before = lane.acknowledged
+            moved |= stored[number] > lane.acknowledged
             lane.stored(stored[number])
-            if lane.acknowledged > before:
-                self.backoff.succeeded()
             lane.end = max(lane.end, lane.position + lag[number])
+        if moved:
+            self.backoff.succeeded()
         self._count(self._producer)
+        return moved
 
     def _move(self) -> None:
         """Follow the consumer over what it skipped where nothing came after it."""
@@ -308,7 +309,7 @@ class Link:
     @property
     def in_flight(self) -> int:
         """Bytes that are read and not acknowledged."""
-        return sum(lane.in_flight for lane in self.lanes.values())
+        return sum(lane.in_flight for lane in list(self.lanes.values()))
 
     @property
     def caught_up(self) -> bool:
@@ -328,5 +329,5 @@ class Link:
                 records=lane.records,
                 skipped=lane.skipped,
             )
-            for number, lane in sorted(self.lanes.items())
+            for number, lane in sorted(self.lanes.copy().items())
         ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from zfabric import errors
 from zfabric.aio.fabric import Fabric
 from zfabric.model import Codec
-from zfabric.settings import MIB, check_flag, check_range
+from zfabric.settings import MIB, check_callable, check_flag, check_range
 from zfabric.uplink import naming
 from zfabric.uplink.aio.link import Link
 from zfabric.uplink.model import Notice, UplinkSettings, UplinkStatus, check_patterns
@@ -19,10 +19,11 @@ from zfabric.wire.messages import Type
 
 NOTICES_MAX = 1_000
 TURN_SECONDS = 1.0
-ACKNOWLEDGEMENT_SECONDS = 0.005
-BUSY_SECONDS = 0.05
+PATIENCE_SECONDS = 0.001
+PATIENCE_MAX_SECONDS = 0.064
 
 log = logging.getLogger("zfabric.uplink")
+log.addHandler(logging.NullHandler())
 
 
 class Uplink:
@@ -89,24 +90,33 @@ class Uplink:
         self._scanning = Backoff()
         self._problem: errors.ZFabricError | None = None
         self._stopping = False
+        self._patience = PATIENCE_SECONDS
+        self._waited_for = 0
 
-    async def run(self, *, once: bool = False, give_up: float | None = None) -> None:
+    async def run(
+        self, *, once: bool = False, give_up: float | None = None, watch: Callable[[], None] | None = None
+    ) -> None:
         """Ship until :meth:`stop`, or, with ``once``, until all has arrived that was there when it began.
 
         Args:
             give_up: seconds without any progress, while there is something to do, after which the problem is raised.
                 By default it is tried for ever.
+            watch: called after each turn, once a second at least; what it raises ends the run.
 
         Raises:
-            UplinkFenced: another uplink does the same.
-            ZFabricError: with ``once`` or ``give_up``: what keeps it from going on.
+            UplinkFenced: another uplink does the same. InvalidArgument: source and target are one fabric.
+            Unreachable: with ``give_up``: a side did not answer. ZFabricError: with ``once`` or ``give_up``: what else
+                keeps it from going on.
         """
         check_flag("once", once)
         if give_up is not None:
             check_range("give_up", give_up, 0.001, 1e9, "s")
+        check_callable("watch", watch)
         since, before = self._source.waiting.now(), self._progress()
         while not self._stopping:
             await self.advance(TURN_SECONDS)
+            if watch is not None:
+                watch()
             if once and self._scan_ns and all(link.caught_up for link in self._links.values()):
                 break
             problem, now = self._trouble(), self._source.waiting.now()
@@ -114,7 +124,7 @@ class Uplink:
                 since, before = now, self._progress()
             elif give_up is not None and now - since > give_up * SECOND:
                 await self.close()
-                raise problem or errors.RequestTimeout(what="an acknowledgement of the target", seconds=give_up)
+                raise self._silence(problem, give_up)
             elif once and problem is not None and not passes(problem):
                 await self.close()
                 raise problem
@@ -136,10 +146,10 @@ class Uplink:
     async def advance(self, timeout: float = TURN_SECONDS) -> bool:
         """Do what there is to do, a bounded part of it; waits up to ``timeout`` seconds if there is nothing.
 
-        For an application with a loop of its own; :meth:`run` is made of this. Tells whether something was shipped.
+        For an application with a loop of its own; :meth:`run` is made of this. Tells whether there was something to do.
 
         Raises:
-            UplinkFenced: another uplink does the same.
+            UplinkFenced: another uplink does the same. InvalidArgument: source and target are one fabric.
         """
         now = self._source.waiting.now()
         if now >= max(self._scan_ns, self._scanning.at_ns):
@@ -155,7 +165,7 @@ class Uplink:
         self._bucket.spend(sent - self._spent)
         self._spent = sent
         if not moved:
-            await self._rest(min(timeout, TURN_SECONDS), wait_ns, full=room <= 0)
+            await self._rest(min(timeout, TURN_SECONDS), wait_ns)
         return moved
 
     # Topics.
@@ -181,6 +191,8 @@ class Uplink:
                     self._links[topic].close()
             for topic in [topic for topic in self._links if topic not in found]:
                 self._forget(topic)
+        except errors.InvalidArgument:
+            raise
         except errors.ZFabricError as error:
             self._failed(None, error, now)
         else:
@@ -212,7 +224,7 @@ class Uplink:
         self._tell(Notice("gone", topic, None, "the topic was deleted at the source"))
 
     async def _tend(self, link: Link, room: int, now: int) -> bool:
-        """Let one topic go on, or begin; tells whether something was shipped."""
+        """Let one topic go on, or begin; tells whether it did."""
         try:
             if link.opened:
                 return await link.step(room, now)
@@ -253,33 +265,47 @@ class Uplink:
 
     # Waiting.
 
-    async def _rest(self, timeout: float, wait_ns: int, *, full: bool) -> None:
-        """Wait for what may come next: acknowledgements, records, or the time of an attempt."""
-        under_way = any(link.in_flight for link in self._links.values())
-        if wait_ns:
-            await self._hub.waiting.sleep(min(timeout, max(wait_ns / SECOND, ACKNOWLEDGEMENT_SECONDS)))
-        elif full and under_way:
-            await self._hub.waiting.sleep(ACKNOWLEDGEMENT_SECONDS)
+    async def _rest(self, timeout: float, wait_ns: int) -> None:
+        """Wait for what may come next: acknowledgements, records, or the time of an attempt.
+
+        While something is under way it is the hub's sockets that want to be driven: its acknowledgement lets the next
+        batch go. If none comes the waits grow longer, for the link may be away for days.
+        """
+        under_way = sum(link.in_flight for link in self._links.values())
+        self._patience = PATIENCE_SECONDS if under_way != self._waited_for else self._patience * 2
+        self._patience = min(self._patience, PATIENCE_MAX_SECONDS)
+        self._waited_for = under_way
+        if under_way:
+            await self._hub.waiting.sleep(min(timeout, self._patience))
+        elif wait_ns:
+            await self._hub.waiting.sleep(min(timeout, wait_ns / SECOND))
         else:
             consumers = [link.consumer for link in self._links.values() if link.consumer is not None]
-            await self._source.waiting.ready(consumers, min(timeout, self._pause(under_way=under_way)))
+            await self._source.waiting.ready(consumers, min(timeout, self._pause()))
 
-    def _pause(self, *, under_way: bool) -> float:
+    def _pause(self) -> float:
         """Return seconds until there is something to do though nothing comes."""
         now = self._source.waiting.now()
         due = [max(self._scan_ns, self._scanning.at_ns)]
         due += [link.backoff.at_ns for link in self._links.values() if not link.opened]
-        seconds = max(0.0, (min(due) - now) / SECOND)
-        return min(seconds, BUSY_SECONDS) if under_way else seconds
+        return max(0.0, (min(due) - now) / SECOND)
 
     # Looking.
 
     def _sent_bytes(self) -> int:
-        return self._gone_bytes + sum(link.sent_bytes for link in self._links.values())
+        return self._gone_bytes + sum(link.sent_bytes for link in list(self._links.values()))
 
     def _progress(self) -> tuple[int, ...]:
         parts = [part for link in self._links.values() for part in link.status()]
         return (len(parts), sum(part.records for part in parts), sum(part.offset for part in parts))
+
+    def _silence(self, problem: errors.ZFabricError | None, seconds: float) -> errors.ZFabricError:
+        """Return what to raise after a time without progress."""
+        if problem is not None and not isinstance(problem, TimeoutError):
+            return problem
+        side = self._source if self._problem is not None else self._hub
+        detail = "nothing was acknowledged" if problem is None else str(problem)
+        return errors.Unreachable(url=side.url, seconds=seconds, detail=detail)
 
     def _idle(self) -> bool:
         return not any(lane.lag for link in self._links.values() for lane in link.lanes.values())
@@ -288,19 +314,20 @@ class Uplink:
         """Return what keeps something from going on."""
         if self._problem is not None:
             return self._problem
-        return next((link.problem for link in self._links.values() if link.problem is not None), None)
+        return next((link.problem for link in list(self._links.values()) if link.problem is not None), None)
 
     def status(self) -> UplinkStatus:
-        """Return how far it is."""
-        parts = [part for link in self._links.values() for part in link.status()]
+        """Return how far it is. May be called from any thread, beside :meth:`run`."""
+        links = list(self._links.values())
+        parts = [part for link in links for part in link.status()]
         problem = self._trouble()
         return UplinkStatus(
-            topics=sorted(self._links),
+            topics=sorted(link.topic for link in links),
             records=self._gone_records + sum(part.records for part in parts),
             skipped=self._gone_skipped + sum(part.skipped for part in parts),
             lag=sum(part.lag for part in parts),
             sent_bytes=self._sent_bytes(),
-            in_flight_bytes=sum(link.in_flight for link in self._links.values()),
+            in_flight_bytes=sum(link.in_flight for link in links),
             problem=None if problem is None else str(problem),
             partitions=parts,
         )
