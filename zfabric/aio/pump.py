@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 class _NoLock:
     """One loop, one thread: nothing to lock."""
 
+    def acquire(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
     def __enter__(self) -> None:
         return None
 

@@ -6,8 +6,8 @@ synchronous twin, waiting lets the world go on until the result is there, so one
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -36,7 +36,7 @@ class SimPump:
         self.name = name
         self.alive = True
         self.stepped_ns = world.now
-        self.lock: AbstractContextManager[None] = nullcontext()
+        self.lock = threading.RLock()  # Nobody else takes it: facades ask for one.
         self._world = world
         self._network = network
         self._core = core

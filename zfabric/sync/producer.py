@@ -110,15 +110,28 @@ class Producer:
             check_name("topic", topic)
         if self._serializer is not None:
             value = self._serializer(topic, value)
+        delivery: Delivery | None
+        lock = pump.lock
         while True:
-            with pump.lock:
+            lock.acquire()  # Not `with`, which takes 80 ns longer: a tenth of all that is done here.
+            try:
                 now = pump.now()
-                delivery: Delivery | None = core.send(
-                    topic, value, key, headers, partition, timestamp, sequence, on_delivery, now
-                )
+                if (
+                    key is None
+                    and headers is None
+                    and partition is None
+                    and timestamp is None
+                    and sequence is None
+                    and on_delivery is None
+                ):
+                    delivery = core.append(topic, value, now)
+                else:
+                    delivery = core.send(topic, value, key, headers, partition, timestamp, sequence, on_delivery, now)
                 if core.wants_flush or now - pump.stepped_ns > _LOOK_NS:
                     core.wants_flush = False
                     pump.flush()
+            finally:
+                lock.release()
             if delivery is not None:
                 return delivery
             self._wait_for_room(topic)

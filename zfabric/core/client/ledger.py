@@ -4,6 +4,10 @@ A batch is in the ledger from its first record on. It is *reported* once: acknow
 time is up; that is what deliveries, callbacks and flushes hear. It is *settled* when nothing of it is under way any
 more; that gives its room in the buffer back. Both happen together, except for a batch whose time is up while later ones
 wait behind it.
+
+Plain records take a short way into an open batch, its *lane*. It reserves room for as many as the batch takes, so that
+the bound of the buffer holds, and accounts for what came only once it is closed. Everything else that looks at an open
+batch closes its lane first, and who finds no room closes all of them, which gives back what they did not need.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from zfabric import errors
 from zfabric.core.client.failures import Failures
-from zfabric.core.client.outbox import OutBatch
+from zfabric.core.client.outbox import Lane, OutBatch
 from zfabric.core.client.pending import Pending
 from zfabric.settings import ProducerSettings
 
@@ -24,7 +28,8 @@ class Ledger:
     """The batches of one producer that are not settled.
 
     Attributes:
-        used: bytes of records that are not settled.
+        used: bytes of records that are not settled, and the room in lanes.
+        lanes: where plain records go, by topic.
         check_from: from so many bytes on, or always if -1, a record may be taken only after a closer look.
         fatal: why nothing can be sent any more.
         acknowledged: records, since the start.
@@ -34,6 +39,7 @@ class Ledger:
 
     def __init__(self, client: Client, settings: ProducerSettings, *, named: bool) -> None:
         self.used = 0
+        self.lanes: dict[str, Lane] = {}
         # Where more than room may be missing, always.
         self.check_from = -1 if named else settings.buffer_bytes
         self.fatal: errors.ZFabricError | None = None
@@ -56,8 +62,30 @@ class Ledger:
         if self.expiry_ns is None or due_ns < self.expiry_ns:
             self.expiry_ns = due_ns
 
+    def open_lane(self, batch: OutBatch, batch_bytes: int) -> None:
+        """Let plain records of its topic into an open batch by the short way, as long as there is room for them."""
+        room = min(batch_bytes - batch.size, self.check_from - self.used)
+        if room > 0:
+            assert batch.topic not in self.lanes, "a lane is closed before its topic gets another"
+            self.lanes[batch.topic] = Lane(batch, room)
+            self.used += room
+
+    def close_lane(self, topic: str) -> None:
+        """Account for what went into a topic's lane, if it has one: count, size and used are exact again."""
+        lane = self.lanes.pop(topic, None)
+        if lane is not None:
+            lane.batch.count = len(lane.values)
+            lane.batch.size += lane.opened - lane.room
+            self.used -= lane.room
+
+    def close_lanes(self) -> None:
+        """Account for what went into all lanes."""
+        for topic in list(self.lanes):
+            self.close_lane(topic)
+
     def room(self) -> Pending[None] | None:
         """Return what comes when there is room in the buffer; None if there is."""
+        self.close_lanes()
         if self.used < self._settings.buffer_bytes:
             return None
         if self._room is None:
@@ -66,6 +94,7 @@ class Ledger:
 
     def refuse(self, error: errors.ZFabricError) -> None:
         """Raise ``error`` for whatever is sent from now on."""
+        self.close_lanes()
         self.fatal = error
         self.check_from = -1
 
@@ -81,6 +110,7 @@ class Ledger:
 
     def outstanding(self) -> dict[tuple[str, int], int]:
         """Return how many records were not reported, by topic and partition number."""
+        self.close_lanes()
         counts: dict[tuple[str, int], int] = {}
         for batch in self._live:
             if not batch.expired:
@@ -90,6 +120,8 @@ class Ledger:
 
     def finish(self, batch: OutBatch, error: Exception | None) -> None:
         """Report and settle a batch: it is acknowledged, or given up for ``error``."""
+        if self.lanes:
+            self.close_lanes()
         if not batch.expired:
             self._report(batch, error)
         self.settle(batch)
@@ -101,6 +133,7 @@ class Ledger:
 
     def close(self, error: Exception) -> None:
         """Give up everything, and let nobody wait for room."""
+        self.close_lanes()
         self.check_from = -1
         self.finish_all(error)
         if self._room is not None:
@@ -108,6 +141,7 @@ class Ledger:
 
     def expire(self, now: int) -> None:
         """Report the batches whose time is up; their outcome is unknown, so they are not settled yet."""
+        self.close_lanes()
         limit = now - self._settings.delivery_timeout_ns
         for batch in [batch for batch in self._live if batch.created_ns <= limit and not batch.expired]:
             error = errors.DeliveryTimeout(

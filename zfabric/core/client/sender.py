@@ -109,6 +109,7 @@ class Sender:
         """Close the open batch; keyless records go to the next partition from here on."""
         batch = outbox.open
         assert batch is not None
+        self._ledger.close_lane(route.topic)
         outbox.open = None
         if not batch.deltas:
             batch.deltas = [0] * batch.count
