@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.client.wire import MS, SECOND, Wire
@@ -96,6 +96,7 @@ class Side:
         return batches, fates, done, self.producer.used, self.producer.outstanding()
 
 
+@settings(deadline=None)
 @given(operations=OPERATIONS, linger=st.sampled_from([0, 20]), buffer_bytes=st.sampled_from([60, 700, 100_000]))
 def test_both_ways_send_the_same_batches_and_keep_the_same_bounds(operations, linger, buffer_bytes):
     settings = {
