@@ -22,7 +22,7 @@ from zfabric.model import TopicConfig
 from zfabric.modes import url
 from zfabric.modes.options import decode as decode_options
 from zfabric.server import config
-from zfabric.wire import batch, beacon, card, codecs, gossip, messages
+from zfabric.wire import batch, beacon, calls, card, codecs, gossip, messages
 from zfabric.wire.crc import crc32c
 from zfabric.wire.messages import Type
 
@@ -263,10 +263,28 @@ def carded(data: bytes) -> None:
         assert told == found or told.more
 
 
+def called(data: bytes) -> None:
+    """What a caller says to an instance, or an instance to a caller."""
+    frames = _pieces(data, 3)
+    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+        asked = calls.read_asked(frames)
+        calls.read_headers(asked.headers)
+        if asked.type in {calls.REQUEST, calls.NOTIFY}:
+            again = calls.request(
+                asked.type, asked.number, asked.instance, asked.remaining_us, asked.method.encode(), asked.headers,
+                asked.body, flags=asked.flags, window=asked.window,
+            )  # fmt: skip
+            assert calls.read_asked(again) == asked
+    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+        answer = calls.read_answered(frames)
+        if answer.failure is not None:
+            assert isinstance(errors.from_wire(answer.failure.code, answer.failure.values), errors.ZFabricError)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "read": read, "body": body, "split": split, "produced": produced, "columns": columns, "decompress": decompress,
     "address": address, "toml": toml, "options": options, "consumer": consumer, "gossiped": gossiped,
-    "beaconed": beaconed, "carded": carded,
+    "beaconed": beaconed, "carded": carded, "called": called,
 }  # fmt: skip
 
 
@@ -284,6 +302,14 @@ def _gossip() -> list[bytes]:
         codec.write(gossip.Type.STATE, _PEER, 1, 1, gossip.State(0, me, 2, [0, 1], True, news)),
     ]
     return [*frames, *(frame[gossip.HEADER.size : -gossip.MAC_BYTES] for frame in frames)]
+
+
+def _calls() -> list[bytes]:
+    """Commands of services that are one frame."""
+    asked = calls.request(calls.REQUEST, 9, 0, 10, b"s.m", calls.headers({"a": b"1"}), b"x", flags=1, window=8)
+    error = errors.UnknownMethod(service="s", method="m", known="health")
+    answers = [calls.reply(9, b"x"), calls.chunk(9, 0, b"x"), calls.failure(calls.REFUSED, 9, error)]
+    return [bytes(frames[0]) for frames in (asked, calls.credit(9, 1), calls.bare(calls.PING, 1), *answers)]
 
 
 def seeds(name: str) -> list[bytes]:
@@ -317,6 +343,7 @@ def seeds(name: str) -> list[bytes]:
         "decompress": [bytes([codec, 100, 0, 0]) + codecs.compress(codec, bytes(100)) for codec in (1, 2)],
         "address": [b"zf://127.0.0.1:7400", b"zf+file:///a/b", b"zf://[::1]:1", b"zf+peer://m", b"zf://a,b"],
         "toml": [b"[leader]\nturn_bytes = 5000\n", b"leader = 5\n", b'[leader]\nlog_level = "INFO"\n'],
+        "called": [bytes([len(frame)]) + frame for frame in _calls()],
         "gossiped": _gossip(),
         "beaconed": [beacon.write(gossip.Codec("m"), beacon.Beacon(_PEER, "tcp://p:1")), _PEER + b"tcp://p:1"],
         "carded": [card.fitting(card.Card(topics=[card.TopicCard("t")], services=[_SERVICE]))],

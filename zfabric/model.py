@@ -257,3 +257,22 @@ class MemberChange(msgspec.Struct, frozen=True):
 
     kind: MemberChangeKind
     member: MemberInfo
+
+
+class ServiceInstance(msgspec.Struct, frozen=True):
+    """One instance of a service, as it announces itself.
+
+    Attributes:
+        service, version: its name, and "" where it gave no version. instance: its number, drawn at its start.
+        endpoint: where it takes requests. host, zone: its machine and where that is, or "".
+        weight: share of requests that it wants, in percent. draining: it takes nothing new.
+    """
+
+    service: str
+    version: str
+    instance: int
+    endpoint: str
+    host: str
+    zone: str
+    weight: int
+    draining: bool

@@ -45,6 +45,16 @@ MEMBERS_TOLD_MAX: Final = 500
 SERVICES_MAX: Final = 1_000
 """Instances of services announced at one leader."""
 
+# Bounds of services.
+CALL_BYTES_MAX: Final = 16 * MIB
+"""Largest body of a request, a reply or a chunk; a service's socket takes frames of this and 64 KiB more."""
+CALL_HEADER_BYTES_MAX: Final = 64 * KIB
+METHOD_BYTES_MAX: Final = 512
+CALLS_PER_INSTANCE_MAX: Final = 1_000
+"""Requests that one caller has under way at one instance; more wait at the caller. An instance refuses the rest."""
+STREAM_WINDOW: Final = 8
+"""Chunks that a stream may be ahead of its reader; an instance's queue to a caller has room for all of its streams."""
+
 # Bounds of a leader.
 PARTITIONS_MAX: Final = 100_000
 TOPIC_PARTITIONS_MAX: Final = 10_000

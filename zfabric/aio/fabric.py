@@ -12,6 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from zfabric import errors, modes
+from zfabric.aio.calls import Calling
 from zfabric.aio.consumer import Consumer, Deserializer, start_of
 from zfabric.aio.groups import Groups
 from zfabric.aio.producer import Producer, Serializer
@@ -70,7 +71,7 @@ def connect(url: str | None = None, *, timeout: float = 10.0, settings: LeaderSe
     return Fabric(name, Pump(Driver(core, mode)), core, timeout)
 
 
-class Fabric:
+class Fabric(Calling):
     """One connection to a fabric. A context manager; safe to share between threads, not between processes.
 
     Attributes:
@@ -78,13 +79,11 @@ class Fabric:
     """
 
     def __init__(self, url: str, pump: Pump, core: Client, timeout: float) -> None:
+        super().__init__(pump, core, timeout)
         self.url = url
         self.topics = Topics(self)
         self.groups = Groups(self)
         self.waiting = Waiting(pump)
-        self._pump = pump
-        self._core = core
-        self._timeout = timeout
         self._open: list[tuple[Producer | Consumer, CoreProducer | CoreConsumer]] = []
 
     def producer(
@@ -297,7 +296,9 @@ class Fabric:
         return self._core.random.getrandbits(62) + 1
 
     async def close(self) -> None:
-        """Close consumers, flush and close producers, and leave. A second call does nothing, nor does a forked child's.
+        """Drain services, close consumers, flush and close producers, and leave.
+
+        A second call does nothing, nor does a forked child's.
 
         Raises:
             DeliveryError: what a producer could not deliver; everything is closed all the same, also when the call is
@@ -308,6 +309,7 @@ class Fabric:
         failed: Exception | None = None
         opened, self._open = [entry for entry, _ in self._open], []
         try:
+            await self._end_services()
             for entry in opened:
                 try:
                     await entry.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Pump:
         self._generation = -1
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def forked(self) -> bool:
@@ -67,6 +69,10 @@ class Pump:
             raise errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
         if self._closed:
             raise errors.Closed(what="fabric")
+
+    def listen_endpoint(self) -> str:
+        """Return where an instance of a service may listen."""
+        return self.driver.listen_endpoint()
 
     def flush(self, *, look: bool = True) -> None:
         """Send what the core wants sent, take what has come, and ask the loop to come back when there is more.
@@ -129,6 +135,18 @@ class Pump:
         finally:
             pending.forget(done)
         return True
+
+    def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
+        """Begin a task; returns what cancels it."""
+        assert self._loop is not None
+        task = self._loop.create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def cancel() -> None:
+            task.cancel()
+
+        return cancel
 
     def checkpoint(self) -> None:
         """Nothing: a task is cancelled where it waits."""

@@ -29,7 +29,9 @@ _COMMANDS = {
     "keys": "Make files that hold secret keys.",
     "peers": "Show the members of the mesh.",
     "produce": "Write lines or NDJSON to a topic.",
+    "request": "Ask a service.",
     "serve": "Run a node.",
+    "services": "Instances of services: list, ping, stats.",
     "status": "Show the leader processes.",
     "top": "Watch leaders and topics live.",
     "topic": "Create, list, describe, alter, delete topics.",
@@ -38,9 +40,11 @@ _COMMANDS = {
 }
 _EXITS: list[tuple[type[Exception], int]] = [
     (errors.Unreachable, 3),
+    (errors.ServiceUnavailable, 3),
     (errors.UnknownTopic, 4),
     (errors.UnknownPartition, 4),
     (errors.NotFound, 4),
+    (errors.UnknownMethod, 4),
     (errors.CorruptBatch, 5),
     (errors.CorruptRow, 5),
     (errors.DirectoryDamaged, 5),

@@ -31,11 +31,15 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Connect a new socket to ``endpoint``: for requests, or for subscriptions."""
+    """Connect a new socket to ``endpoint``: for requests, or for subscriptions.
+
+    ``alert``: the other side is noticed to be gone within a second, rather than within four.
+    """
 
     session: int
     endpoint: str
     subscribe: bool = False
+    alert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,17 @@ class Subscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Listen:
+    """Open a socket that others connect to, at ``endpoint``; a port ``*`` is one that is free.
+
+    What it receives, and what is sent on it, begins with the routing id of the other side.
+    """
+
+    session: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Locate:
     """Ask the mode where the leaders are now; it may have to start one."""
 
@@ -76,4 +91,4 @@ class Datagram:
 
 
 LeaderEffect = Reply | Publish
-ClientEffect = OpenSession | CloseSession | Send | Subscribe | Locate
+ClientEffect = OpenSession | CloseSession | Listen | Send | Subscribe | Locate

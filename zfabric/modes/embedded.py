@@ -19,7 +19,7 @@ from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.modes.url import Target
 from zfabric.settings import LeaderSettings
-from zfabric.store.directory import DataDirectory, unusable
+from zfabric.store.directory import DataDirectory, service_socket, unusable
 
 SILENT_MAX = 10
 """Leaders started here that may end one after the other without a word: killed, as far as one can know."""
@@ -36,6 +36,7 @@ class Embedded:
         self._starting: int | None = None
         self._said = b""
         self._silent = 0
+        self._listened = 0
         try:
             os.path.realpath(target.path).encode()
         except UnicodeEncodeError as error:
@@ -130,6 +131,11 @@ class Embedded:
                 )
             if said.get("error", errors.DirectoryLocked.code) != errors.DirectoryLocked.code:
                 raise errors.from_wire(said["error"], said["values"])
+
+    def listen_endpoint(self) -> str:
+        """Return a socket in the directory, which only this user can reach."""
+        self._listened += 1
+        return f"ipc://{self._directory.socket_path(service_socket(os.getpid(), self._listened))}"
 
     def close(self) -> None:
         """Leave: if we were the last, the leader ends soon."""

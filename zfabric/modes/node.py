@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from zfabric.modes.url import Target
 
 
@@ -13,6 +15,16 @@ class Node:
     def __init__(self, target: Target) -> None:
         self.endpoint = f"tcp://{target.host}:{target.port}"
         self.host = target.host
+        self._port = target.port
+
+    def listen_endpoint(self) -> str:
+        """Return a free port of the interface that the node is reached by."""
+        found = socket.getaddrinfo(self.host.strip("[]"), self._port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # Of a datagram socket: nothing is sent.
+            here = probe.getsockname()[0]
+        return f"tcp://[{here}]:*" if family == socket.AF_INET6 else f"tcp://{here}:*"
 
     def locate(self) -> None:
         """Do nothing: the address is fixed, and the sockets try it again by themselves."""

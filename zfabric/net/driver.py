@@ -32,6 +32,10 @@ class Mode(Protocol):
         """This client has left."""
         ...
 
+    def listen_endpoint(self) -> str:
+        """Return where an instance of a service may listen, to be reached by whoever reaches the leader."""
+        ...
+
 
 class Driver:
     """The core, its sockets and its mode."""
@@ -77,8 +81,12 @@ class Driver:
                     core.receive(session, what, now)
                 elif what is Change.LOST:
                     core.lost(session, now)
-                else:
+                elif what is Change.CONNECTED:
                     core.connected(session, now)
+                elif isinstance(what, str):
+                    core.listens(session, what, now)
+                elif isinstance(what, bytes):
+                    core.left(session, what, now)
             if not incoming and not asked and not ports.more:
                 return core.next_deadline() if late else due_ns
         return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
@@ -88,6 +96,10 @@ class Driver:
             self._mode.locate()
         except errors.ZFabricError as error:
             self.core.requests.fail_all(error)
+
+    def listen_endpoint(self) -> str:
+        """Return where an instance of a service may listen."""
+        return self._mode.listen_endpoint()
 
     def run_callbacks(self) -> None:
         """Run user callbacks; call it without the lock. What they raise is logged, since nobody waits for it."""

@@ -6,6 +6,9 @@ nothing after that. Its socket is closed together with its connection, so nothin
 the core opens a new session. What the peer had sent before the connection broke and nobody had read yet is missing
 too, as after any loss: libzmq drops it (measured; see IMMEDIATE in :mod:`zfabric.net.sockets`).
 
+A listening session is one ROUTER with any number of connections: first its endpoint, then messages, each behind the
+routing id of its sender. A peer that has gone is told when something is sent to it; so is one whose queue is full.
+
 Messages sent before ``CONNECTED``, and those that a full queue does not take, wait here in order, at most
 ``WAITING_MAX`` of a session; a session that exceeds it is lost, as its peer takes nothing.
 
@@ -48,6 +51,7 @@ from typing import Final, cast
 
 import zmq
 
+from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import sockets
 
@@ -80,14 +84,18 @@ class Change(Enum):
 
 
 Part = bytes | memoryview
-Incoming = tuple[int, list[Part] | Change]
-"""A session, and the parts of one message or what became of its connection."""
+Incoming = tuple[int, list[Part] | Change | str | bytes]
+"""A session, and the parts of one message, or what became of its connection.
+
+Of a listening session also its endpoint, once it is bound, and the routing id of a peer that cannot be sent to.
+"""
 
 
 class _Session:
     __slots__ = (
         "connected",
         "get",
+        "listening",
         "monitor",
         "monitor_fd",
         "monitor_get",
@@ -99,19 +107,22 @@ class _Session:
         "waiting",
     )
 
-    def __init__(self, number: int, socket: sockets.Socket, monitor: sockets.Socket) -> None:
+    def __init__(self, number: int, socket: sockets.Socket, monitor: sockets.Socket | None) -> None:
         self.number = number
         self.socket = socket
         self.monitor = monitor
         self.get = cast("Callable[[int], int]", socket.get)
-        self.monitor_get = cast("Callable[[int], int]", monitor.get)
         self.recv = cast("Callable[[int, bool], zmq.Frame]", socket.recv)
         # Of the class below zmq.Socket, whose own send adds options for draft sockets at the cost of half a send.
         self.send = cast("Callable[[object, int], None]", super(zmq.Socket, socket).send)
         self.socket_fd = self.get(zmq.FD)
-        self.monitor_fd = self.monitor_get(zmq.FD)
         self.waiting: deque[effects.Frames] = deque()
-        self.connected = False
+        self.listening = monitor is None
+        self.connected = self.listening
+        self.monitor_fd = -1
+        if monitor is not None:
+            self.monitor_get = cast("Callable[[int], int]", monitor.get)
+            self.monitor_fd = self.monitor_get(zmq.FD)
 
 
 class Ports:
@@ -174,8 +185,10 @@ class Ports:
 
     def _arrange(self, effect: effects.ClientEffect) -> None:
         match effect:
-            case effects.OpenSession(number, endpoint, subscribe):
-                self._open(number, endpoint, subscribe=subscribe)
+            case effects.OpenSession(number, endpoint, subscribe, alert):
+                self._open(number, endpoint, subscribe=subscribe, alert=alert)
+            case effects.Listen(number, endpoint):
+                self._listen(number, endpoint)
             case effects.CloseSession(number) if number in self._sessions:
                 self._close(self._sessions[number])
             case effects.Subscribe(number, topic, on) if number in self._sessions:
@@ -253,6 +266,7 @@ class Ports:
         """Read a session's monitor until it is empty, or tells that the session is lost."""
         while session.monitor_get(_EVENTS) & _IN:
             self._torn = session
+            assert session.monitor is not None
             event, _ = _EVENT.unpack(session.monitor.recv_multipart(_NOBLOCK)[0])
             if event == _READY:
                 session.connected = True
@@ -266,7 +280,7 @@ class Ports:
 
     # One session.
 
-    def _open(self, number: int, endpoint: str, *, subscribe: bool) -> None:
+    def _open(self, number: int, endpoint: str, *, subscribe: bool, alert: bool) -> None:
         assert number not in self._sessions, "session numbers are not reused"
         opened: list[sockets.Socket] = []
         try:
@@ -274,6 +288,8 @@ class Ports:
                 opened.append(sockets.sub(self._ctx, self._frame_max, self._queue))
             else:
                 opened.append(sockets.dealer(self._ctx, self._frame_max))
+            if alert:
+                sockets.alert(opened[0])
             self._monitored[opened[0]] = None
             opened.append(sockets.monitor(self._ctx, opened[0]))
             sockets.connect(opened[0], endpoint)
@@ -297,7 +313,26 @@ class Ports:
         # A pipe that was never found empty takes its reader to be awake: the descriptor would stay silent.
         self._watch(session)
 
-    def _warn(self, endpoint: str, problem: zmq.ZMQError) -> None:
+    def _listen(self, number: int, endpoint: str) -> None:
+        assert number not in self._sessions, "session numbers are not reused"
+        socket: sockets.Socket | None = None
+        try:
+            socket = sockets.service(self._ctx, self._frame_max)
+            bound = sockets.bind(socket, endpoint)
+        except (zmq.ZMQError, errors.PortInUse) as problem:
+            if socket is not None:
+                socket.close(linger=0)
+            self._warn(endpoint, problem)
+            self._incoming.append((number, Change.LOST))
+            return
+        session = _Session(number, socket, None)
+        self._sessions[number] = session
+        self._by_fd[session.socket_fd] = session
+        self._due[session] = None
+        self.generation += 1
+        self._incoming.append((number, bound))
+
+    def _warn(self, endpoint: str, problem: Exception) -> None:
         """Say it once in a while: who has run out of descriptors is refused a session again and again."""
         self._refused += 1
         now = time.monotonic()
@@ -310,9 +345,12 @@ class Ports:
         self.generation += 1
         self._due.pop(session, None)
         self._by_fd.pop(session.socket_fd, None)
-        self._by_fd.pop(session.monitor_fd, None)
         self._sessions.pop(session.number, None)
         session.waiting.clear()
+        if session.monitor is None:
+            session.socket.close(linger=sockets.SERVER_LINGER_MS)
+            return
+        self._by_fd.pop(session.monitor_fd, None)
         sockets.close_monitored(session.socket, session.monitor)
         self._monitored.pop(session.socket, None)
 
@@ -330,12 +368,26 @@ class Ports:
     def _send(self, session: _Session, frames: effects.Frames) -> None:
         if session.connected and not session.waiting:
             self._due[session] = None
+            if session.listening:
+                self._reply(session, frames)
+                return
             if self._write(session, frames):
                 return
         if len(session.waiting) >= WAITING_MAX:
             self._lose(session, f"more than {WAITING_MAX} messages wait to be sent")
             return
         session.waiting.append(frames)
+
+    def _reply(self, session: _Session, frames: effects.Frames) -> None:
+        """Send one message to the peer that its first frame names; one that is not there, or takes nothing, is told."""
+        try:
+            if self._write(session, frames):
+                return
+        except zmq.ZMQError as problem:
+            self._torn = None
+            if problem.errno != zmq.EHOSTUNREACH:
+                raise
+        self._incoming.append((session.number, bytes(frames[0])))
 
     def _flush(self, session: _Session) -> None:
         waiting = session.waiting

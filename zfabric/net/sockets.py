@@ -19,6 +19,9 @@ HEARTBEAT_TIMEOUT  3,000 ms            gone: frozen, unplugged, or behind a dead
 HEARTBEAT_TTL      3,000 ms            neither a long commit nor a busy interpreter looks like death. The TTL makes
                                        the other side apply the same bound to us. Shorter: false alarms on a machine
                                        without a free core; longer: work moves later.
+for services       250 / 600 ms        Heartbeats of connections between callers and instances: a frozen or cut off one
+                                       is noticed within 0.85 s. A false alarm costs a new connection, and is told to
+                                       whoever had a request there that must not be repeated.
 HANDSHAKE_IVL      3,000 ms            A peer that connects and stays silent holds a descriptor this long (30 s by
                                        default).
 CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up and tried again, instead of after the
@@ -65,7 +68,11 @@ SUBSCRIPTIONS_QUEUED_MAX: Final = 100_000
 """Subscriptions on their way from a SUB: libzmq drops what is beyond in silence, and a topic has many partitions."""
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
+ALERT_INTERVAL_MS: Final = 250
+ALERT_TIMEOUT_MS: Final = 600
 HANDSHAKE_MS: Final = 3_000
+REPLIES_QUEUED_MAX: Final = 10_000
+"""Messages for one caller: its requests under way, each with all chunks that its window allows, are fewer."""
 SERVER_LINGER_MS: Final = 1_000
 BACKLOG: Final = 1_024
 SOCKETS_MAX: Final = 8_192
@@ -131,6 +138,21 @@ def link(ctx: Context, frame_max: int) -> Socket:
     socket = _socket(ctx, zmq.DEALER, frame_max, receive=LINK_QUEUED_MAX, send=LINK_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
     socket.set(zmq.HEARTBEAT_IVL, 0)
+    return socket
+
+
+def alert(socket: Socket) -> None:
+    """Let a socket notice within a second that the other side is gone."""
+    socket.set(zmq.HEARTBEAT_IVL, ALERT_INTERVAL_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, ALERT_TIMEOUT_MS)
+    socket.set(zmq.HEARTBEAT_TTL, ALERT_TIMEOUT_MS)
+
+
+def service(ctx: Context, frame_max: int) -> Socket:
+    """Return an unbound ROUTER for the requests of callers, as :func:`router`, but quick to notice a lost one."""
+    socket = router(ctx, frame_max)
+    socket.set(zmq.SNDHWM, REPLIES_QUEUED_MAX)
+    alert(socket)
     return socket
 
 

@@ -7,17 +7,41 @@ synchronous twin, waiting lets the world go on until the result is there, so one
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.client import Client
-from zfabric.core.effects import CloseSession, Locate, OpenSession, Send
+from zfabric.core.effects import ClientEffect, CloseSession, Listen, Locate, OpenSession, Send, Subscribe
+from zfabric.core.effects import Frames as Parts
 from zfabric.sim.network import Frames, Network
-from zfabric.sim.world import EPOCH_MS, World
+from zfabric.sim.world import EPOCH_MS, Task, World
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
+
+
+class Listening:
+    """A listening session as the network sees it: the socket of an instance of a service.
+
+    Attributes:
+        frozen: its process stands still.
+    """
+
+    def __init__(self, pump: SimPump, session: int) -> None:
+        self.frozen = False
+        self._pump = pump
+        self._session = session
+
+    def take(self, peer: bytes, frames: Frames) -> None:
+        """A message of ``peer`` has arrived."""
+        self._pump.receive(self._session, [peer, *frames])
+
+    def subscribe(self, peer: bytes, topic: bytes, *, on: bool) -> None:
+        """Nothing: nobody publishes here."""
+
+    def left(self, peer: bytes) -> None:
+        """Nothing: a ROUTER does not tell."""
 
 
 class SimPump:
@@ -42,6 +66,9 @@ class SimPump:
         self._core = core
         self._locate = locate
         self._due: int | None = None
+        self._listening: dict[int, Listening] = {}
+        self._frozen_until = 0
+        self._tasks: list[Task] = []
         core.wall_offset_ms = EPOCH_MS
 
     # For the facades.
@@ -55,6 +82,10 @@ class SimPump:
         """Never: a simulated process does not fork."""
         return False
 
+    def listen_endpoint(self) -> str:
+        """Return where an instance of a service may listen."""
+        return "sim://*"
+
     def checkpoint(self) -> None:
         """Nothing: nobody interrupts a simulated caller."""
 
@@ -67,6 +98,9 @@ class SimPump:
         """Do all there is to do now, and come back when there is more; there is nothing to look for, it arrives."""
         self.check()
         core, world = self._core, self._world
+        if world.now < self._frozen_until:
+            world.at(self._frozen_until, self._thaw)
+            return
         self.stepped_ns = world.now
         while True:
             due_ns = core.next_deadline()
@@ -76,17 +110,7 @@ class SimPump:
             if not effects:
                 break
             for effect in effects:
-                if isinstance(effect, Send):
-                    self._network.send(self, effect.session, effect.frames)
-                elif isinstance(effect, OpenSession):
-                    self._network.open(self, effect.session, effect.endpoint)
-                elif isinstance(effect, CloseSession):
-                    self._network.close(self, effect.session)
-                elif isinstance(effect, Locate):
-                    if self._locate is not None:
-                        self._locate()
-                else:
-                    self._network.subscribe(self, effect.session, effect.topic, on=effect.on)
+                self._perform(effect)
         for callback, delivery, error in core.take_callbacks():
             callback(delivery, error)
         due_ns = core.next_deadline()
@@ -95,30 +119,89 @@ class SimPump:
             self._due = due_ns
             world.at(due_ns, lambda: self._timer(due_ns))
 
+    def _perform(self, effect: ClientEffect) -> None:
+        match effect:
+            case Send(session, frames):
+                self._send(session, frames)
+            case OpenSession(session, endpoint, _, alert):
+                self._network.open(self, session, endpoint, alert=alert)
+            case CloseSession(session):
+                self._close_session(session)
+            case Listen():
+                self._listen(effect)
+            case Subscribe(session, topic, on):
+                self._network.subscribe(self, session, topic, on=on)
+            case Locate():
+                if self._locate is not None:
+                    self._locate()
+
+    def _send(self, session: int, frames: Parts) -> None:
+        if session not in self._listening:
+            self._network.send(self, session, frames)
+        elif not self._network.reply(bytes(frames[0]), frames[1:]):
+            peer = bytes(frames[0])
+            self._world.at(self._world.now, lambda: self._happen(lambda: self._core.left(session, peer, self.now())))
+
+    def _listen(self, wanted: Listen) -> None:
+        session = wanted.session
+        endpoint = wanted.endpoint.replace("*", f"{self.name}-{session}")
+        self._listening[session] = server = Listening(self, session)
+        self._network.bind(endpoint, self.name, server)
+        self._core.listens(session, endpoint, self._world.now)
+
+    def _close_session(self, session: int) -> None:
+        server = self._listening.pop(session, None)
+        if server is None:
+            self._network.close(self, session)
+        else:
+            self._network.unbind(server)
+
     def kill(self) -> None:
         """End the client as SIGKILL does: it sends nothing more and hears nothing more."""
         self.alive = False
+        for task in self._tasks:
+            task.kill()
         self._network.leave(self)
+        for server in self._listening.values():
+            self._network.unbind(server)
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still for a while, as after SIGSTOP; what arrives meanwhile is handled afterwards."""
+        self._frozen_until = self._world.now + int(seconds * 1e9)
+        for server in self._listening.values():
+            server.frozen = True
+            self._network.silence(server)
+        self._world.at(self._frozen_until, self._thaw)
+
+    def _thaw(self) -> None:
+        if self.alive and self._world.now >= self._frozen_until:
+            for server in self._listening.values():
+                server.frozen = False
+            self.flush()
+
+    def _happen(self, event: Callable[[], None]) -> None:
+        """Let something happen to the process: now, or when it goes on."""
+        if not self.alive:
+            return
+        if self._world.now < self._frozen_until:
+            self._world.at(self._frozen_until, lambda: self._happen(event))
+            return
+        event()
+        self.flush()
 
     # For the network.
 
     def connected(self, session: int) -> None:
         """The session's connection is there."""
-        if self.alive:
-            self._core.connected(session, self._world.now)
-            self.flush()
+        self._happen(lambda: self._core.connected(session, self._world.now))
 
     def receive(self, session: int, frames: Frames) -> None:
         """A message has arrived."""
-        if self.alive:
-            self._core.receive(session, frames, self._world.now)
-            self.flush()
+        self._happen(lambda: self._core.receive(session, frames, self._world.now))
 
     def lost(self, session: int) -> None:
         """The session's connection has ended."""
-        if self.alive:
-            self._core.lost(session, self._world.now)
-            self.flush()
+        self._happen(lambda: self._core.lost(session, self._world.now))
 
     def _timer(self, due_ns: int) -> None:
         if self._due == due_ns:
@@ -135,6 +218,12 @@ class AsyncPump(SimPump):
         self.flush()
         return await self._world.wait(pending, timeout)
 
+    def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
+        """Begin a task; returns what cancels it: nothing, so that it goes on as one that minds no cancellation."""
+        self._tasks = [task for task in self._tasks if not task.done]
+        self._tasks.append(self._world.start(body, f"{self.name} handler"))
+        return lambda: None
+
     async def close(self) -> None:
         """Close the sessions."""
         if self.alive:
@@ -150,6 +239,12 @@ class SyncPump(SimPump):
         self.flush()
         seconds = 1e9 if timeout is None else timeout
         return self._world.run_until(lambda: pending.done, seconds)
+
+    def hire(self, work: Callable[[], None], count: int) -> list[Any]:
+        """Refuse: the world has one thread."""
+        raise errors.NotSupported(
+            what="a service of the synchronous SDK", where="in a simulation", instead="offer it with connect_async()"
+        )
 
     def close(self) -> None:
         """Close the sessions."""

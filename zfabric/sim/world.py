@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from random import Random
 from types import coroutine
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Task:
         self._world = world
         self._body = body
         self._turn = 0
+        self._context = copy_context()  # Of its own, as asyncio's tasks have.
 
     def step(self, value: Arrived | None) -> None:
         """Run it until it waits again."""
@@ -64,7 +66,7 @@ class Task:
         self._turn += 1
         turn = self._turn
         try:
-            wait = self._body.send(value)  # type: ignore[arg-type]
+            wait = self._context.run(self._body.send, value)  # type: ignore[arg-type]
         except StopIteration as stop:
             self.done, self.result = True, stop.value
         except BaseException as error:  # noqa: BLE001 - kept, and raised by World.run_until

@@ -64,6 +64,7 @@ _SOCKET_PATH_BYTES_MAX: Final = 103 if sys.platform == "darwin" else 107
 _SOCKET_NAME_BYTES_MAX: Final = 24
 """Longest name in ``run``; all sockets live in one place, so the longest decides for all."""
 _VOLUME = re.compile(r"leader-(0|[1-9]\d{0,5})\Z")
+_SERVICE = re.compile(r"svc-([1-9]\d{0,9})-\d+\Z")
 _ATTACH_PAUSE_S: Final = 0.01
 _CREATE_ATTEMPTS: Final = 100
 
@@ -99,6 +100,21 @@ class Holder(TypedDict):
     pid: int
     mode: str
     listen: str
+
+
+def service_socket(pid: int, number: int) -> str:
+    """Return the name of the socket of a process's service."""
+    return f"svc-{pid}-{number}"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 class DataDirectory:
@@ -264,11 +280,17 @@ class DataDirectory:
         return os.path.join(self._run_directory(), name)
 
     def clean_run(self) -> int:
-        """Remove the sockets that a killed leader left; returns how many. For whoever holds :meth:`lock`."""
+        """Remove the sockets that killed processes left; returns how many. For whoever holds :meth:`lock`.
+
+        Those of services stay while their process lives: it does not end with the leader.
+        """
         directory = self._run_directory()
         removed = 0
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
+            owner = _SERVICE.match(name)
+            if owner is not None and _lives(int(owner[1])):
+                continue
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
                 removed += 1

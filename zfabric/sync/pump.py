@@ -16,7 +16,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -67,6 +67,10 @@ class Pump:
             raise errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
         if self._closed:
             raise errors.Closed(what="fabric")
+
+    def listen_endpoint(self) -> str:
+        """Return where an instance of a service may listen."""
+        return self.driver.listen_endpoint()
 
     def flush(self, *, look: bool = True) -> None:
         """Send what the core wants sent and, if asked to ``look``, take what has come; call it with the lock held."""
@@ -164,6 +168,13 @@ class Pump:
             os.write(self._wake_writer, b"\0")
         except BlockingIOError:
             return  # It is full of wake-ups already.
+
+    def hire(self, work: Callable[[], None], count: int) -> list[threading.Thread]:
+        """Start so many threads that do ``work``, and return them; they do not keep the process from ending."""
+        threads = [threading.Thread(target=work, name=f"zfabric-worker-{n}", daemon=True) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads
 
     def checkpoint(self) -> None:
         """Let Ctrl-C end a call here that may go on for long without waiting."""

@@ -154,6 +154,10 @@ class Simulation:
         """End a client as SIGKILL does; kill its tasks as well."""
         self._pumps.pop(id(fabric)).kill()
 
+    def freeze_client(self, fabric: Fabric | AsyncFabric, seconds: float) -> None:
+        """Stop a client for a while, as SIGSTOP does; coroutines of yours that are its code go on."""
+        self._pumps[id(fabric)].freeze(seconds)
+
     # Time.
 
     def start(self, body: Coroutine[Any, Any, Any], name: str = "task") -> Task:

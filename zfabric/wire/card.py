@@ -48,7 +48,7 @@ class ServiceCard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     Attributes:
         name, version: of the service. endpoint: where the instance takes requests.
         instance: number of the instance, drawn at its start. weight: share of requests that it wants, in percent of
-            a full instance's. flags: :data:`DRAINING`.
+            a full instance's. flags: :data:`DRAINING`. host, zone: the instance's machine and where that is, or "".
     """
 
     name: _Name
@@ -57,6 +57,8 @@ class ServiceCard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     instance: _U63
     weight: _U16 = 100
     flags: _U16 = 0
+    host: _Text = ""
+    zone: _Text = ""
 
 
 class Card(msgspec.Struct, array_like=True, frozen=True, gc=False):

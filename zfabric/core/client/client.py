@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 from zfabric import errors
+from zfabric.core.client.machine import Listener, Machine, Reader
 from zfabric.core.client.members import Members
 from zfabric.core.client.origins import MESH_NUMBER_MAX, OWN_LEADERS, Origins, mesh_number
 from zfabric.core.client.pending import Pending
@@ -35,50 +36,14 @@ from zfabric.wire.messages import Command, Type
 if TYPE_CHECKING:
     from random import Random
 
+    from zfabric.core.client.caller import Caller
+
 REFRESH_NS = 50_000_000
 AGE_NS = 30_000_000_000
 ASK_NS = 10_000_000_000
 
 Callback = tuple[Callable[[Any, Exception | None], None], Any, Exception | None]
 """A function of the user's, a delivery, and its error."""
-
-
-class Reader(Protocol):
-    """What the client asks of its consumers.
-
-    Attributes:
-        topic: that it reads.
-    """
-
-    topic: str
-
-    def published(self, session: int, frames: Sequence[Any], now: int) -> None:
-        """Take a published message of one of the reader's sessions."""
-        ...
-
-    def connected(self, session: int, now: int) -> None:
-        """One of the reader's sessions is connected."""
-        ...
-
-    def lost(self, session: int, now: int) -> None:
-        """One of the reader's sessions has ended."""
-        ...
-
-    def learn(self, meta: messages.TopicMeta, now: int) -> None:
-        """Take new metadata of a topic."""
-        ...
-
-    def gone(self, topic: str, now: int) -> None:
-        """A topic does not exist any more."""
-        ...
-
-    def tick(self, now: int) -> None:
-        """Do what is due."""
-        ...
-
-    def next_deadline(self) -> int | None:
-        """When :meth:`tick` is wanted next."""
-        ...
 
 
 class Client:
@@ -96,6 +61,7 @@ class Client:
         origins: of a mesh; None where there is one fabric alone.
         wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
+        caller: of services, once there is one. machines: it, and the instances of services that are offered here.
     """
 
     def __init__(
@@ -122,6 +88,9 @@ class Client:
         self.producers: list[Producer] = []
         self._readers: list[Reader] = []
         self._by_session: dict[int, Reader] = {}
+        self.machines: list[Machine] = []
+        self.caller: Caller | None = None
+        self._owners: dict[int, Machine] = {}
         self._host = host
         self._publish = publish
         self._topics: dict[str, messages.TopicMeta] = {}
@@ -209,8 +178,13 @@ class Client:
         self._by_session[session] = reader
 
     def shut(self, session: int) -> None:
-        """Note that a subscription session is over."""
+        """Note that a session of a reader or a machine is over."""
         self._by_session.pop(session, None)
+        self._owners.pop(session, None)
+
+    def hold(self, machine: Machine, session: int) -> None:
+        """Note that ``session`` is one of ``machine``."""
+        self._owners[session] = machine
 
     def later(
         self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None
@@ -405,6 +379,8 @@ class Client:
         reader = self._by_session.get(session)
         if reader is not None:
             reader.published(session, frames, now)
+        elif (machine := self._owners.get(session)) is not None:
+            machine.received(session, frames, now)
         else:
             self.requests.receive(session, frames, now)
 
@@ -414,6 +390,22 @@ class Client:
         reader = self._by_session.get(session)
         if reader is not None:
             reader.connected(session, now)
+        elif (machine := self._owners.get(session)) is not None:
+            machine.connected(session, now)
+
+    def listens(self, session: int, endpoint: str, now: int) -> None:
+        """A listening session's socket is bound."""
+        self.now = now
+        machine = self._owners.get(session)
+        if machine is not None:
+            cast("Listener", machine).listens(session, endpoint, now)
+
+    def left(self, session: int, peer: bytes, now: int) -> None:
+        """Somebody who was connected to a listening session cannot be sent to any more."""
+        self.now = now
+        machine = self._owners.get(session)
+        if machine is not None:
+            cast("Listener", machine).left(peer, now)
 
     def lost(self, session: int, now: int) -> None:
         """A session's connection has ended."""
@@ -421,6 +413,8 @@ class Client:
         reader = self._by_session.pop(session, None)
         if reader is not None:
             reader.lost(session, now)
+        elif (machine := self._owners.pop(session, None)) is not None:
+            machine.lost(session, now)
         else:
             self.requests.lost(session, now)
 
@@ -437,6 +431,8 @@ class Client:
             self._reconnects = self.requests.reconnects
             self.refresh_leaders()
             self.members.doubt(now)
+            for kept in self.machines:
+                kept.reconnected(now)
         if self._age_ns is not None and self._age_ns <= now:
             self._age_ns = now + AGE_NS
             used = self._used()
@@ -448,6 +444,8 @@ class Client:
             producer.tick(now)
         for reader in self._readers:
             reader.tick(now)
+        for other in list(self.machines):  # One that has ended goes.
+            other.tick(now)
         self.members.tick(now)  # Last: the others may have found reasons to doubt the table.
 
     def next_deadline(self) -> int | None:
@@ -459,7 +457,7 @@ class Client:
             if nearest is None or at_ns < nearest:
                 nearest = at_ns
         origins = () if self.origins is None else (self.origins,)
-        for machines in ((self.members,), origins, self.producers, self._readers):
+        for machines in ((self.members,), origins, self.producers, self._readers, self.machines):
             for machine in machines:
                 wanted = machine.next_deadline()
                 if wanted is not None and (nearest is None or wanted < nearest):
@@ -468,7 +466,9 @@ class Client:
 
     def busy(self) -> bool:
         """Tell whether something goes on that a pump has to attend to though nobody waits."""
-        return bool(self._later or self._callbacks) or self._in_use() or self.requests.outstanding()
+        if self._later or self._callbacks or self._in_use() or self.requests.outstanding():
+            return True
+        return any(machine.busy() for machine in self.machines)
 
     def _aging(self) -> bool:
         return bool(self._readers) or any(producer.in_use(self.now) for producer in self.producers)

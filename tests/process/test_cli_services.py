@@ -1,0 +1,93 @@
+"""``zfabric request`` and ``zfabric services``, against a service in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ZFABRIC = [sys.executable, "-m", "zfabric"]
+
+
+@pytest.fixture
+def service(zfabric_fabric):
+    made = zfabric_fabric.service("users", version="1.2.0")
+
+    @made.method("echo")
+    def echo(request):
+        return request.headers.get("prefix", b"") + request.value
+
+    @made.method("count")
+    def count(request):
+        for number in range(int(request.value)):
+            yield b"%d" % number
+
+    @made.method("fail")
+    def fail(request):
+        raise ValueError("no")
+
+    with made:
+        made.url = zfabric_fabric.url
+        yield made
+
+
+def run(service, *arguments, **options):
+    return subprocess.run(
+        [*ZFABRIC, *arguments],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "ZFABRIC_URL": service.url},
+        **options,
+    )
+
+
+def test_request_prints_the_reply_as_it_is(service):
+    done = run(service, "request", "users.echo", "-", "--header", "prefix=<", input=b"\xff\0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"<\xff\0", b"")
+
+
+def test_request_as_json_tells_text_and_bytes_apart(service):
+    assert json.loads(run(service, "request", "users.echo", "ä", "--json").stdout)["value"] == "ä"
+    binary = json.loads(run(service, "request", "users.echo", "-", "--json", input=b"\xff").stdout)
+    assert binary["value_base64"] == "/w=="
+    assert binary["seconds"] > 0
+
+
+def test_request_reads_a_stream_chunk_by_chunk(service):
+    assert run(service, "request", "users.count", "3", "--stream").stdout.split() == [b"0", b"1", b"2"]
+
+
+def test_request_without_a_reply_says_nothing(service):
+    done = run(service, "request", "users.echo", "x", "--notify")
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["users.fail"], 1, "'users.fail' raised ValueError: no"),
+        (["users.fail", "--traceback"], 1, "Traceback"),
+        (["users.nothing"], 4, "it has: count, echo, fail, health, stats"),
+        (["nobody.get"], 3, "no instance of service 'nobody'"),
+        (["users"], 2, "SERVICE.METHOD"),
+        (["users.echo", "--header", "x"], 2, "NAME=TEXT"),
+    ],
+)
+def test_what_goes_wrong_is_told_on_standard_error_with_a_status(service, arguments, status, words):
+    done = run(service, "request", *arguments, text=True)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr
+
+
+def test_services_are_listed_asked_for_their_health_and_counted(service):
+    listed = json.loads(run(service, "services", "list", "--json").stdout)
+    assert [(row["service"], row["version"], row["state"]) for row in listed] == [("users", "1.2.0", "serving")]
+    pinged = json.loads(run(service, "services", "ping", "users", "--json").stdout)
+    assert [(row["instance"], row["answer"]) for row in pinged] == [(listed[0]["instance"], "ok")]
+    stats = json.loads(run(service, "services", "stats", "--json").stdout)
+    assert stats[0]["methods"]["health"]["calls"] == 1
+    assert run(service, "services", "list", "nobody").returncode == 4
+    assert b"1.2.0" in run(service, "services", "list").stdout

@@ -1,0 +1,464 @@
+"""The half of a fabric that has to do with services: offer one, call others."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from zfabric import errors
+from zfabric.aio import workers
+from zfabric.aio.service import TRACEBACK_HEADER, Deserializer, Serializer, Service
+from zfabric.core.client import tracing
+from zfabric.core.client.caller import Caller
+from zfabric.core.client.errand import Errand
+from zfabric.model import ServiceInstance
+from zfabric.settings import (
+    CALL_BYTES_MAX,
+    CALL_HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    METHOD_BYTES_MAX,
+    check_callable,
+    check_flag,
+    check_iterable,
+    check_name,
+    check_range,
+)
+from zfabric.wire import calls
+from zfabric.wire.card import DRAINING, ServiceCard
+
+if TYPE_CHECKING:
+    from zfabric.aio.pump import Pump
+    from zfabric.core.client.client import Client
+
+VERSION_MAX = 100
+METHOD_CHARACTERS_MAX = METHOD_BYTES_MAX // 4
+_NONE: dict[str, bytes] = {}
+
+
+class Outgoing:
+    """A call as middleware of the caller's side sees it, and may change it.
+
+    Attributes:
+        method: ``SERVICE.METHOD``. value: what is sent. headers: name to bytes. timeout: seconds.
+    """
+
+    __slots__ = ("headers", "method", "options", "timeout", "value")
+
+    def __init__(self, method: str, value: Any, headers: dict[str, bytes], timeout: float, **options: Any) -> None:
+        self.method = method
+        self.value = value
+        self.headers = headers
+        self.timeout = timeout
+        self.options = options
+
+
+Proceed = Callable[[Outgoing], Awaitable[Any]]
+Middleware = Callable[[Outgoing, Proceed], Awaitable[Any]]
+
+
+class Calling:
+    """What a fabric can do with services."""
+
+    def __init__(self, pump: Pump, core: Client, timeout: float) -> None:
+        self._pump = pump
+        self._core = core
+        self._timeout = timeout
+        self._services: list[Service] = []
+        self._call_hooks: list[Middleware] = []
+        self._caller: Caller | None = None
+
+    def service(
+        self,
+        name: str,
+        *,
+        version: str = "",
+        concurrency: int | None = None,
+        queue: int = 1_000,
+        weight: int = 100,
+        listen: str | None = None,
+        serializer: Serializer | None = None,
+        deserializer: Deserializer | None = None,
+    ) -> Service:
+        """Return a new instance of a service, which is to be given methods, and started.
+
+        Args:
+            version: callers may ask for one, or for its first numbers.
+            concurrency: requests that run at once; 8 threads in the synchronous SDK, 100 tasks in ``zfabric.aio``.
+            queue: requests that wait beside these; more are refused with Overloaded.
+            weight: share of requests that it wants, in percent of a full instance's; 0: none while others want some.
+            listen: ``tcp://host:port``, the port may be ``*``; by default where this fabric is reached from.
+            serializer: ``(method, object) -> bytes`` for results.
+            deserializer: ``(method, bytes) -> object`` for values.
+        """
+        check_name("service", name)
+        _check_text("version", version)
+        if concurrency is not None:
+            check_range("concurrency", concurrency, 1, 100_000, "requests")
+        check_range("queue", queue, 0, 1_000_000, "requests")
+        check_range("weight", weight, 0, 10_000, "percent")
+        check_callable("serializer", serializer)
+        check_callable("deserializer", deserializer)
+        self._pump.check()
+        instance = self._core.random.getrandbits(62) + 1
+        card = ServiceCard(
+            name=name,
+            version=version,
+            endpoint=listen or self._pump.listen_endpoint(),
+            instance=instance,
+            weight=weight,
+            host=_host(),
+            zone=os.environ.get("ZFABRIC_ZONE", "")[:100],
+        )
+        made = Service(
+            self._pump,
+            self._core,
+            card,
+            concurrency=concurrency,
+            queue=queue,
+            timeout=self._timeout,
+            serializer=serializer,
+            deserializer=deserializer,
+        )
+        self._services = [service for service in self._services if not service.ended]
+        self._services.append(made)
+        return made
+
+    def middleware(self, hook: Middleware) -> Middleware:
+        """Have each ``request`` pass through the decorated function: ``hook(call, proceed)``; the first is outermost.
+
+        It returns ``await proceed(call)``, or another result, or raises.
+        """
+        check_callable("middleware", hook)
+        self._call_hooks.append(hook)
+        return hook
+
+    async def request(
+        self,
+        method: str,
+        value: Any = b"",
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        version: str = "",
+        instance: int = 0,
+        idempotent: bool | None = None,
+        hedge: float | None = None,
+        traceback: bool = False,
+        serializer: Serializer | None = None,
+        deserializer: Deserializer | None = None,
+    ) -> Any:
+        """Ask a service and return its reply, as bytes.
+
+        Args:
+            method: ``SERVICE.METHOD``. value: bytes, or what ``serializer(method, value)`` makes such of.
+            timeout: seconds; the fabric's by default, and never more than the request has that is being handled here.
+            headers: name to bytes; the trace is added.
+            version: only instances of this one; ``"1"`` for any 1.x. instance: only this one.
+            idempotent: it may be executed twice, so it is repeated when its instance is lost; as the method says itself
+                by default, once an answer of it has come.
+            hedge: seconds after which a second instance is asked too, if it is idempotent.
+            traceback: have RemoteError carry the handler's.
+            deserializer: ``(method, bytes) -> object`` for the reply.
+
+        Raises:
+            ServiceUnavailable, Overloaded: it was not executed. CalleeLost, RequestTimeout: it may have been.
+            RemoteError: the handler failed, or ZFabricError: it raised that.
+        """
+        if not self._call_hooks:
+            errand = self._errand(
+                method,
+                value,
+                headers,
+                timeout,
+                serializer=serializer,
+                version=version,
+                instance=instance,
+                idempotent=idempotent,
+                hedge=hedge,
+                traceback=traceback,
+            )
+            reply: Any = await self._run(errand)
+            return reply if deserializer is None else deserializer(method, reply)
+        call = Outgoing(
+            method,
+            value,
+            dict(headers or _NONE),
+            self._timeout if timeout is None else timeout,
+            version=version,
+            instance=instance,
+            idempotent=idempotent,
+            hedge=hedge,
+            traceback=traceback,
+            serializer=serializer,
+        )
+        reply = await self._through(0, call)
+        return reply if deserializer is None else deserializer(method, reply)
+
+    async def _through(self, place: int, call: Outgoing) -> Any:
+        if place < len(self._call_hooks):
+            hook = self._call_hooks[place]
+            return await workers.settle(hook(call, lambda call: self._through(place + 1, call)))
+        return await self._run(self._errand(call.method, call.value, call.headers, call.timeout, **call.options))
+
+    async def _run(self, errand: Errand) -> Any:
+        pump = self._pump
+        with pump.lock:
+            pump.check()
+            (self._caller or self._make_caller()).call(errand, pump.now())
+        pending = errand.pending
+        try:
+            await pump.wait(pending, errand.seconds + 1.0)
+        finally:
+            if not pending.done:
+                _give_up(pump, self._caller, errand)
+        body = pending.result()
+        return body if type(body) is bytes else bytes(body)
+
+    def _make_caller(self) -> Caller:
+        core = self._core
+        if core.caller is None:
+            core.caller = Caller(core, _host(), os.environ.get("ZFABRIC_ZONE", ""))
+        self._caller = core.caller
+        return core.caller
+
+    def stream(
+        self,
+        method: str,
+        value: Any = b"",
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        version: str = "",
+        instance: int = 0,
+        idempotent: bool | None = None,
+        traceback: bool = False,
+        serializer: Serializer | None = None,
+    ) -> Stream:
+        """Ask a service for a stream, and return it: an iterator of chunks, as bytes.
+
+        The instance is a few chunks ahead of the reader at most. Whoever leaves early closes it, or uses ``with``.
+
+        Args:
+            timeout: seconds for the whole of it; None: without end.
+            Others as in :meth:`request`. It is repeated at another instance only before its first chunk.
+        """
+        errand = self._errand(
+            method,
+            value,
+            headers,
+            1e9 if timeout is None else timeout,
+            serializer=serializer,
+            version=version,
+            instance=instance,
+            idempotent=idempotent,
+            traceback=traceback,
+            stream=True,
+        )
+        with self._pump.lock:
+            self._pump.check()
+            return Stream(self._pump, self._caller or self._make_caller(), errand)
+
+    async def notify(
+        self,
+        method: str,
+        value: Any = b"",
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        version: str = "",
+        serializer: Serializer | None = None,
+    ) -> None:
+        """Tell a service something; returns when it is on its way to an instance, and nothing comes back.
+
+        Raises:
+            ServiceUnavailable: no instance could be told.
+        """
+        errand = self._errand(
+            method, value, headers, timeout, serializer=serializer, version=version, kind=calls.NOTIFY
+        )
+        await self._run(errand)
+
+    async def services(self, name: str | None = None) -> list[ServiceInstance]:
+        """Return the instances that are announced now, of one service or of all, sorted by service and version."""
+        core, pump = self._core, self._pump
+        with pump.lock:
+            pump.check()
+            caller = self._caller or self._make_caller()
+            now = pump.now()
+            pending = core.members.fresh(now, now + int(self._timeout * 1e9))
+        if not await pump.wait(pending, self._timeout + 1.0):
+            raise errors.RequestTimeout(what="list of services", seconds=self._timeout)
+        pending.result()
+        with pump.lock:
+            by_name = caller.instances.cards
+            cards = [card for known in by_name if name in (None, known) for card in by_name[known]]
+        found = [
+            ServiceInstance(
+                service=card.name,
+                version=card.version,
+                instance=card.instance,
+                endpoint=card.endpoint,
+                host=card.host,
+                zone=card.zone,
+                weight=card.weight,
+                draining=bool(card.flags & DRAINING),
+            )
+            for card in cards
+        ]
+        return sorted(found, key=lambda entry: (entry.service, entry.version, entry.instance))
+
+    def _errand(
+        self,
+        method: str,
+        value: Any,
+        headers: Mapping[str, bytes] | None,
+        timeout: float | None,
+        *,
+        serializer: Serializer | None = None,
+        version: str = "",
+        instance: int = 0,
+        idempotent: bool | None = None,
+        hedge: float | None = None,
+        traceback: bool = False,
+        kind: int = calls.REQUEST,
+        stream: bool = False,
+    ) -> Errand:
+        if serializer is not None:
+            value = serializer(method, value)
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise errors.InvalidArgument(
+                name="value", value=type(value).__name__, allowed="bytes, or with a serializer"
+            )
+        if len(value) > CALL_BYTES_MAX:
+            raise errors.LimitExceeded(what="bytes of a request", value=len(value), limit=CALL_BYTES_MAX)
+        if timeout is None:
+            timeout = self._timeout
+        elif type(timeout) is not float or not 0.001 <= timeout <= 1e9:
+            check_range("timeout", timeout, 0.001, 1e9, "s")
+        _check_method(method)
+        context = tracing.current.get()
+        deadline_ns = self._pump.now() + int(timeout * 1e9)
+        if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
+            deadline_ns = context.deadline_ns
+        carried: dict[str, bytes] = {tracing.HEADER: tracing.onward(context, self._core.random)}
+        if headers or traceback:
+            carried |= _checked(headers or _NONE)
+            if traceback:
+                carried[TRACEBACK_HEADER] = b"1"
+        if hedge is not None:
+            check_range("hedge", hedge, 0.0, 3_600.0, "s")
+        if idempotent is not None:
+            check_flag("idempotent", idempotent)
+        return Errand(
+            method,
+            value,
+            calls.headers(carried),
+            kind=kind,
+            version=version,
+            instance=instance,
+            idempotent=idempotent,
+            deadline_ns=deadline_ns,
+            seconds=timeout,
+            hedge_ns=0 if hedge is None else max(int(hedge * 1e9), 1),
+            stream=stream,
+        )
+
+    async def _end_services(self) -> None:
+        """Drain what is offered here: part of closing the fabric."""
+        services, self._services = self._services, []
+        for service in services:
+            await service.stop()
+
+
+def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:
+    """The user waits no more: interrupted, cancelled, or tired of it."""
+    with pump.lock:
+        if caller is not None:
+            caller.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), pump.now())
+            pump.flush(look=False)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value) > VERSION_MAX:
+        allowed = f"text of at most {VERSION_MAX} characters"
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=allowed)
+
+
+def _check_method(method: object) -> None:
+    fits = isinstance(method, str) and 0 < method.rfind(".") < len(method) - 1 and len(method) <= METHOD_CHARACTERS_MAX
+    if not fits:
+        raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed="SERVICE.METHOD")
+
+
+def _check_header(name: object, content: object) -> None:
+    if not isinstance(name, str) or not isinstance(content, bytes):
+        raise errors.InvalidArgument(name="headers", value=repr((name, content))[:100], allowed="text to bytes")
+
+
+def _checked(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    check_iterable("headers", headers, "names to bytes")
+    check_range("number of headers", len(headers), 0, HEADERS_MAX - 2)
+    size = 0
+    for name, content in headers.items():
+        _check_header(name, content)
+        size += len(name) + len(content) + 10
+    check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 200, "bytes")
+    return headers
+
+
+def _host() -> str:
+    return socket.gethostname()[:100]
+
+
+class Stream:
+    """The chunks of a stream: an iterator, and a context manager that cancels what is left of it."""
+
+    def __init__(self, pump: Pump, caller: Caller, errand: Errand) -> None:
+        assert errand.inflow is not None, "the chunks come there"
+        self._pump = pump
+        self._caller = caller
+        self._errand = errand
+        self._inflow = errand.inflow
+        self._begun = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        pump, inflow = self._pump, self._inflow
+        if not self._begun:
+            self._begun = True
+            with pump.lock:
+                pump.check()
+                self._caller.call(self._errand, pump.now())
+        while True:
+            with pump.lock:
+                chunk = inflow.take()
+                if chunk is not None:
+                    if not inflow.ended:
+                        self._caller.grant(self._errand, pump.now())
+                        pump.flush(look=False)
+                    return bytes(chunk)
+                if inflow.ended:
+                    raise StopAsyncIteration
+                more = inflow.wait()
+            await pump.wait(more, None)
+
+    async def close(self) -> None:
+        """Cancel it, unless it has ended."""
+        if self._begun and not self._errand.pending.done and not self._pump.forked:
+            _give_up(self._pump, self._caller, self._errand)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+__all__ = ["Calling", "Outgoing", "Stream"]

@@ -1,0 +1,74 @@
+"""The workers of asyncio: a task for each request, as many as may run at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zfabric.aio.pump import Pump
+    from zfabric.core.client.responder import Job, Responder
+
+CONCURRENCY = 100
+"""Requests that run at once by default: tasks cost little."""
+
+
+class Workers:
+    """Of one service.
+
+    Args:
+        work: handles one request, to the end.
+    """
+
+    def __init__(self, pump: Pump, work: Callable[[Job], Coroutine[Any, Any, None]], count: int) -> None:
+        self._pump = pump
+        self._work = work
+        self._responder: Responder | None = None
+
+    def start(self, responder: Responder) -> None:
+        """Begin to take requests of a responder."""
+        self._responder = responder
+
+    def wake(self) -> None:
+        """There may be requests to take."""
+        responder = self._responder
+        while responder is not None and (job := responder.take(self._pump.now())) is not None:
+            job.cancel = self._pump.spawn(self._work(job))
+
+    def worked(self) -> None:
+        """A request is done with: send what became of it."""
+        if self._responder is not None:
+            self._pump.flush(look=False)
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._responder = None
+
+    async def until_told(self) -> None:
+        """Wait for SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        try:
+            await told.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+
+async def settle(result: Any) -> Any:
+    """Return what a handler has returned, once it is there."""
+    return await result if isinstance(result, Awaitable) else result
+
+
+def chunks(result: Any) -> AsyncIterator[Any]:
+    """Return the chunks that a streaming handler gives, whether it is asynchronous or not."""
+    return result if isinstance(result, AsyncIterator) else _each(result)
+
+
+async def _each(result: Any) -> AsyncIterator[Any]:
+    for chunk in result:
+        yield chunk

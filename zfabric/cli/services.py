@@ -1,0 +1,123 @@
+"""``zfabric services``: instances of services, whether they answer, and what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zfabric.cli.options import connect, fabric_options, json_option, show
+
+if TYPE_CHECKING:
+    from zfabric.model import ServiceInstance
+    from zfabric.sync.fabric import Fabric
+
+_LIST = ("service", "version", "instance", "endpoint", "host", "zone", "weight", "state")
+_PING = ("service", "version", "instance", "ms", "answer")
+_COUNTS = ("requests", "replies", "failures", "refused", "running", "waiting", "callers")
+_STATS = ("service", "version", "instance", *_COUNTS)
+
+
+@click.group(name="services")
+def command() -> None:
+    """Instances of services: those that are announced, whether they answer, and what they have done."""
+
+
+@command.command(name="list")
+@click.argument("name", required=False)
+@fabric_options
+@json_option
+def list_instances(name: str | None, url: str | None, timeout: float, as_json: bool) -> None:
+    """List the instances of all services, or of NAME.
+
+    weight is the share of requests that an instance wants, in percent; state is serving or draining.
+    """
+    with connect(url, timeout) as fabric:
+        show([_row(found) for found in _found(fabric, name)], _LIST, as_json=as_json)
+
+
+@command.command()
+@click.argument("name", required=False)
+@fabric_options
+@json_option
+def ping(name: str | None, url: str | None, timeout: float, as_json: bool) -> None:
+    """Ask the method "health" of each instance, of all services or of NAME: its answer, and the milliseconds it took.
+
+    Ends with status 1 if one did not answer.
+    """
+    import time
+
+    def ask(fabric: Fabric, found: ServiceInstance) -> dict[str, Any]:
+        began = time.monotonic()
+        reply = fabric.request(f"{found.service}.health", instance=found.instance, timeout=timeout)
+        return {"ms": round((time.monotonic() - began) * 1e3, 3), "answer": reply.decode("utf-8", "replace")}
+
+    _each(name, url, timeout, ask, _PING, {"ms": None}, as_json=as_json)
+
+
+@command.command()
+@click.argument("name", required=False)
+@fabric_options
+@json_option
+def stats(name: str | None, url: str | None, timeout: float, as_json: bool) -> None:
+    """Show what each instance has done since its start, of all services or of NAME; --json has each method's too."""
+    import json
+
+    def ask(fabric: Fabric, found: ServiceInstance) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(
+            fabric.request(f"{found.service}.stats", instance=found.instance, timeout=timeout)
+        )
+        return told
+
+    _each(name, url, timeout, ask, _STATS, dict.fromkeys(_COUNTS), as_json=as_json)
+
+
+def _each(
+    name: str | None,
+    url: str | None,
+    timeout: float,
+    ask: Callable[[Fabric, ServiceInstance], dict[str, Any]],
+    columns: tuple[str, ...],
+    missing: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    from zfabric import errors
+
+    failed = False
+    with connect(url, timeout) as fabric:
+        rows = []
+        for found in _found(fabric, name):
+            row = {"service": found.service, "version": found.version, "instance": f"{found.instance:x}"}
+            try:
+                told = ask(fabric, found)
+                rows.append({**told, **row})
+            except errors.ZFabricError as error:
+                failed = True
+                rows.append({**missing, "answer": str(error), **row})
+    show(rows, columns, as_json=as_json)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _found(fabric: Fabric, name: str | None) -> list[ServiceInstance]:
+    from zfabric import errors
+
+    found = fabric.services(name)
+    if name is not None and not found:
+        raise errors.NotFound(kind="service", name=name)
+    return found
+
+
+def _row(found: ServiceInstance) -> dict[str, Any]:
+    return {
+        "service": found.service,
+        "version": found.version,
+        "instance": f"{found.instance:x}",
+        "endpoint": found.endpoint,
+        "host": found.host,
+        "zone": found.zone,
+        "weight": found.weight,
+        "state": "draining" if found.draining else "serving",
+    }

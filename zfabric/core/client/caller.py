@@ -1,0 +1,435 @@
+"""Calls services: finds their instances, sends each request to one of them, and again to another where that is safe.
+
+**Instances** (:mod:`zfabric.core.client.instances`) come from what gossip says. It is a hint. Whether an instance is
+there is seen on the connection itself, whose loss is noticed within a second (``alert`` sessions), however it died.
+An instance is asked only over a connection that is there, and on which it has said who it is and that it does not
+drain; a request without one waits here, where it is certainly not sent.
+
+**Which instance**: :mod:`zfabric.core.client.pool`. **Which repeats** (a request that a notification is, none at all):
+
+=====================  ============================================================================================
+not sent               placed as soon as some instance can take it, within ``HUNGER_NS`` and its deadline
+REFUSED, draining or   not executed: to another instance at once, for nothing
+another instance
+REFUSED, overloaded    not executed: to another instance, for one of the budget; the error if all have refused
+lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, the
+                       first time for nothing (each connection is lost once), then for one of the budget; else
+                       CalleeLost
+FAILED                 executed: never
+no answer              RequestTimeout at the deadline, CANCEL to whoever has it
+=====================  ============================================================================================
+
+A hedged request is sent to a second instance when the first has not answered in the given time, for one of the budget;
+the first answer counts, the other instance gets CANCEL.
+
+Invariant: a request that is not idempotent is sent a second time only after an instance has said that it did not
+execute it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from zfabric import errors
+from zfabric.core.client import instances
+from zfabric.core.client.errand import Attempt, Errand
+from zfabric.core.client.instances import Instances
+from zfabric.core.client.pool import LATENCY_NS, Channel, Pool, fits
+from zfabric.core.effects import Send
+from zfabric.settings import STREAM_WINDOW
+from zfabric.wire import calls
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+
+HUNGER_NS: Final = 1_000_000_000
+FEED_NS: Final = 100_000_000
+LOSSES_MAX: Final = 4
+REFUSALS_MAX: Final = 40
+REMEMBERED_MAX: Final = 10_000
+_FREE: Final = (errors.ServiceDraining, errors.WrongInstance)
+
+
+class Caller:
+    """All calls of one client.
+
+    Args:
+        host, zone: where this client is.
+    """
+
+    def __init__(self, client: Client, host: str = "", zone: str = "") -> None:
+        self._client = client
+        self.instances = Instances(client, self, host, zone, self._want, self._feed)
+        self._attempts: dict[int, Attempt] = {}
+        self._errands: dict[Errand, None] = {}
+        self._idempotent: dict[str, bool] = {}
+        self._due_ns: int | None = None
+        client.machines.append(self)
+
+    # For facades.
+
+    def call(self, errand: Errand, now: int) -> None:
+        """Do an errand: its ``pending`` is done, in the end."""
+        self._client.now = now
+        self._errands[errand] = None
+        if errand.deadline_ns is not None:
+            self._want(errand.deadline_ns)
+        pool = self.instances.pool(errand.service, now)
+        pool.budget.earn()
+        self._place(pool, errand, now)
+
+    def give_up(self, errand: Errand, error: errors.ZFabricError, now: int) -> None:
+        """Its user does not want it any more: whoever has it is told, and its result is ``error``."""
+        self._finish(errand, now)
+        errand.fail(error)
+
+    def grant(self, errand: Errand, now: int) -> None:
+        """A chunk of its stream was taken: let the instance send more."""
+        assert errand.inflow is not None
+        if errand.attempts:
+            attempt = errand.attempts[0]
+            chunks = errand.inflow.credit()
+            if chunks and attempt.channel.session is not None:
+                self._send(attempt.channel, calls.credit(attempt.number, chunks))
+
+    def idempotent(self, errand: Errand) -> bool:
+        """Tell whether it may be executed twice: as its user says, or as the method was known to be."""
+        if errand.idempotent is None:
+            return self._idempotent.get(errand.method, False)
+        return errand.idempotent
+
+    # Placing.
+
+    def _place(self, pool: Pool, errand: Errand, now: int) -> None:
+        channel = pool.choose(errand, now)
+        if channel is not None:
+            self._attempt(channel, errand, now)
+            return
+        if not errand.hungry_ns:
+            errand.hungry_ns = now + HUNGER_NS
+            self._want(now + FEED_NS)
+        errand.tried.clear()  # Next time any of them will do.
+        pool.hungry.append(errand)
+        self._client.members.doubt(now)
+        self.instances.warm(pool, now)
+
+    def _attempt(self, channel: Channel, errand: Errand, now: int) -> None:
+        number = self._client.requests.next_id()
+        deadline_ns = errand.deadline_ns
+        left_us = 0 if deadline_ns is None else max((deadline_ns - now) // 1_000, 1)
+        inflow = errand.inflow
+        window = 0 if inflow is None else STREAM_WINDOW
+        frames = calls.request(
+            errand.kind,
+            number,
+            channel.card.instance,
+            left_us,
+            errand.method.encode(),
+            errand.headers,
+            errand.body,
+            flags=0 if inflow is None else calls.FLAG_STREAM,
+            window=window,
+        )
+        self._send(channel, frames)
+        errand.was_sent = True
+        errand.hungry_ns = 0
+        if errand.kind == calls.NOTIFY:
+            self._finish(errand, now)
+            errand.pending.resolve(b"")
+            return
+        attempt = Attempt(number, errand, channel, now)
+        self._attempts[number] = channel.attempts[number] = attempt
+        errand.attempts.append(attempt)
+        if errand.hedge_ns and len(errand.attempts) == 1 and errand.hedge_at_ns is None:
+            errand.hedge_at_ns = now + errand.hedge_ns
+            self._want(errand.hedge_at_ns)
+
+    def _send(self, channel: Channel, frames: calls.Frames) -> None:
+        assert channel.session is not None
+        self._client.requests.effect(Send(channel.session, frames))
+
+    def _feed(self, pool: Pool, now: int) -> None:
+        """Place those that could not be, as far as they can be now."""
+        for _ in range(len(pool.hungry)):
+            errand = pool.hungry.popleft()
+            if errand.pending.done or errand not in self._errands:
+                continue
+            channel = pool.choose(errand, now)
+            if channel is None:
+                pool.hungry.append(errand)
+            else:
+                self._attempt(channel, errand, now)
+
+    # Ends.
+
+    def _finish(self, errand: Errand, now: int) -> None:
+        """The errand is over: forget it, and cancel what is still under way for it."""
+        self._errands.pop(errand, None)
+        for attempt in errand.attempts:
+            if self._attempts.pop(attempt.number, None) is not None:
+                self._release(attempt)
+                if attempt.channel.session is not None:
+                    self._send(attempt.channel, calls.bare(calls.CANCEL, attempt.number))
+        errand.attempts.clear()
+
+    def _release(self, attempt: Attempt) -> None:
+        """One request fewer is under way at its instance."""
+        channel = attempt.channel
+        channel.attempts.pop(attempt.number, None)
+        if channel.draining and not channel.attempts and channel.session is not None:
+            self._send(channel, calls.bare(calls.FAREWELL, 0))
+
+    def _end(self, attempt: Attempt) -> Errand:
+        """An attempt is over, one way or another."""
+        self._attempts.pop(attempt.number, None)
+        self._release(attempt)
+        attempt.errand.attempts.remove(attempt)
+        return attempt.errand
+
+    # For the pump, through the client.
+
+    def connected(self, session: int, now: int) -> None:
+        """An instance's connection is there: ask it who it is before anything else."""
+        _, channel = self.instances.by_session[session]
+        self._send(channel, calls.bare(calls.PING, self._client.requests.next_id()))
+
+    def _greeted(self, pool: Pool, channel: Channel, now: int) -> None:
+        """An instance may be asked from now on."""
+        channel.ready = True
+        known = [other.latency_ns for other in pool.channels.values() if other.ready and other is not channel]
+        if channel.latency_ns == LATENCY_NS and known:
+            channel.latency_ns = sum(known) / len(known)
+        pool.changed()
+        self._feed(pool, now)
+
+    def lost(self, session: int, now: int) -> None:
+        """An instance's connection has ended, and nobody knows what became of what it had."""
+        known = self.instances.by_session.get(session)
+        if known is None:
+            return
+        pool, channel = known
+        self.instances.broken(pool, channel, now)
+        lost = list(channel.attempts.values())
+        if lost and not channel.draining:
+            self._failed(pool, channel, now, own=True)
+        for attempt in lost:
+            errand = self._end(attempt)
+            errand.tried.append(channel.card.instance)
+            if not errand.attempts:  # Else the other one of two may still answer.
+                self._repeat_lost(pool, errand, channel, now)
+        if channel.gone:
+            self.instances.drop(pool, channel)
+        self.instances.warm(pool, now)
+
+    def _repeat_lost(self, pool: Pool, errand: Errand, channel: Channel, now: int) -> None:
+        begun = errand.inflow is not None and errand.inflow.begun
+        errand.losses += 1
+        paid = errand.losses == 1 or (errand.losses < LOSSES_MAX and pool.budget.spend())
+        if self.idempotent(errand) and not begun and paid:
+            if errand.losses > 1:
+                errand.tried.clear()
+            self._place(pool, errand, now)
+        else:
+            self._finish(errand, now)
+            errand.fail(errors.CalleeLost(what=errand.what, endpoint=channel.card.endpoint))
+
+    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
+        """Take what an instance says; an instance that talks nonsense is left, as if its connection were lost."""
+        known = self.instances.by_session.get(session)
+        if known is None:
+            return
+        pool, channel = known
+        try:
+            answer = calls.read_answered(frames)
+        except (errors.ProtocolViolation, errors.UnsupportedVersion):
+            self.lost(session, now)
+            return
+        kind = answer.type
+        if kind == calls.PONG:
+            self._identify(pool, channel, answer, session, now)
+            return
+        if kind == calls.GOODBYE:
+            self._retire(pool, channel)
+            return
+        attempt = channel.attempts.get(answer.number)
+        if attempt is None:
+            return
+        self._remember(attempt.errand.method, idempotent=bool(answer.flags & calls.FLAG_IDEMPOTENT))
+        if kind == calls.REPLY and attempt.errand.inflow is None:
+            channel.observe(now - attempt.sent_ns)
+            self._succeeded(pool, channel)
+            errand = self._end(attempt)
+            self._finish(errand, now)
+            errand.pending.resolve(answer.body)
+        elif kind == calls.CHUNK and attempt.errand.inflow is not None:
+            self._chunk(pool, attempt, answer, now)
+        elif kind in (calls.FAILED, calls.REFUSED):
+            assert answer.failure is not None
+            error = errors.from_wire(answer.failure.code, answer.failure.values)
+            if kind == calls.REFUSED:
+                self._refused(pool, attempt, error, now)
+            else:
+                channel.observe(now - attempt.sent_ns)
+                if isinstance(error, errors.RemoteError):
+                    self._failed(pool, channel, now, own=False)
+                else:
+                    self._succeeded(pool, channel)
+                errand = self._end(attempt)
+                self._finish(errand, now)
+                errand.fail(error)
+        else:
+            self.lost(session, now)
+            return
+        if pool.hungry:
+            self._feed(pool, now)
+
+    def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
+        channel.pause_ns = 0
+        if answer.value != channel.card.instance:
+            self.lost(session, now)
+            channel.open_at_ns = now + instances.PAUSE_MAX_NS
+        elif answer.draining:
+            self._retire(pool, channel)
+        elif not channel.ready and not channel.draining:
+            self._greeted(pool, channel, now)
+
+    def _retire(self, pool: Pool, channel: Channel) -> None:
+        """The instance drains: nothing new goes there, and it is told so once it has answered what it has."""
+        channel.draining = True
+        pool.changed()
+        if not channel.attempts and channel.session is not None:
+            self._send(channel, calls.bare(calls.FAREWELL, 0))
+
+    def _chunk(self, pool: Pool, attempt: Attempt, answer: calls.Answered, now: int) -> None:
+        errand, channel = attempt.errand, attempt.channel
+        inflow = errand.inflow
+        assert inflow is not None
+        end = bool(answer.flags & calls.FLAG_END)
+        if not inflow.begun:
+            channel.observe(now - attempt.sent_ns)
+        if not inflow.add(answer.value, answer.body, end=end):
+            problem = f"chunk {answer.value} of a stream, which is not the next one"
+            self.give_up(errand, errors.ProtocolViolation(problem=problem, allowed="each chunk once, in order"), now)
+        elif end:
+            self._succeeded(pool, channel)
+            self._end(attempt)
+            self._finish(errand, now)
+            errand.pending.resolve(b"")
+
+    def _refused(self, pool: Pool, attempt: Attempt, error: errors.ZFabricError, now: int) -> None:
+        channel = attempt.channel
+        errand = self._end(attempt)
+        errand.tried.append(channel.card.instance)
+        errand.refusals += 1
+        free = isinstance(error, _FREE)
+        if isinstance(error, errors.ServiceDraining) and not channel.draining:
+            self._retire(pool, channel)
+        if errand.attempts:
+            return  # The other one of two goes on.
+        overloaded = isinstance(error, errors.Overloaded)
+        if overloaded:
+            errand.refused = error
+        if errand.refusals > REFUSALS_MAX or not (free or overloaded) or errand.instance:
+            again = False
+        elif free:
+            again = True
+        else:
+            again = pool.choose(errand, now) is not None and pool.budget.spend()
+        if again:
+            self._place(pool, errand, now)
+        else:
+            self._finish(errand, now)
+            errand.fail(error)
+
+    def _succeeded(self, pool: Pool, channel: Channel) -> None:
+        if channel.breaker.trial:
+            pool.changed()
+        channel.breaker.success()
+
+    def _failed(self, pool: Pool, channel: Channel, now: int, *, own: bool) -> None:
+        if channel.breaker.failure(now, pool.best_share(channel), own=own):
+            pool.changed()
+            self._want(channel.breaker.until_ns)
+
+    def _remember(self, method: str, *, idempotent: bool) -> None:
+        if self._idempotent.get(method) is not idempotent and len(self._idempotent) < REMEMBERED_MAX:
+            self._idempotent[method] = idempotent
+
+    def reconnected(self, now: int) -> None:
+        """Nothing: instances are asked as long as their own connections are there."""
+
+    # Time.
+
+    def _want(self, at_ns: int) -> None:
+        if self._due_ns is None or at_ns < self._due_ns:
+            self._due_ns = at_ns
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        return self._due_ns
+
+    def busy(self) -> bool:
+        """Tell whether anything is under way or connected."""
+        return bool(self._errands or self.instances.by_session)
+
+    def tick(self, now: int) -> None:
+        """Expire, hedge, connect again, readmit; one pass over what is under way."""
+        if self._due_ns is None or self._due_ns > now:
+            return
+        self._due_ns = None
+        for errand in list(self._errands):
+            self._tick_errand(errand, now)
+        for pool in list(self.instances.pools.values()):
+            for session in self.instances.tick(pool, now):
+                self.lost(session, now)
+            if pool.hungry:
+                self._feed(pool, now)
+
+    def _tick_errand(self, errand: Errand, now: int) -> None:
+        if errand not in self._errands:
+            return
+        pool = self.instances.pools[errand.service]
+        if errand.deadline_ns is not None:
+            if errand.deadline_ns <= now:
+                self._expire(pool, errand, now)
+                return
+            self._want(errand.deadline_ns)
+        if errand.hungry_ns:
+            if errand.hungry_ns <= now and not any(channel.ready for channel in pool.channels.values()):
+                self._finish(errand, now)
+                errand.fail(errand.refused or self._unavailable(pool, errand, HUNGER_NS / 1e9))
+                return
+            if errand.hungry_ns <= now:
+                errand.hungry_ns = now + HUNGER_NS
+            self._want(min(errand.hungry_ns, now + FEED_NS))
+        if errand.hedge_at_ns is not None:
+            if errand.hedge_at_ns > now:
+                self._want(errand.hedge_at_ns)
+            elif errand.attempts:
+                errand.hedge_at_ns = None
+                self._hedge(pool, errand, now)
+
+    def _hedge(self, pool: Pool, errand: Errand, now: int) -> None:
+        errand.tried.append(errand.attempts[0].channel.card.instance)
+        channel = pool.choose(errand, now)
+        if channel is not None and self.idempotent(errand) and pool.budget.spend():
+            self._attempt(channel, errand, now)
+
+    def _expire(self, pool: Pool, errand: Errand, now: int) -> None:
+        for attempt in errand.attempts:
+            self._failed(pool, attempt.channel, now, own=True)
+        under_way = errand.was_sent
+        self._finish(errand, now)
+        if under_way:
+            errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
+        else:
+            errand.fail(self._unavailable(pool, errand, errand.seconds))
+
+    def _unavailable(self, pool: Pool, errand: Errand, seconds: float) -> errors.ServiceUnavailable:
+        wanted = f" version {errand.version}" if errand.version else ""
+        fitting = [c for c in pool.channels.values() if fits(c.card.version, errand.version)]
+        if not fitting:
+            return errors.ServiceUnavailable(service=errand.service, wanted=wanted, seconds=seconds)
+        detail = f"{len(fitting)} are known, none of them could be reached or had room"
+        return errors.ServiceUnavailable(service=errand.service, wanted=wanted, seconds=seconds, detail=detail)

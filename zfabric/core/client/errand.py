@@ -1,0 +1,186 @@
+"""One request of a user until it is answered, the tries that it takes, and the stream that may come of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.settings import STREAM_WINDOW
+from zfabric.wire import calls
+
+if TYPE_CHECKING:
+    from zfabric.core.client.pool import Channel
+    from zfabric.model import Buffer
+
+_CREDIT_AT: Final = STREAM_WINDOW // 2
+
+
+class Attempt:
+    """One try of an errand at one instance, sent there."""
+
+    __slots__ = ("channel", "errand", "number", "sent_ns")
+
+    def __init__(self, number: int, errand: Errand, channel: Channel, sent_ns: int) -> None:
+        self.number = number
+        self.errand = errand
+        self.channel = channel
+        self.sent_ns = sent_ns
+
+
+class Errand:
+    """What a user asked for.
+
+    Attributes:
+        kind: REQUEST or NOTIFY. service, method: ``users`` and ``users.get``. body, headers: as they are sent.
+        version: exact, or its first numbers; "" for any. instance: 0 for any.
+        idempotent: may be executed twice; None: if the method was known to be.
+        deadline_ns: monotonic, None for none. seconds: what errors call that time.
+        hedge_ns: when a second instance is asked, after the first one was; 0: never.
+        pending: its result. inflow: of a stream.
+        attempts: under way. tried: instances that refused it or were lost with it.
+        was_sent: some instance may have it, or have had it. losses, refusals: so far. hedge_at_ns: when that is due.
+    """
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "deadline_ns",
+        "headers",
+        "hedge_at_ns",
+        "hedge_ns",
+        "hungry_ns",
+        "idempotent",
+        "inflow",
+        "instance",
+        "kind",
+        "losses",
+        "method",
+        "pending",
+        "refusals",
+        "refused",
+        "seconds",
+        "service",
+        "tried",
+        "version",
+        "was_sent",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        body: Buffer,
+        headers: bytes,
+        *,
+        kind: int = calls.REQUEST,
+        version: str = "",
+        instance: int = 0,
+        idempotent: bool | None = None,
+        deadline_ns: int | None = None,
+        seconds: float = 0.0,
+        hedge_ns: int = 0,
+        stream: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.service = method.rpartition(".")[0]
+        self.method = method
+        self.body = body
+        self.headers = headers
+        self.version = version
+        self.instance = instance
+        self.idempotent = idempotent
+        self.deadline_ns = deadline_ns
+        self.seconds = seconds
+        self.hedge_ns = hedge_ns
+        self.hedge_at_ns: int | None = None
+        self.hungry_ns = 0
+        self.pending: Pending[Buffer] = Pending()
+        self.inflow = Inflow() if stream else None
+        self.attempts: list[Attempt] = []
+        self.tried: list[int] = []
+        self.was_sent = False
+        self.losses = 0
+        self.refusals = 0
+        self.refused: errors.ZFabricError | None = None
+
+    @property
+    def what(self) -> str:
+        """What errors call it."""
+        return f"request {self.method!r}"
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        if self.inflow is not None:
+            self.inflow.fail(error)
+        self.pending.fail(error)
+
+
+class Inflow:
+    """The chunks of a stream at its caller.
+
+    Attributes:
+        begun: a chunk has come, so the request cannot be repeated any more. ended: nothing comes any more.
+    """
+
+    __slots__ = ("_chunks", "_error", "_expected", "_taken", "_waiting", "begun", "ended")
+
+    def __init__(self) -> None:
+        self.begun = self.ended = False
+        self._chunks: deque[Buffer] = deque()
+        self._error: Exception | None = None
+        self._expected = 0
+        self._taken = 0
+        self._waiting: Pending[None] | None = None
+
+    def add(self, place: int, body: Buffer, *, end: bool) -> bool:
+        """Take a chunk; tells whether it is the one that was expected."""
+        if place != self._expected or len(self._chunks) > STREAM_WINDOW:
+            return False
+        self._expected += 1
+        self.begun = True
+        self.ended = end
+        if body or not end:
+            self._chunks.append(body)
+        self._wake()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End it; what has come before can still be taken."""
+        if not self.ended:
+            self.ended = True
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.resolve(None)
+
+    def take(self) -> Buffer | None:
+        """Return the next chunk; None if there is none now.
+
+        Raises:
+            the error that the stream ended with, after its last chunk.
+        """
+        if self._chunks:
+            self._taken += 1
+            return self._chunks.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def credit(self) -> int:
+        """Return how many chunks more the instance may be told to send."""
+        if self._taken < _CREDIT_AT or self.ended:
+            return 0
+        taken, self._taken = self._taken, 0
+        return taken
+
+    def wait(self) -> Pending[None]:
+        """Return what is done when :meth:`take` has something to say."""
+        if self._waiting is None:
+            self._waiting = Pending()
+            if self._chunks or self.ended:
+                self._waiting.resolve(None)
+        return self._waiting

@@ -1,0 +1,221 @@
+"""The instances of all services that a caller uses: who is known, and connections to them.
+
+Known are the instances on the cards of living members, and those that have announced themselves at leader 0. A card
+that had no room for all is completed by its member. Connections are made as soon as a service is used, to at most
+``CONNECTED_MAX`` of its instances, the nearest first; among equals each caller has an order of its own. One that does
+not come up, or breaks, is tried again after a pause that doubles. A service that was not used for ``IDLE_NS`` is
+forgotten, with its connections; without any the members table is not asked for any more.
+
+The table is a hint: an instance that is not in it any more is asked as long as its connection is there (a leader that
+was restarted knows nothing of it for a moment), and forgotten with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from zfabric.core.client.pool import Channel, Pool
+from zfabric.core.effects import CloseSession, OpenSession
+from zfabric.wire import messages
+from zfabric.wire.card import ServiceCard
+from zfabric.wire.messages import Command, Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.core.client.machine import Machine
+    from zfabric.core.client.members import Known
+    from zfabric.core.client.pending import Pending
+
+CONNECTED_MAX: Final = 32
+CONNECT_NS: Final = 1_000_000_000
+PAUSE_NS: Final = 20_000_000
+PAUSE_MAX_NS: Final = 1_000_000_000
+IDLE_NS: Final = 300_000_000_000
+COMPLETE_NS: Final = 5_000_000_000
+FORGET_NS: Final = 60_000_000_000
+
+
+class Instances:
+    """All of them, for one caller.
+
+    Args:
+        owner: whose sessions they are. host, zone: where the caller is. want: asks for a tick at a time.
+        fed: told of a pool in which another instance may be asked now.
+
+    Attributes:
+        cards: all known instances, by service. pools: of the services that are used. by_session: open connections.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        owner: Machine,
+        host: str,
+        zone: str,
+        want: Callable[[int], None],
+        fed: Callable[[Pool, int], None],
+    ) -> None:
+        self.cards: dict[str, list[ServiceCard]] = {}
+        self.pools: dict[str, Pool] = {}
+        self.by_session: dict[int, tuple[Pool, Channel]] = {}
+        self._client = client
+        self._owner = owner
+        self._host = host
+        self._zone = zone
+        self._want = want
+        self._fed = fed
+        self._using = False
+        self._salt = client.random.getrandbits(62)
+        self._rest: dict[bytes, tuple[int, list[ServiceCard]]] = {}
+        client.members.listeners.append(lambda _: self._refresh())
+
+    def use(self, now: int) -> None:
+        """Have the members table kept fresh from now on."""
+        if not self._using:
+            self._using = True
+            self._client.members.use(now)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        members, now = self._client.members, self._client.now
+        cards: dict[tuple[str, int], ServiceCard] = {}
+        for member in members.all():
+            if member.living:
+                told = [*member.card.services, *self._completed(member, now)]
+                cards.update({(card.name, card.instance): card for card in told})
+        cards.update({(card.name, card.instance): card for card in members.services})
+        self.learn(list(cards.values()), now)
+
+    def _completed(self, member: Known, now: int) -> list[ServiceCard]:
+        """Return what a member's card had no room for, as far as it is known; ask the member for it now and then."""
+        if not member.card.more or member.local:
+            return []
+        asked_ns, services = self._rest.get(member.id, (-COMPLETE_NS, []))
+        if now - asked_ns >= COMPLETE_NS:
+            self._rest = {known: told for known, told in self._rest.items() if now - told[0] < FORGET_NS}
+            self._rest[member.id] = now, services
+            asked = self._client.requests.call(
+                member.endpoint, Type.MEMBERS, messages.Members(), now, now + COMPLETE_NS, "services", COMPLETE_NS / 1e9
+            )
+            asked.on_done(lambda: self._told(member.id, asked))
+        return services
+
+    def _told(self, member: bytes, asked: Pending[Command]) -> None:
+        if asked.error is None and member in self._rest:
+            self._rest[member] = self._rest[member][0], asked.result().body.services or []
+            self._refresh()
+
+    def learn(self, cards: Sequence[ServiceCard], now: int) -> None:
+        """Take all instances of all services that there are."""
+        by_name: dict[str, list[ServiceCard]] = {}
+        for card in cards:
+            by_name.setdefault(card.name, []).append(card)
+        self.cards = by_name
+        for pool in list(self.pools.values()):
+            self._fill(pool, now)
+            self._fed(pool, now)
+
+    def pool(self, service: str, now: int) -> Pool:
+        """Return the instances of a service, which is used now."""
+        pool = self.pools.get(service)
+        if pool is None:
+            self.use(now)
+            pool = self.pools[service] = Pool(service, self._client.random.random)
+            self._fill(pool, now)
+            self._want(now + IDLE_NS)
+        pool.used_ns = now
+        return pool
+
+    def _fill(self, pool: Pool, now: int) -> None:
+        """Make the pool's channels those of the cards."""
+        cards = {card.instance: card for card in self.cards.get(pool.service, ())}
+        for instance, channel in list(pool.channels.items()):
+            card = cards.get(instance)
+            channel.gone = card is None or card.endpoint != channel.card.endpoint
+            if channel.gone and not channel.ready:
+                self.drop(pool, channel)
+            elif card is not None and not channel.gone:
+                draining = channel.draining
+                channel.learn(card, self._host, self._zone)
+                channel.draining = channel.draining or draining
+        for instance, card in cards.items():
+            if instance not in pool.channels:
+                pool.channels[instance] = Channel(card, self._host, self._zone)
+        pool.changed()
+        self.warm(pool, now)
+
+    def drop(self, pool: Pool, channel: Channel) -> None:
+        """Forget an instance."""
+        self.shut(channel)
+        pool.channels.pop(channel.card.instance, None)
+        pool.changed()
+
+    def shut(self, channel: Channel) -> None:
+        """Close the connection to an instance."""
+        channel.ready = False
+        if channel.session is not None:
+            self._client.shut(channel.session)
+            self.by_session.pop(channel.session, None)
+            self._client.requests.effect(CloseSession(channel.session))
+            channel.session = None
+
+    def warm(self, pool: Pool, now: int) -> None:
+        """Connect to instances, the nearest first, as far as it is time."""
+        wanted = [channel for channel in pool.channels.values() if not channel.gone]
+        wanted.sort(key=lambda channel: (channel.near, channel.card.instance ^ self._salt))
+        for channel in wanted[:CONNECTED_MAX]:
+            if channel.session is not None or channel.draining:
+                continue
+            if channel.open_at_ns <= now:
+                self._open(pool, channel, now)
+            else:
+                self._want(channel.open_at_ns)
+
+    def _open(self, pool: Pool, channel: Channel, now: int) -> None:
+        requests = self._client.requests
+        channel.session = requests.new_session()
+        channel.opened_ns = now
+        self.by_session[channel.session] = pool, channel
+        self._client.hold(self._owner, channel.session)
+        requests.effect(OpenSession(channel.session, channel.card.endpoint, alert=True))
+        self._want(now + CONNECT_NS)
+
+    def broken(self, pool: Pool, channel: Channel, now: int) -> None:
+        """A connection has ended, or does not come up: try again after a pause."""
+        was_ready = channel.ready
+        self.shut(channel)
+        channel.pause_ns = PAUSE_NS if was_ready else min(max(channel.pause_ns * 2, PAUSE_NS), PAUSE_MAX_NS)
+        channel.open_at_ns = now + channel.pause_ns + int(self._client.random.random() * channel.pause_ns)
+        pool.changed()
+        self._client.members.doubt(now)
+
+    def tick(self, pool: Pool, now: int) -> list[int]:
+        """Do what is due for a service; returns sessions that did not come up."""
+        if now - pool.used_ns >= IDLE_NS and not pool.hungry and not any(c.attempts for c in pool.channels.values()):
+            self._forget(pool)
+            return []
+        self._want(pool.used_ns + IDLE_NS if pool.used_ns + IDLE_NS > now else now + IDLE_NS)
+        stale = []
+        for channel in list(pool.channels.values()):
+            if channel.breaker.readmit(now):
+                pool.changed()
+            elif channel.breaker.until_ns:
+                self._want(channel.breaker.until_ns)
+            if channel.gone and not channel.ready:
+                self.drop(pool, channel)
+            elif channel.session is not None and not channel.ready:
+                if now - channel.opened_ns >= CONNECT_NS:
+                    stale.append(channel.session)
+                else:
+                    self._want(channel.opened_ns + CONNECT_NS)
+        self.warm(pool, now)
+        return stale
+
+    def _forget(self, pool: Pool) -> None:
+        for channel in pool.channels.values():
+            self.shut(channel)
+        del self.pools[pool.service]
+        if not self.pools:
+            self._using = False
+            self._client.members.release()

@@ -1,0 +1,91 @@
+"""What the client asks of its machines that have sessions of their own: consumers, the caller and the responders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from zfabric.wire import messages
+
+
+class Machine(Protocol):
+    """A machine with sessions of its own."""
+
+    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
+        """Take a message."""
+        ...
+
+    def connected(self, session: int, now: int) -> None:
+        """A session's connection is there."""
+        ...
+
+    def lost(self, session: int, now: int) -> None:
+        """A session has ended."""
+        ...
+
+    def reconnected(self, now: int) -> None:
+        """A leader's connection was lost: it may have forgotten what is not on its disk."""
+        ...
+
+    def tick(self, now: int) -> None:
+        """Do what is due."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next."""
+        ...
+
+    def busy(self) -> bool:
+        """Tell whether a pump has to attend to it though nobody waits."""
+        ...
+
+
+class Listener(Machine, Protocol):
+    """A machine that others connect to."""
+
+    def listens(self, session: int, endpoint: str, now: int) -> None:
+        """Its socket is bound."""
+        ...
+
+    def left(self, peer: bytes, now: int) -> None:
+        """Somebody who was connected cannot be sent to any more."""
+        ...
+
+
+class Reader(Protocol):
+    """What the client asks of its consumers.
+
+    Attributes:
+        topic: that it reads.
+    """
+
+    topic: str
+
+    def published(self, session: int, frames: Sequence[Any], now: int) -> None:
+        """Take a published message of one of the reader's sessions."""
+        ...
+
+    def connected(self, session: int, now: int) -> None:
+        """One of the reader's sessions is connected."""
+        ...
+
+    def lost(self, session: int, now: int) -> None:
+        """One of the reader's sessions has ended."""
+        ...
+
+    def learn(self, meta: messages.TopicMeta, now: int) -> None:
+        """Take new metadata of a topic."""
+        ...
+
+    def gone(self, topic: str, now: int) -> None:
+        """A topic does not exist any more."""
+        ...
+
+    def tick(self, now: int) -> None:
+        """Do what is due."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next."""
+        ...

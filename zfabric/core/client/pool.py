@@ -1,0 +1,203 @@
+"""The instances of one service as one caller sees them, and which of them gets the next request.
+
+**Which.** First the version, where there are several and none was asked for: each gets its instances' share of the
+weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Then two instances, one of
+the nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times
+its latency (a moving average of what was observed), over its weight, times 2 for another host and 4 for another zone.
+So what is near is preferred until it is twice as busy. Two random choices keep callers that know nothing of each other
+from running to the same idle instance (Mitzenmacher 2001). What is not connected, draining, ejected or full is left
+out; if all are ejected, none is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from zfabric.core.client.breaker import Breaker
+from zfabric.core.client.budget import Budget
+from zfabric.core.client.errand import Attempt, Errand
+from zfabric.settings import CALLS_PER_INSTANCE_MAX
+from zfabric.wire.card import DRAINING, ServiceCard
+
+LATENCY_NS: Final = 1_000_000
+"""What an instance is taken for that nobody has asked yet."""
+LATENCY_MIN_NS: Final = 20_000
+_WEIGHT: Final = 0.2
+_FADE_NS: Final = 1_000_000_000
+
+
+class Channel:
+    """One instance, and the connection to it.
+
+    Attributes:
+        card: what it says of itself. cost: factor of its distance over its weight.
+        session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
+            any more. attempts: under way there, by number. latency_ns: moving average. open_at_ns: when to connect
+            again. pause_ns: the last pause before that.
+    """
+
+    __slots__ = (
+        "attempts",
+        "breaker",
+        "card",
+        "cost",
+        "draining",
+        "faded_ns",
+        "gone",
+        "latency_ns",
+        "near",
+        "open_at_ns",
+        "opened_ns",
+        "pause_ns",
+        "ready",
+        "session",
+    )
+
+    def __init__(self, card: ServiceCard, host: str, zone: str) -> None:
+        self.session: int | None = None
+        self.ready = False
+        self.gone = False
+        self.attempts: dict[int, Attempt] = {}
+        self.breaker = Breaker()
+        self.latency_ns = float(LATENCY_NS)
+        self.faded_ns = 0
+        self.open_at_ns = 0
+        self.opened_ns = 0
+        self.pause_ns = 0
+        self.learn(card, host, zone)
+
+    def learn(self, card: ServiceCard, host: str, zone: str) -> None:
+        """Take what the instance says of itself now."""
+        self.card = card
+        self.draining = bool(card.flags & DRAINING)
+        distance = 0 if card.host == host else 1 if card.zone == zone else 2
+        self.near = distance
+        self.cost = (1.0, 2.0, 4.0)[distance] / max(card.weight, 1)
+
+    def observe(self, taken_ns: int) -> None:
+        """A request was answered after so long."""
+        self.latency_ns += (taken_ns - self.latency_ns) * _WEIGHT
+
+    def fade(self, now: int) -> None:
+        """Forget a bad latency by and by: whoever is never asked could not show that it is better now."""
+        if now - self.faded_ns > _FADE_NS:
+            self.faded_ns = now
+            self.latency_ns *= 0.8
+
+    def price(self) -> float:
+        """Return what a request more costs here."""
+        if self.breaker.trial and self.attempts:
+            return float("inf")
+        return (len(self.attempts) + 1) * max(self.latency_ns, LATENCY_MIN_NS) * self.cost
+
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are under way here as may be."""
+        return len(self.attempts) >= CALLS_PER_INSTANCE_MAX
+
+
+class _Group:
+    """Instances of one version, or of all."""
+
+    __slots__ = ("channels", "near")
+
+    def __init__(self, channels: list[Channel]) -> None:
+        self.channels = channels
+        nearest = min(channel.near for channel in channels)
+        self.near = [channel for channel in channels if channel.near == nearest]
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Tell whether a version is the wanted one, or begins with its numbers: ``1.4.2`` fits ``1`` and ``1.4``."""
+    return not wanted or version == wanted or version.startswith(wanted + ".")
+
+
+class Pool:
+    """All instances of one service.
+
+    Attributes:
+        channels: by instance. hungry: errands that no instance could take yet. budget: for repeats.
+        used_ns: when it was last asked for something.
+    """
+
+    def __init__(self, service: str, random: Callable[[], float]) -> None:
+        self.service = service
+        self.channels: dict[int, Channel] = {}
+        self.hungry: deque[Errand] = deque()
+        self.budget = Budget()
+        self.used_ns = 0
+        self._random = random
+        self._groups: dict[str, list[tuple[float, _Group]]] = {}
+
+    def changed(self) -> None:
+        """An instance came, went, or may be asked now and could not before, or the other way round."""
+        self._groups.clear()
+
+    def best_share(self, beside: Channel) -> float:
+        """Return the least share of failures among the other instances that are asked."""
+        shares = [
+            channel.breaker.share
+            for channel in self.channels.values()
+            if channel is not beside and channel.ready and channel.breaker.samples
+        ]
+        return min(shares, default=1.0)
+
+    def choose(self, errand: Errand, now: int) -> Channel | None:
+        """Return the instance for an errand; None if none can take it now."""
+        if errand.instance:
+            channel = self.channels.get(errand.instance)
+            able = channel is not None and channel.ready and not channel.draining and not channel.full
+            return channel if able else None
+        groups = self._groups.get(errand.version)
+        if groups is None:
+            groups = self._groups[errand.version] = self._grouped(errand.version)
+        if not groups:
+            return None
+        chosen = groups[0][1] if len(groups) == 1 else self._version(groups)
+        found = self._pick(chosen, errand.tried, now)
+        if found is None and len(groups) > 1:
+            for _, other in groups:
+                found = found or self._pick(other, errand.tried, now)
+        return found
+
+    def _version(self, groups: Sequence[tuple[float, _Group]]) -> _Group:
+        place = self._random() * groups[-1][0]
+        return next((group for bound, group in groups if place < bound), groups[-1][1])
+
+    def _grouped(self, wanted: str) -> list[tuple[float, _Group]]:
+        able = [c for c in self.channels.values() if c.ready and not c.draining and fits(c.card.version, wanted)]
+        able = [channel for channel in able if not channel.breaker.until_ns] or able
+        groups, bound = [], 0.0
+        for version in sorted({channel.card.version for channel in able}):
+            channels = [channel for channel in able if channel.card.version == version]
+            share = float(sum(channel.card.weight for channel in channels))
+            if share:
+                bound += share
+                groups.append((bound, _Group(channels)))
+        if not groups and able:  # All of them want nothing, but there is nobody else.
+            groups.append((1.0, _Group(able)))
+        return groups
+
+    def _pick(self, group: _Group, tried: Sequence[int], now: int) -> Channel | None:
+        channels, near = group.channels, group.near
+        if tried:
+            channels = [channel for channel in channels if channel.card.instance not in tried]
+            near = channels
+        count = len(channels)
+        if count == 0:
+            return None
+        one = near[int(self._random() * len(near))]
+        if count == 1:
+            return None if one.full else one
+        place = int(self._random() * count)
+        other = channels[place]
+        if other is one:
+            other = channels[place - 1]
+        one.fade(now)
+        other.fade(now)
+        found = one if one.price() <= other.price() else other
+        if found.full:
+            found = min(channels, key=Channel.price)
+        return None if found.full else found

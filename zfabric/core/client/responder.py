@@ -1,0 +1,477 @@
+"""One instance of a service: takes requests, hands them to workers in order, answers, refuses, drains.
+
+**A request** is refused, that is answered without being executed, when it cannot be read, is for another instance or
+for a method that there is not, when the instance drains, when its time is over before a worker takes it, and when
+``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``). Otherwise it waits for a
+worker; what the handler returns or raises is the answer. CANCEL takes a waiting request away, and tells a running one.
+
+**A stream** may be as many chunks ahead of its reader as the window and CREDIT say. Its deadline is looked at with each
+chunk. A peer that takes nothing at all, or has gone, is noticed when something is sent to it; whoever waits for CREDIT
+sends a PONG now and then for that reason.
+
+**Draining.** The card says so, and every peer is sent GOODBYE. Requests that come all the same are refused, and
+repeated by their callers elsewhere. Each caller answers FAREWELL once it sends nothing more: what it sent before has
+arrived then, since a connection keeps its order. A caller that connects now is told so by PONG, which it waits for
+before its first request. So when all have said FAREWELL, or have gone, and everything is answered, the socket can be
+closed without a request in it. Whoever says nothing is waited for until the drain's deadline. (libzmq's own ``unbind``
+is of no use here: it closes the connections that there are.)
+
+**The announcement** is a lease at leader 0, repeated thrice in its time and when the leader was lost, and given back at
+the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.core.effects import CloseSession, Listen, Send
+from zfabric.settings import ERROR_TEXT_MAX
+from zfabric.wire import calls, messages
+from zfabric.wire.card import DRAINING, ServiceCard
+from zfabric.wire.messages import Type
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.model import Buffer
+
+LEASE_MS: Final = 6_000
+ANNOUNCE_NS: Final = 2_000_000_000
+ANNOUNCE_PATIENCE_NS: Final = 8_000_000_000
+PROBE_NS: Final = 10_000_000_000
+DRAIN_PROBE_NS: Final = 200_000_000
+QUEUED_BYTES_MAX: Final = 64 << 20
+PEERS_MAX: Final = 100_000
+
+
+class Method:
+    """A method as its service offers it, and what became of its requests.
+
+    Attributes:
+        handler: of the shell's. idempotent: may be executed twice. stream: it answers in chunks.
+        calls, failed: how many were executed, and failed. busy_ns: time in handlers.
+    """
+
+    __slots__ = ("busy_ns", "calls", "failed", "handler", "idempotent", "name", "stream")
+
+    def __init__(self, name: str, handler: object, *, idempotent: bool, stream: bool) -> None:
+        self.name = name
+        self.handler = handler
+        self.idempotent = idempotent
+        self.stream = stream
+        self.calls = self.failed = self.busy_ns = 0
+
+
+class Job:
+    """One request at its instance.
+
+    Attributes:
+        peer, number: whom to answer. method, body, headers: what is asked. deadline_ns: monotonic, or None.
+        streaming: chunks are wanted, of which ``window`` may be sent now. oneway: no answer is.
+        cancelled: its caller does not want it any more. cancel: what the shell has called then.
+    """
+
+    __slots__ = (
+        "body",
+        "cancel",
+        "cancelled",
+        "credit",
+        "deadline_ns",
+        "headers",
+        "method",
+        "number",
+        "oneway",
+        "over",
+        "peer",
+        "place",
+        "started_ns",
+        "streaming",
+        "window",
+    )
+
+    def __init__(self, peer: bytes, asked: calls.Asked, method: Method, deadline_ns: int | None) -> None:
+        self.peer = peer
+        self.number = asked.number
+        self.method = method
+        self.body = asked.body
+        self.headers = asked.headers
+        self.deadline_ns = deadline_ns
+        self.streaming = bool(asked.flags)
+        self.window = asked.window
+        self.oneway = asked.type == calls.NOTIFY
+        self.cancelled = self.over = False
+        self.cancel: Callable[[], None] | None = None
+        self.credit: Pending[None] | None = None
+        self.place = 0
+        self.started_ns = 0
+
+
+class Responder:
+    """One instance.
+
+    Args:
+        card: what it announces; its endpoint is where to listen, ``*`` for a free port.
+        methods: by name within the service. concurrency, queue: requests that may run, and wait.
+        wake: called by the pump, outside its lock, when there is something for :meth:`take` and nobody attends.
+
+    Attributes:
+        listening: done when it listens, with its endpoint. drained: done when it has ended.
+        ended: nothing comes any more.
+        attended: a worker looks for requests by itself, so ``wake`` is not called. running: requests at workers.
+        counts: of what became of requests, by name.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        card: ServiceCard,
+        methods: dict[str, Method],
+        *,
+        concurrency: int,
+        queue: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self.card = card
+        self.listening: Pending[str] = Pending()
+        self.drained: Pending[None] = Pending()
+        self.attended = False
+        self.running = 0
+        self.counts = dict.fromkeys(
+            ("requests", "replies", "failures", "chunks", "refused", "overloaded", "expired", "cancelled", "garbage"), 0
+        )
+        self._client = client
+        self._methods = methods
+        self._concurrency = concurrency
+        self._limit = queue
+        self._wake = wake
+        self._queue: deque[Job] = deque()
+        self._queued_bytes = 0
+        self._jobs: dict[tuple[bytes, int], Job] = {}
+        self._peers: dict[bytes, None] = {}
+        self._session: int | None = None
+        self._announced: Pending[Any] | None = None
+        self._announce_ns: int | None = None
+        self._probe_ns = 0
+        self._drain_until_ns: int | None = None
+        self._draining = False
+        self.ended = False
+
+    # Life.
+
+    def start(self, now: int) -> None:
+        """Listen; :attr:`listening` tells when that is so."""
+        self._client.now = now
+        self._session = self._client.requests.new_session()
+        self._client.hold(self, self._session)
+        self._client.machines.append(self)
+        self._client.requests.effect(Listen(self._session, self.card.endpoint))
+
+    def listens(self, session: int, endpoint: str, now: int) -> None:
+        """The socket is bound."""
+        self.card = msgspec.structs.replace(self.card, endpoint=endpoint)
+        self._probe_ns = now + PROBE_NS
+        self._announce(now)
+        self.listening.resolve(endpoint)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new."""
+        return self._draining
+
+    def drain(self, now: int, deadline_ns: int) -> None:
+        """Begin to end; :attr:`drained` tells when that is done, by ``deadline_ns`` in any case."""
+        self._client.now = now
+        if self._session is None:
+            self.ended = True
+            self.drained.resolve(None)
+        elif not self._draining:
+            self._draining = True
+            self._drain_until_ns = deadline_ns
+            self.card = msgspec.structs.replace(self.card, flags=self.card.flags | DRAINING)
+            self._announce(now)
+            self._probe_ns = now + DRAIN_PROBE_NS
+            for peer in self._peers:
+                self._send(peer, calls.bare(calls.GOODBYE, 0))
+
+    def close(self, now: int) -> None:
+        """End at once: what waits is dropped, what runs is not answered."""
+        self._client.now = now
+        self._leave(now)
+
+    def _leave(self, now: int) -> None:
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        self.ended = True
+        for job in list(self._jobs.values()):
+            self._abandon(job)
+        self._queue.clear()
+        self._client.shut(session)
+        self._client.requests.effect(CloseSession(session))
+        self._announce_ns = None
+        if self.listening.done and self.listening.error is None:
+            self._tell(now, 0)
+        if self in self._client.machines:
+            self._client.machines.remove(self)
+        self.listening.fail(errors.Closed(what=f"service {self.card.name!r}"))
+        self.drained.resolve(None)
+
+    def _announce(self, now: int) -> None:
+        self._announce_ns = now + ANNOUNCE_NS
+        if self._announced is None or self._announced.done or self._draining:
+            self._tell(now, LEASE_MS)
+
+    def _tell(self, now: int, lease_ms: int) -> None:
+        body = messages.Announce(self.card, lease_ms)
+        what = f"announcement of service {self.card.name!r}"
+        self._announced = self._client.control(Type.ANNOUNCE, body, now, now + ANNOUNCE_PATIENCE_NS, what)
+
+    @property
+    def announced(self) -> Pending[Any] | None:
+        """The last announcement."""
+        return self._announced
+
+    # For the pump, through the client.
+
+    def connected(self, session: int, now: int) -> None:
+        """Nothing: a listening socket has no connection of its own."""
+
+    def lost(self, session: int, now: int) -> None:
+        """The socket could not be bound."""
+        self.listening.fail(errors.PortInUse(endpoint=self.card.endpoint, problem="it cannot be listened on"))
+        self._leave(now)
+
+    def reconnected(self, now: int) -> None:
+        """Announce it again."""
+        if self._announce_ns is not None:
+            self._announced = None
+            self._announce(now)
+
+    def left(self, peer: bytes, now: int) -> None:
+        """A peer has gone, or takes nothing: whatever it asked for is not wanted any more."""
+        self._peers.pop(peer, None)
+        for job in [job for key, job in self._jobs.items() if key[0] == peer]:
+            self._cancel(job)
+
+    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
+        """Take what a caller says."""
+        peer = bytes(frames[0])
+        try:
+            asked = calls.read_asked(frames[1:])
+        except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+            self.counts["garbage"] += 1
+            number = messages.request_id(frames[1]) if len(frames) > 1 else 0
+            if number and frames[1][3] == calls.REQUEST:
+                self._send(peer, calls.failure(calls.REFUSED, number, error))
+            return
+        kind = asked.type
+        if kind == calls.FAREWELL:
+            self._peers.pop(peer, None)
+            return
+        if peer not in self._peers and kind == calls.PING and len(self._peers) < PEERS_MAX:
+            self._peers[peer] = None
+        if kind in (calls.REQUEST, calls.NOTIFY):
+            self._take(peer, asked, now)
+        elif kind == calls.PING:
+            self._send(peer, calls.pong(asked.number, self.card.instance, draining=self._draining))
+        else:
+            job = self._jobs.get((peer, asked.number))
+            if job is not None and kind == calls.CANCEL:
+                self._cancel(job)
+            elif job is not None:
+                job.window = min(job.window + asked.value, 0xFFFF)
+                self._credited(job)
+
+    def _take(self, peer: bytes, asked: calls.Asked, now: int) -> None:
+        self.counts["requests"] += 1
+        service, _, name = asked.method.rpartition(".")
+        method = self._methods.get(name) if service == self.card.name else None
+        refusal = self._refusal(asked, method, name)
+        if refusal is not None:
+            self.counts["refused"] += 1
+            if asked.type == calls.REQUEST:
+                flags = calls.FLAG_IDEMPOTENT if method is not None and method.idempotent else 0
+                self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
+            return
+        assert method is not None
+        key = peer, asked.number
+        if key in self._jobs:
+            return  # Said twice: it is under way.
+        deadline_ns = now + asked.remaining_us * 1_000 if asked.remaining_us else None
+        job = self._jobs[key] = Job(peer, asked, method, deadline_ns)
+        self._queue.append(job)
+        self._queued_bytes += len(job.body)
+        if not self.attended and self.running < self._concurrency:
+            self._client.later([(_called(self._wake), None)], None)
+
+    def _refusal(self, asked: calls.Asked, method: Method | None, name: str) -> errors.ZFabricError | None:
+        card = self.card
+        if asked.instance not in (0, card.instance):
+            return errors.WrongInstance(instance=asked.instance)
+        if self._draining and asked.type == calls.REQUEST:
+            return errors.ServiceDraining(service=card.name)
+        if method is None or (method.stream and not asked.flags):
+            kind = "for requests that want one reply" if method is not None else "for requests"
+            known = ", ".join(sorted(self._methods))[:ERROR_TEXT_MAX]
+            return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
+        waiting = len(self._queue) - max(self._concurrency - self.running, 0)
+        if waiting >= self._limit or self._queued_bytes + len(asked.body) > QUEUED_BYTES_MAX:
+            self.counts["overloaded"] += 1
+            return errors.Overloaded(
+                service=card.name,
+                running=min(self.running + len(self._queue), self._concurrency),
+                concurrency=self._concurrency,
+                queued=max(waiting, 0),
+                limit=self._limit,
+            )
+        return None
+
+    # For workers.
+
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`take` has a request for a worker, or there will never be one again."""
+        return self.ended or (bool(self._queue) and self.running < self._concurrency)
+
+    def take(self, now: int) -> Job | None:
+        """Return the next request for a worker; it must come back by :meth:`answer` or :meth:`fail`."""
+        while self._queue and self.running < self._concurrency:
+            job = self._queue.popleft()
+            self._queued_bytes -= len(job.body)
+            if job.over:
+                continue
+            if job.deadline_ns is not None and job.deadline_ns <= now:
+                self.counts["expired"] += 1
+                what = f"request '{self.card.name}.{job.method.name}'"
+                self._refuse(job, errors.DeadlineExceeded(what=what, state="before it was begun"))
+                continue
+            self.running += 1
+            job.started_ns = now
+            return job
+        return None
+
+    def _refuse(self, job: Job, error: errors.ZFabricError) -> None:
+        self.counts["refused"] += 1
+        del self._jobs[job.peer, job.number]
+        job.over = True
+        if not job.oneway:
+            self._send(job.peer, calls.failure(calls.REFUSED, job.number, error, job.method.idempotent))
+
+    def answer(self, job: Job, body: Buffer, now: int) -> None:
+        """The handler has returned."""
+        if self._over(job, now) and not job.oneway:
+            self.counts["replies"] += 1
+            if job.streaming:
+                self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent | calls.FLAG_END))
+            else:
+                self._send(job.peer, calls.reply(job.number, body, job.method.idempotent))
+
+    def fail(self, job: Job, error: errors.ZFabricError, now: int) -> None:
+        """The handler has raised; the error is what its caller gets."""
+        job.method.failed += 1
+        if self._over(job, now) and not job.oneway:
+            self.counts["failures"] += 1
+            self._send(job.peer, calls.failure(calls.FAILED, job.number, error, job.method.idempotent))
+
+    def chunk(self, job: Job, body: Buffer, now: int) -> Pending[None] | None:
+        """Send a part of a stream; returns what to wait for before the next one, or None.
+
+        Raises:
+            DeadlineExceeded: its time is over. Closed: its caller does not want it any more.
+        """
+        what = f"stream '{self.card.name}.{job.method.name}'"
+        if job.over or job.cancelled:
+            raise errors.Closed(what=what)
+        if not job.window or (job.deadline_ns is not None and job.deadline_ns <= now):
+            raise errors.DeadlineExceeded(what=what, state=f"after {job.place} chunks")
+        self._client.now = now
+        self.counts["chunks"] += 1
+        self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent))
+        job.place += 1
+        job.window -= 1
+        if job.window:
+            return None
+        job.credit = Pending()
+        return job.credit
+
+    def _credited(self, job: Job) -> None:
+        credit, job.credit = job.credit, None
+        if credit is not None:
+            credit.resolve(None)
+
+    def _over(self, job: Job, now: int) -> bool:
+        """A worker is free again; tells whether an answer is wanted."""
+        self._client.now = now
+        assert not job.over, "a job ends once"
+        self.running -= 1
+        job.method.calls += 1
+        job.method.busy_ns += now - job.started_ns
+        job.over = True
+        del self._jobs[job.peer, job.number]
+        if self._queue and not self.attended:
+            self._client.later([(_called(self._wake), None)], None)
+        return not job.cancelled
+
+    def _cancel(self, job: Job) -> None:
+        if not job.cancelled:
+            self.counts["cancelled"] += 1
+            self._abandon(job)
+
+    def _abandon(self, job: Job) -> None:
+        job.cancelled = True
+        if not job.started_ns:
+            job.over = True
+            self._jobs.pop((job.peer, job.number), None)
+        elif job.cancel is not None:
+            self._client.later([(_called(job.cancel), None)], None)
+        self._credited(job)
+
+    def _send(self, peer: bytes, frames: calls.Frames) -> None:
+        if self._session is not None:
+            self._client.requests.effect(Send(self._session, [peer, *frames]))
+
+    # Time.
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        if self._session is None or self._announce_ns is None:
+            return None
+        due = min(self._announce_ns, self._probe_ns)
+        if self._drain_until_ns is None:
+            return due
+        return 0 if self._at_rest() else min(due, self._drain_until_ns)
+
+    def _at_rest(self) -> bool:
+        return not self._jobs and not self._peers
+
+    def busy(self) -> bool:
+        """Tell whether a pump has to attend to it: always, until it has ended."""
+        return self._session is not None
+
+    def tick(self, now: int) -> None:
+        """Announce, probe, and end when everybody knows."""
+        if self._session is None or self._announce_ns is None:
+            return
+        if self._drain_until_ns is not None and (self._at_rest() or self._drain_until_ns <= now):
+            self._leave(now)
+            return
+        if self._announce_ns <= now:
+            self._announce(now)
+        if self._probe_ns <= now:
+            self._probe_ns = now + (DRAIN_PROBE_NS if self._draining else PROBE_NS)
+            for peer in self._peers:
+                self._send(peer, calls.pong(0, self.card.instance, draining=self._draining))
+
+    def stats(self) -> dict[str, int]:
+        """Return counters, and how many requests run and wait."""
+        return {**self.counts, "running": self.running, "waiting": len(self._queue), "callers": len(self._peers)}
+
+
+def _called(action: Callable[[], None]) -> Callable[[Any, Exception | None], None]:
+    """Return ``action`` in the form that callbacks have."""
+    return lambda _delivery, _error: action()

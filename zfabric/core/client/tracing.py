@@ -1,0 +1,41 @@
+"""What a request hands on to those that its handler makes: the trace it belongs to, and the time that is left.
+
+The trace is W3C's ``traceparent``: 00, the trace (16 bytes), the caller's span (8 bytes), flags, in hexadecimal digits.
+A request carries that of the context it is made in, with a span of its own, or begins a new trace.
+"""
+
+from __future__ import annotations
+
+import re
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from random import Random
+
+HEADER: Final = "traceparent"
+_FORM: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Context(NamedTuple):
+    """Of the request being handled: its trace, as it came, and its deadline (monotonic ns, None for none)."""
+
+    traceparent: bytes
+    deadline_ns: int | None
+
+
+current: ContextVar[Context | None] = ContextVar("zfabric_request", default=None)
+
+
+def valid(traceparent: bytes) -> bool:
+    """Tell whether a header is one."""
+    return _FORM.fullmatch(traceparent) is not None
+
+
+def onward(context: Context | None, random: Random) -> bytes:
+    """Return the header of a request that is made in ``context``."""
+    if context is not None and context.traceparent:
+        before = context.traceparent
+        return b"%b-%016x-%b" % (before[:35], random.getrandbits(64) | 1, before[53:])
+    number = random.getrandbits(192)
+    return b"00-%032x-%016x-01" % (number >> 64 | 1, number & 0xFFFF_FFFF_FFFF_FFFF | 1)

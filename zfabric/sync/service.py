@@ -1,0 +1,342 @@
+# Generated from zfabric/aio/service.py by tools/unasync; edit that file.
+"""A service as its author sees it: methods, their requests, an instance that starts, runs and drains."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from zfabric import errors
+from zfabric.core.client import tracing
+from zfabric.core.client.responder import Job, Method, Responder
+from zfabric.settings import CALL_BYTES_MAX, ERROR_TEXT_MAX, check_callable, check_flag, check_name, check_range
+from zfabric.sync import workers
+from zfabric.wire import calls
+from zfabric.wire.card import ServiceCard
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.sync.pump import Pump
+
+_log = logging.getLogger(__name__)
+TRACEBACK_HEADER = "zfabric-traceback"
+TRACEBACK_MAX = 20_000
+
+Handler = Callable[["Request"], Any]
+"""Takes a request; returns bytes (or what the service's serializer takes), or gives chunks of them."""
+Proceed = Callable[["Request"], Any]
+Middleware = Callable[["Request", Proceed], Any]
+"""Called around a handler: with the request, and with what goes on to the handler; returns the result."""
+Serializer = Callable[[str, Any], bytes]
+Deserializer = Callable[[str, bytes], Any]
+
+
+class Request:
+    """One request as its handler sees it.
+
+    Attributes:
+        method: its name within the service. value: bytes, or what the service's deserializer made of them.
+        deadline: seconds on the clock of ``time.monotonic()`` when its caller stops waiting; None: never.
+    """
+
+    __slots__ = ("_headers", "_job", "_pump", "deadline", "method", "value")
+
+    def __init__(self, job: Job, pump: Pump, value: Any) -> None:
+        self.method = job.method.name
+        self.value = value
+        self.deadline = None if job.deadline_ns is None else job.deadline_ns / 1e9
+        self._job = job
+        self._pump = pump
+        self._headers: dict[str, bytes] | None = None
+
+    @property
+    def headers(self) -> dict[str, bytes]:
+        """Name to bytes, as the caller gave them; with ``traceparent``."""
+        if self._headers is None:
+            self._headers = calls.read_headers(self._job.headers)
+        return self._headers
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, 0.0 when it is over; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - self._pump.now() / 1e9)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller does not want it any more: work for it is in vain."""
+        return self._job.cancelled
+
+
+class Service:
+    """One instance of a service: ``fabric.service(name)``. A context manager, which starts and drains it.
+
+    Attributes:
+        name, version: as given. instance: its number, drawn at random.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        core: Client,
+        card: ServiceCard,
+        *,
+        concurrency: int | None,
+        queue: int,
+        timeout: float,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+    ) -> None:
+        self.name = card.name
+        self.version = card.version
+        self.instance = card.instance
+        self._pump = pump
+        self._core = core
+        self._card = card
+        self._timeout = timeout
+        self._serializer = serializer
+        self._deserializer = deserializer
+        self._methods: dict[str, Method] = {}
+        self._middleware: list[Middleware] = []
+        count = concurrency or workers.CONCURRENCY
+        self._workers = workers.Workers(pump, self._work, count)
+        self._responder = Responder(core, card, self._methods, concurrency=count, queue=queue, wake=self._workers.wake)
+        self._started = False
+        self.method("health", idempotent=True)(_healthy)
+        self.method("stats", idempotent=True)(self._stats)
+
+    # Before it starts.
+
+    def method(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
+        """Offer the decorated function under ``name``; callers ask for ``SERVICE.name``.
+
+        It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream. What it raises goes to
+        the caller: a ZFabricError as itself, anything else as RemoteError. ``health`` and ``stats`` are there from the
+        beginning, and may be replaced.
+
+        Args:
+            idempotent: a request may be executed twice without harm, so callers may repeat one whose answer is lost.
+        """
+        check_name("method", name)
+        check_flag("idempotent", idempotent)
+
+        def offer(handler: Handler) -> Handler:
+            check_callable("handler", handler)
+            stream = inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
+            self._methods[name] = Method(name, handler, idempotent=idempotent, stream=stream)
+            return handler
+
+        return offer
+
+    def middleware(self, hook: Middleware) -> Middleware:
+        """Have each request pass through the decorated function: ``hook(request, proceed)``; the first is outermost.
+
+        It returns ``proceed(request)``, or another result, or raises. For a stream the result is its iterator.
+        """
+        check_callable("middleware", hook)
+        self._middleware.append(hook)
+        return hook
+
+    # Its life.
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens, once it is started."""
+        return self._responder.card.endpoint
+
+    def start(self) -> None:
+        """Listen, and announce it; returns when callers can find it.
+
+        Raises:
+            PortInUse, Unreachable, LimitExceeded: it cannot listen, or be announced.
+        """
+        if self._started:
+            return
+        self._started = True
+        pump, responder = self._pump, self._responder
+        with pump.lock:
+            pump.check()
+            responder.start(pump.now())
+        if not pump.wait(responder.listening, self._timeout):
+            raise errors.RequestTimeout(what=f"start of service {self.name!r}", seconds=self._timeout)
+        responder.listening.result()
+        self._workers.start(responder)
+        announced = responder.announced
+        assert announced is not None
+        try:
+            pump.wait(announced, self._timeout)
+            announced.result()
+        except errors.ZFabricError:
+            self.stop(drain=0.0)
+            raise
+
+    def stop(self, *, drain: float = 10.0) -> None:
+        """Drain and end it: nothing new is taken, and nothing that was taken fails. A second call does nothing.
+
+        Args:
+            drain: longest time in seconds that it may take; what still runs then is not answered.
+        """
+        check_range("drain", drain, 0.0, 86_400.0, "s")
+        pump, responder = self._pump, self._responder
+        if not self._started or responder.ended or pump.forked:
+            return
+        try:
+            with pump.lock:
+                now = pump.now()
+                responder.drain(now, now + int(drain * 1e9))
+            pump.wait(responder.drained, drain + 1.0)
+        finally:
+            with pump.lock:
+                responder.close(pump.now())
+                pump.flush(look=False)
+            self._workers.end()
+
+    def run(self, *, drain: float = 10.0) -> None:
+        """Start it, wait for SIGTERM or SIGINT, and drain: the body of a service's process. For the main thread."""
+        self.start()
+        try:
+            self._workers.until_told()
+        finally:
+            self.stop(drain=drain)
+
+    def abandon(self) -> None:
+        """End it at once, as a fabric does that is closed."""
+        with self._pump.lock:
+            self._responder.close(self._pump.now())
+        self._workers.end()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and has ended."""
+        return self._responder.ended
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters since its start: requests by outcome, those that run and wait, and each method's."""
+        with self._pump.lock:
+            methods = {
+                method.name: {
+                    "calls": method.calls,
+                    "failed": method.failed,
+                    "mean_us": method.busy_ns // max(method.calls, 1) // 1_000,
+                    "idempotent": method.idempotent,
+                    "stream": method.stream,
+                }
+                for method in self._methods.values()
+            }
+            return {
+                "service": self.name,
+                "version": self.version,
+                "instance": self.instance,
+                "draining": self._responder.draining,
+                **self._responder.stats(),
+                "methods": methods,
+            }
+
+    def _stats(self, request: Request) -> bytes:
+        return msgspec.json.encode(self.stats())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # One request.
+
+    def _work(self, job: Job) -> None:
+        """Run a handler and answer; a worker's whole business with a request."""
+        try:
+            body = self._handle(job)
+        except errors.ZFabricError as error:
+            self._fail(job, error)
+        except BaseException as error:  # noqa: BLE001, RUF100 - a handler's; its caller is told
+            self._fail(job, self._remote(job, error))
+            _log.info("handler_failed service=%s method=%s error=%r", self.name, job.method.name, error)
+        else:
+            with self._pump.lock:
+                self._responder.answer(job, body, self._pump.now())
+        finally:
+            tracing.current.set(None)
+            self._workers.worked()
+
+    def _handle(self, job: Job) -> Any:
+        method = job.method
+        value: Any = job.body if type(job.body) is bytes else bytes(job.body)
+        if self._deserializer is not None:
+            value = self._deserializer(method.name, value)
+        request = Request(job, self._pump, value)
+        traceparent = request.headers.get(tracing.HEADER, b"") if job.headers else b""
+        tracing.current.set(tracing.Context(traceparent if tracing.valid(traceparent) else b"", job.deadline_ns))
+        handler: Any = method.handler
+        if self._middleware:
+            result = self._through(request, handler)
+        else:
+            result = workers.settle(handler(request))
+        if method.stream:
+            self._stream(job, workers.chunks(result))
+            return b""
+        return self._encoded(method, result)
+
+    def _through(self, request: Request, handler: Handler) -> Any:
+        hooks = self._middleware
+
+        def proceed(place: int, request: Request) -> Any:
+            if place == len(hooks):
+                return workers.settle(handler(request))
+            return workers.settle(hooks[place](request, lambda request: proceed(place + 1, request)))
+
+        return proceed(0, request)
+
+    def _stream(self, job: Job, chunks: Iterator[Any]) -> None:
+        pump = self._pump
+        try:
+            for chunk in chunks:
+                body = self._encoded(job.method, chunk)
+                with pump.lock:
+                    credit = self._responder.chunk(job, body, pump.now())
+                    pump.flush(look=False)
+                if credit is not None:
+                    pump.wait(credit, None if job.deadline_ns is None else (job.deadline_ns - pump.now()) / 1e9)
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+
+    def _encoded(self, method: Method, result: Any) -> bytes | bytearray | memoryview:
+        if self._serializer is not None:
+            result = self._serializer(method.name, result)
+        if not isinstance(result, bytes | bytearray | memoryview):
+            raise TypeError(f"the handler gave {type(result).__name__}; allowed: bytes")
+        if len(result) > CALL_BYTES_MAX:
+            what = f"bytes that method {method.name!r} gave"
+            raise errors.LimitExceeded(what=what, value=len(result), limit=CALL_BYTES_MAX, instead="give a stream")
+        return result
+
+    def _fail(self, job: Job, error: errors.ZFabricError) -> None:
+        with self._pump.lock:
+            self._responder.fail(job, error, self._pump.now())
+
+    def _remote(self, job: Job, error: BaseException) -> errors.RemoteError:
+        wanted = b"" if not job.headers else calls.read_headers(job.headers).get(TRACEBACK_HEADER, b"")
+        trace = "".join(traceback.format_exception(error))[-TRACEBACK_MAX:] if wanted else ""
+        return errors.RemoteError(
+            method=f"{self.name}.{job.method.name}",
+            kind=type(error).__name__,
+            text=str(error)[:ERROR_TEXT_MAX],
+            traceback=trace,
+        )
+
+
+def _healthy(request: Request) -> bytes:
+    return b"ok"
+
+
+__all__ = ["Request", "Service"]

@@ -1,0 +1,137 @@
+"""The workers of threads: whoever waits for a request drives the sockets, and runs the handler of what it took itself.
+
+One worker, in front, waits within the pump; the others are parked. A request costs no change of threads then: the
+worker in front takes it, answers it, and is in front again. Only a second request that is there at the same time wakes
+a second worker. While the one in front runs a handler for long, the pump's own thread drives and wakes another.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+from zfabric import errors
+
+if TYPE_CHECKING:
+    from zfabric.core.client.pending import Pending
+    from zfabric.core.client.responder import Job, Responder
+    from zfabric.sync.pump import Pump
+
+END_S = 1.0
+CONCURRENCY = 8
+"""Threads, and so requests that run at once, by default."""
+
+
+class _Ready:
+    """Done whenever there is a request to take: what the worker in front waits for."""
+
+    __slots__ = ("_responder",)
+
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+
+    @property
+    def done(self) -> bool:
+        """Whether there is one, or will never be."""
+        return self._responder.ready
+
+
+class Workers:
+    """Of one service.
+
+    Args:
+        work: handles one request, to the end. count: of threads.
+    """
+
+    def __init__(self, pump: Pump, work: Callable[[Job], None], count: int) -> None:
+        self._pump = pump
+        self._work = work
+        self._count = count
+        self._parked = threading.Semaphore(0)
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
+        self._responder: Responder | None = None
+
+    def start(self, responder: Responder) -> None:
+        """Begin to take requests of a responder."""
+        self._responder = responder
+        self._threads = self._pump.hire(self._run, self._count)
+
+    def wake(self) -> None:
+        """There may be requests to take."""
+        if self._idle:
+            self._parked.release()
+
+    def worked(self) -> None:
+        """Nothing: the worker comes back at once, and sends what became of its request when it looks for another."""
+
+    def end(self) -> None:
+        """Nothing comes any more: wait for the workers, unless a handler goes on and on."""
+        self._parked.release(self._count)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(END_S)
+
+    def _run(self) -> None:
+        with suppress(errors.Closed, errors.Forked):  # The fabric was closed under a handler that went on.
+            self._loop()
+
+    def _loop(self) -> None:
+        pump, responder = self._pump, self._responder
+        assert responder is not None
+        ready = cast("Pending[None]", _Ready(responder))
+        front = False
+        while True:
+            with pump.lock:
+                if front:
+                    front = responder.attended = False
+                job = responder.take(pump.now())
+                if job is None and responder.ended:
+                    return
+                more = False
+                if job is not None:
+                    more = responder.ready
+                elif not responder.attended:
+                    front = responder.attended = True
+                else:
+                    self._idle += 1
+                if not front:
+                    pump.flush(look=False)
+            if job is not None:
+                if more:
+                    self.wake()
+                self._work(job)
+            elif front:
+                pump.wait(ready, None)
+            else:
+                self._parked.acquire()
+                with pump.lock:
+                    self._idle -= 1
+
+    def until_told(self) -> None:
+        """Wait for SIGTERM or SIGINT, in the main thread."""
+        told = threading.Event()
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            told.set()
+
+        before = [(number, signal.signal(number, tell)) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            told.wait()
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+
+def settle(result: Any) -> Any:
+    """Return what a handler has returned."""
+    return result
+
+
+def chunks(result: Any) -> Iterator[Any]:
+    """Return the chunks that a streaming handler gives."""
+    return iter(result)
