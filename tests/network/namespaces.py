@@ -1,0 +1,101 @@
+"""A machine of its own on a wire: a network namespace, a veth pair to this one, and faults in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Self
+
+import pytest
+
+RESET = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+
+
+def require() -> None:
+    """Skip a test that cannot have a namespace with netfilter here, saying why."""
+    if os.geteuid():
+        pytest.skip("network namespaces want root")
+    for tool in ("ip", "iptables"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool!r}")
+    name = f"zf-probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no network namespaces: {made.stderr.strip()}")
+    works = subprocess.run(["ip", "netns", "exec", name, "iptables", "-L", "-n"], capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "del", name], check=True)
+    if works.returncode:
+        pytest.skip(f"no netfilter: {works.stderr.strip()}")
+
+
+class Machine:
+    """A namespace whose only link leads here.
+
+    Args:
+        number: 0 to 250, tells machines of one test apart.
+
+    Attributes:
+        here: our address on the wire. there: the machine's.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        self._name = f"zf-{os.getpid()}-{number}"
+        self._wire = f"zf{os.getpid() % 1_000_000}v{number}"
+        subnet = f"10.213.{os.getpid() % 250}.{number * 4 % 252}"
+        base, last = subnet.rsplit(".", 1)
+        self.here, self.there = f"{base}.{int(last) + 1}", f"{base}.{int(last) + 2}"
+
+    def __enter__(self) -> Self:
+        _ip("netns", "add", self._name)
+        try:
+            _ip("link", "add", self._wire, "type", "veth", "peer", "name", "wire", "netns", self._name)
+            _ip("addr", "add", f"{self.here}/30", "dev", self._wire)
+            _ip("link", "set", self._wire, "up")
+            _ip("-n", self._name, "addr", "add", f"{self.there}/30", "dev", "wire")
+            _ip("-n", self._name, "link", "set", "lo", "up")
+            _ip("-n", self._name, "link", "set", "wire", "up")
+        except BaseException:
+            _ip("netns", "del", self._name)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _ip("link", "del", self._wire)  # At once: the namespace may linger, with what still ends in it.
+        _ip("netns", "del", self._name)
+
+    def command(self, *command: str) -> list[str]:
+        """Return a command that runs on the machine."""
+        return ["ip", "netns", "exec", self._name, *command]
+
+    def rule(self, chain: str, *rule: str) -> None:
+        """Add a netfilter rule: ``INPUT`` for what arrives at the machine, ``OUTPUT`` for what it sends."""
+        subprocess.run(self.command("iptables", "-A", chain, *rule), check=True)
+
+    def cut(self, *chains: str) -> None:
+        """Let nothing pass, in these directions (``INPUT``, ``OUTPUT``)."""
+        for chain in chains:
+            self.rule(chain, "-o" if chain == "OUTPUT" else "-i", "wire", "-j", "DROP")
+
+    def lose(self, share: float) -> None:
+        """Lose a share of the packets, both ways."""
+        for chain in ("INPUT", "OUTPUT"):
+            self.rule(chain, "-m", "statistic", "--mode", "random", "--probability", str(share), "-j", "DROP")
+
+    def reset(self) -> None:
+        """Answer every packet of a connection with a reset."""
+        self.rule("OUTPUT", *RESET)
+        self.rule("INPUT", *RESET)
+
+    def unplug(self) -> None:
+        """Take the link down."""
+        _ip("-n", self._name, "link", "set", "wire", "down")
+
+    def heal(self) -> None:
+        """End all faults."""
+        subprocess.run(self.command("iptables", "-F"), check=True)
+        _ip("-n", self._name, "link", "set", "wire", "up")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
