@@ -23,7 +23,7 @@ import zmq
 
 from zfabric.net import sockets
 
-LINKS_MAX: Final = 64
+LINKS_MAX: Final = 32
 IDLE_NS: Final = 10_000_000_000
 WAIT_NS: Final = 2_000_000_000
 WAITING_MAX: Final = 32

@@ -47,6 +47,8 @@ MEASURE_MEMBER_NS: Final = 10_000_000
 """Round trips are told every second, and every ten in a mesh of a thousand."""
 STORED_SEEDS: Final = 8
 """Of the last run's members: tried for ever like seeds, since all of them may have been away for long."""
+MEMO_MAX: Final = 256
+"""Updates kept decoded: more are rarely on their way at once, and each is about a kilobyte."""
 BEACONS_NS: Final = 100_000_000
 """Beacons are read at most this often."""
 COLLISION_NS: Final = 60_000_000_000
@@ -73,7 +75,7 @@ class Gossip:
         self._path = path
         self._send = send
         self._random = Random(int.from_bytes(os.urandom(16), "big"))
-        self._codec = Codec(options.name, key)
+        self._codec = Codec(options.name, key, memo_max=MEMO_MAX)
         self._mesh = Mesh(
             self._codec, id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
             random=self._random, now=now, metadata=roster.metadata, incarnation=time.time_ns() // 1_000_000,
