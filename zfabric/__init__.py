@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ZFabricError,
     )
     from zfabric.model import (
+        CopyInfo,
         GroupOffset,
         LeaderInfo,
         MemberChange,
@@ -60,6 +61,7 @@ __all__ = [
     "Closed",
     "ConfigurationError",
     "Consumer",
+    "CopyInfo",
     "CorruptBatch",
     "Delivery",
     "DeliveryError",
@@ -106,6 +108,7 @@ _WHERE = {
     "Closed": "errors",
     "ConfigurationError": "errors",
     "Consumer": "sync.consumer",
+    "CopyInfo": "model",
     "CorruptBatch": "errors",
     "Delivery": "sync.producer",
     "DeliveryError": "errors",

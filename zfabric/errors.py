@@ -550,6 +550,32 @@ class DirectoryUnusable(ZFabricError):
     instead: str
 
 
+# Copies at keepers.
+
+
+class WrongFabric(ZFabricError):
+    """Another fabric listens there than the one that was meant: its disk was replaced, or its address given away."""
+
+    code = 85
+    template = "fabric {wanted!r} was asked for and {fabric!r} answers; what was kept of the first one stays as it is"
+    wanted: str
+    fabric: str
+
+
+class LogsDiverged(ZFabricError):
+    """A copy holds what its origin does not: the origin's data was rolled back. Neither side is changed."""
+
+    code = 86
+    template = (
+        "topic {topic!r} partition {partition}: the copy that ends at {offset:,} is none of this log: {problem}; "
+        "its origin was rolled back, say to a backup; move that data to a new directory or drop the copy"
+    )
+    topic: str
+    partition: int
+    offset: int
+    problem: str
+
+
 # What the command line reads.
 
 

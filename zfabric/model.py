@@ -62,7 +62,10 @@ class RecordMetadata(NamedTuple):
 
 
 class TopicConfig(msgspec.Struct, frozen=True, array_like=True):
-    """How a topic keeps its records; times in milliseconds, -1 where there is no bound."""
+    """How a topic keeps its records; times in milliseconds, -1 where there is no bound.
+
+    ``replicas`` is how many disks ``acks="all"`` waits for: the leader's own and those of ``replicas - 1`` keepers.
+    """
 
     durability: Durability = "fsync"
     retention_ms: int = -1
@@ -71,6 +74,7 @@ class TopicConfig(msgspec.Struct, frozen=True, array_like=True):
     tombstone_ms: int = 86_400_000
     commit_interval_ms: int = 0
     record_bytes_max: int = 1 << 20
+    replicas: int = 1
 
 
 class PartitionInfo(msgspec.Struct, frozen=True):
@@ -86,6 +90,8 @@ class PartitionInfo(msgspec.Struct, frozen=True):
             volume's other partitions included; 0.0 before the first append.
         origin: fabric id of the member of a mesh that leads it. online: that one is there; if not, sizes and offsets
             are 0, because nobody could be asked.
+        keepers: what each keeper that follows it has on its disk, as an end offset, by the keeper's fabric id; since
+            the leader started.
     """
 
     partition: int
@@ -100,15 +106,41 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     write_amplification: float
     origin: str = ""
     online: bool = True
+    keepers: dict[str, int] = {}
+
+
+class CopyInfo(msgspec.Struct, frozen=True):
+    """A copy of a partition that another fabric leads, as its keeper describes it.
+
+    Attributes:
+        origin: the other fabric's id. partition: number within the topic there. id: number within this fabric.
+        epoch: leader epoch of the last batch. start_offset, end_offset: first kept offset, and the next one.
+        origin_end_offset, lag: where the origin's log ended when it was heard of last, and how many records of it are
+            not here yet. heard_ms: when that was (ms since 1970, to an hour after a restart); 0 for never.
+        bytes: stored size. problem: why the copy does not go on, or "".
+    """
+
+    origin: str
+    partition: int
+    id: int
+    epoch: int
+    start_offset: int
+    end_offset: int
+    origin_end_offset: int
+    lag: int
+    bytes: int
+    heard_ms: int
+    problem: str
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic with its configuration and its partitions, in order of partition number."""
+    """A topic with its configuration, its partitions in order of their number, and copies of other fabrics' ones."""
 
     name: str
     id: int
     config: TopicConfig
     partitions: list[PartitionInfo]
+    copies: list[CopyInfo] = []
 
 
 class GroupOffset(msgspec.Struct, frozen=True):

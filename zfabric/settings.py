@@ -37,6 +37,19 @@ HEADERS_MAX: Final = 128
 TIMESTAMP_MAX: Final = 1 << 59
 ERROR_TEXT_MAX: Final = 500
 
+# Bounds of replication.
+FOLLOW_WAIT_MS_MAX: Final = 60_000
+"""Longest that a leader holds a keeper's FOLLOW while nothing happens."""
+SHARED_OFFSETS_MAX: Final = 1_000
+"""Committed offsets of groups in one message; the rest follows in the next ones."""
+ORIGINS_PER_TOPIC_MAX: Final = 20_000
+"""Origins of one topic that a keeper adopts."""
+KEPT_PARTITIONS_MAX: Final = 50_000
+"""Copies that a keeper holds in all."""
+REPLICAS_MAX: Final = 16
+UNCONFIRMED_MAX: Final = 100_000
+"""Answers of one leader that wait for keepers; the oldest are forgotten beyond, and given when they are asked again."""
+
 # Bounds of a mesh.
 MESH_METADATA_BYTES_MAX: Final = 1_024
 """Metadata of one member: everybody keeps everybody's, and one update has to fit a packet of 1,400 bytes."""
@@ -119,6 +132,7 @@ _TOPIC_RANGES: Final[dict[str, tuple[int | float, int | float, str, str]]] = {
     "tombstone_retention": (0.0, 1e12, "s", ""),
     "commit_interval": (0.0, 3_600.0, "s", ""),
     "record_bytes_max": (1, RECORD_BYTES_CEILING, "bytes", ""),
+    "replicas": (1, REPLICAS_MAX, "copies", ""),
 }
 """Least, most, unit, and what None means where it is allowed: the same for clients and leaders."""
 
@@ -149,6 +163,8 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         compact_after_ms: milliseconds that a record or an expired tombstone of a compacted topic waits for compaction
             at most, and a sixth of it more for each MiB that its partition holds. It begins at once when 1 MiB and
             half as much as was compacted before is new. Less frees space sooner and rewrites more.
+        origin_expiry_days: days after which a keeper drops a copy whose origin was not heard of, if nobody has
+            anything left to read in it.
         publish_queue: messages kept for each slow subscriber before it misses some and fetches them instead.
         log_level: DEBUG, INFO, WARNING or ERROR. log_format: text or json.
     """
@@ -164,6 +180,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace_ms: int = 2_000
     maintenance_ms: int = 500
     compact_after_ms: int = 60_000
+    origin_expiry_days: int = 30
     publish_queue: int = 256
     log_level: str = "INFO"
     log_format: str = "text"
@@ -180,6 +197,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_range("grace_ms", self.grace_ms, 0, 3_600_000, "ms")
         check_range("maintenance_ms", self.maintenance_ms, 1, 3_600_000, "ms")
         check_range("compact_after_ms", self.compact_after_ms, 0, 86_400_000, "ms")
+        check_range("origin_expiry_days", self.origin_expiry_days, 1, 36_500, "days")
         check_range("publish_queue", self.publish_queue, 1, 1_000_000, "messages")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise errors.InvalidArgument(

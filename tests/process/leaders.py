@@ -59,9 +59,10 @@ class LeaderProcess:
     Args:
         data: the data directory. preload: libraries. environment: more variables.
         program: what to give to Python before the options; the leader itself by default.
+        more: further options of the leader.
 
     Attributes:
-        url: for clients; the same after a restart.
+        url: for clients; the same after a restart. endpoint: for other leaders.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class LeaderProcess:
         preload: str = "",
         environment: dict[str, str] | None = None,
         program: tuple[str, ...] = ("-m", "zfabric.server"),
+        **more: object,
     ) -> None:
         port, publish = free_port(), free_port()
+        self.endpoint = f"tcp://127.0.0.1:{port}"
         self.url = f"zf://127.0.0.1:{port}"
         self._options = LeaderOptions(
             data=data,
@@ -82,6 +85,7 @@ class LeaderProcess:
             advertise=f"tcp://127.0.0.1:{port}",
             advertise_publish=f"tcp://127.0.0.1:{publish}",
             settings=settings,
+            **more,
         )
         self._environment = {**os.environ, **(environment or {}), **({"LD_PRELOAD": preload} if preload else {})}
         self._program = program

@@ -32,6 +32,7 @@ CALLS = {
     ),
     "topics.create commit_interval": (lambda f, c, p, v: f.topics.create("x", commit_interval=v), ("zero", "1.5")),
     "topics.create record_bytes_max": (lambda f, c, p, v: f.topics.create("x", record_bytes_max=v), ()),
+    "topics.create replicas": (lambda f, c, p, v: f.topics.create("x", replicas=v), ()),
     "topics.create if_absent": (lambda f, c, p, v: f.topics.create("x", if_absent=v), ("True",)),
     "topics.describe name": (lambda f, c, p, v: f.topics.describe(v), ()),
     "topics.delete name": (lambda f, c, p, v: f.topics.delete(v), ()),

@@ -53,7 +53,7 @@ def test_the_help_of_alter_gives_no_defaults_and_that_of_create_does(zfabric_fab
         name: " ".join(run(zfabric_fabric, "topic", name, "--help").stdout.split()) for name in ("create", "alter")
     }
     assert "[default: for ever]" in texts["create"]
-    assert texts["alter"].count("[default: as it is]") == 6
+    assert texts["alter"].count("[default: as it is]") == 7
     assert "for ever]" not in texts["alter"]
 
 
@@ -63,6 +63,7 @@ RANGES = {
     "tombstone_retention": (-1.0, "a number from 0 to 1,000,000,000,000 s"),
     "commit_interval": (4000.0, "a number from 0 to 3,600 s"),
     "record_bytes_max": (RECORD_BYTES_CEILING + 1, "an integer from 1 to 67,108,864 bytes"),
+    "replicas": (17, "an integer from 1 to 16 copies"),
 }
 FIELDS = {
     "retention": "retention_ms",

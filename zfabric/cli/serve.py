@@ -59,6 +59,29 @@ from zfabric.cli.options import counted
     help="Find others on the local network by UDP multicast.  [env var: ZFABRIC_BEACON; default: beacon]",
 )
 @click.option(
+    "--keep",
+    "keep",
+    metavar="PATTERN",
+    multiple=True,
+    help="Keep copies of other fabrics' topics that match, as 'sensor.*'; may be repeated.  [env var: ZFABRIC_KEEP; "
+    "default: none]",
+)
+@click.option(
+    "--follow",
+    "follow",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="A fabric to keep, beside those of the mesh; may be repeated.  [env var: ZFABRIC_FOLLOW; default: none]",
+)
+@click.option(
+    "--keeper",
+    "keepers",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="A keeper that cannot reach this node and is dialled; may be repeated.  [env var: ZFABRIC_KEEPER; default: "
+    "none]",
+)
+@click.option(
     "--config",
     envvar="ZFABRIC_CONFIG",
     show_envvar=True,
@@ -78,7 +101,15 @@ from zfabric.cli.options import counted
 )
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [env var: ZFABRIC_LOG_FORMAT; default: text]")
 @click.option("--json", "as_json", is_flag=True, help="Say that the node is ready in one JSON document.")
-def command(config: str | None, seeds: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(
+    config: str | None,
+    seeds: tuple[str, ...],
+    keep: tuple[str, ...],
+    follow: tuple[str, ...],
+    keepers: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run a node until SIGTERM or Ctrl-C, then drain: a supervisor and its leader processes.
 
     Each leader takes two ports: N of them listen on PORT to PORT + 2 N - 1, all of which clients have to reach. With
@@ -90,7 +121,7 @@ def command(config: str | None, seeds: tuple[str, ...], as_json: bool, **options
     from zfabric.server.config import load
     from zfabric.server.supervisor import Supervisor
 
-    node, settings, mesh = load(config, {**options, "seed": list(seeds) or None})
+    node, settings, mesh = load(config, {**options, **_lists(seed=seeds, keep=keep, follow=follow, keeper=keepers)})
     logs.configure(settings.log_level, settings.log_format)
 
     def announce(url: str, count: int) -> None:
@@ -109,8 +140,16 @@ def command(config: str | None, seeds: tuple[str, ...], as_json: bool, **options
         settings=settings,
         insecure=node.insecure,
         mesh=mesh,
+        keep=node.keep,
+        follow=node.follow,
+        keepers=node.keepers,
         announce=announce,
     )
     status = supervisor.run()
     if status:
         raise SystemExit(status)
+
+
+def _lists(**given: tuple[str, ...]) -> dict[str, list[str] | None]:
+    """Return options that may be repeated, None where one is not given."""
+    return {name: list(values) or None for name, values in given.items()}

@@ -60,6 +60,7 @@ _OPTIONS: list[tuple[str, Any, str | None, str, str]] = [
     ("--tombstone-retention", float, "SECONDS", "How long a tombstone stays in a compacted topic at least.", "86400"),
     ("--commit-interval", float, "SECONDS", "How long acknowledgements may wait to share an fsync, to 3600.", "0"),
     ("--record-bytes-max", int, "BYTES", "Largest record, to 67,108,864 where the node allows it.", "1048576"),
+    ("--replicas", int, "NUMBER", "Disks that acks=all waits for, to 16: the leader's own and its keepers'.", "1"),
 ]
 
 
@@ -153,12 +154,26 @@ def _show(info: Any, *, as_json: bool) -> None:
     if as_json:
         import json
 
+        copies = [msgspec.structs.asdict(copy) for copy in info.copies]
         document = {"topic": info.name, "id": info.id, **msgspec.structs.asdict(info.config), "partitions": rows}
+        if copies:
+            document["copies"] = copies
         click.echo(json.dumps(document))
         return
     click.echo(f"{info.name}: {', '.join(_told(info.config))}")
     columns = ("partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification")
-    show(rows, columns, as_json=False)
+    if rows:
+        show(rows, columns, as_json=False)
+    if info.copies:
+        click.echo("copies of other fabrics' partitions:")
+        import time
+
+        now = time.time() * 1000
+        kept = [
+            {**msgspec.structs.asdict(copy), "heard": f"{max(now - copy.heard_ms, 0) / 1000:,.0f} s ago"}
+            for copy in info.copies
+        ]
+        show(kept, ("origin", "partition", "start_offset", "end_offset", "lag", "heard", "problem"), as_json=False)
 
 
 def _told(config: TopicConfig) -> Iterator[str]:
@@ -173,3 +188,5 @@ def _told(config: TopicConfig) -> Iterator[str]:
         yield f"tombstone-retention {config.tombstone_ms / 1000:g} s"
     yield f"commit-interval {config.commit_interval_ms / 1000:g} s"
     yield f"record-bytes-max {config.record_bytes_max:,} bytes"
+    if config.replicas > 1:
+        yield f"replicas {config.replicas}"

@@ -44,6 +44,8 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         supervised: end when standard input ends, since whoever started us has gone.
         beats: write a byte to standard output twice a second: a supervisor with a watchdog wants to know.
         mesh: of leader 0 alone: the mesh that it is a member of; None for none.
+        keep: patterns of topic names: partitions of other fabrics that are kept here. Leader 0 alone keeps.
+        follow: ROUTER endpoints of fabrics that may have some. offer_to: of keepers that cannot reach this process.
         settings: bounds and times.
     """
 
@@ -59,6 +61,9 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     supervised: bool = False
     beats: bool = False
     mesh: MeshOptions | None = None
+    keep: tuple[str, ...] = ()
+    follow: tuple[str, ...] = ()
+    offer_to: tuple[str, ...] = ()
     settings: LeaderSettings = LeaderSettings()
 
 

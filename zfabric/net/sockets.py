@@ -51,6 +51,8 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -265,6 +267,25 @@ def bind(socket: Socket, endpoint: str) -> str:
     bound = socket.get(zmq.LAST_ENDPOINT)
     assert isinstance(bound, bytes), "pyzmq returns addresses as bytes"
     return bound.decode()
+
+
+def bind_again(make: Callable[[], Socket], endpoint: str, patience_ns: int) -> Socket:
+    """Return a new socket that listens where one was just closed, which libzmq does in its own time.
+
+    Raises:
+        PortInUse: the address is taken by another process, for longer than ``patience_ns``.
+    """
+    deadline = time.monotonic_ns() + patience_ns
+    while True:
+        socket = make()
+        try:
+            bind(socket, endpoint)
+            return socket
+        except errors.PortInUse:
+            socket.close(linger=0)
+            if time.monotonic_ns() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def raise_descriptor_limit(wanted: int) -> int:

@@ -95,6 +95,15 @@ def _serve(argument: str, stack: ExitStack) -> int:
         from zfabric.server.gossip import Gossip
 
         loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply))
+    if (options.keep or options.offer_to) and placement is not None:
+        from zfabric.server.links import Links
+
+        loop.reach_out(
+            Links(
+                leader, settings.frame_bytes_max, keep=options.keep, follow=options.follow,
+                offer_to=options.offer_to, roster=placement.roster,
+            )
+        )  # fmt: skip
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:
         loop.wake_on(0, loop.stop)

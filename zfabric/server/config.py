@@ -1,9 +1,10 @@
 """Settings of a node: option, then ``ZFABRIC_*`` variable, then the TOML file, then the default.
 
 The file has three tables, all optional. ``[node]`` has what the options of ``zfabric serve`` say: ``data``,
-``listen``, ``leaders``, ``insecure``. ``[mesh]`` has what those about the mesh say; as options and variables ``name``,
-``seeds`` and ``key`` are ``mesh``, ``seed`` and ``mesh_key``. ``[leader]`` has fields of
-:class:`~zfabric.settings.LeaderSettings`, each of which is a variable too.
+``listen``, ``leaders``, ``insecure``, ``keep``, ``follow`` and ``keepers`` (``keeper`` as option and variable).
+``[mesh]`` has what those about the mesh say; as options and variables ``name``, ``seeds`` and ``key`` are ``mesh``,
+``seed`` and ``mesh_key``. ``[leader]`` has fields of :class:`~zfabric.settings.LeaderSettings`, each of which is a
+variable too.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         data: the data directory. listen: ``HOST:PORT``; port 0 takes a free one.
         leaders: processes; None: one per core. insecure: listen beyond loopback though there are no keys.
+        keep: patterns of topics that are kept for other fabrics. follow: ``HOST:PORT`` of such fabrics, beside those
+            that the mesh tells. keepers: ``HOST:PORT`` of keepers that are dialled, since they cannot reach this node.
     """
 
     data: str = "zfabric-data"
     listen: str = "127.0.0.1:7400"
     leaders: int | None = None
     insecure: bool = False
+    keep: list[str] = []
+    follow: list[str] = []
+    keepers: list[str] = []
 
 
 class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +58,14 @@ class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
 
 _Kind = type[NodeSettings | LeaderSettings | MeshSection]
 _TABLES: Final[dict[str, _Kind]] = {"node": NodeSettings, "leader": LeaderSettings, "mesh": MeshSection}
-_GIVEN_AS: Final = {("mesh", "name"): "mesh", ("mesh", "seeds"): "seed", ("mesh", "key"): "mesh_key"}
+_GIVEN_AS: Final = {
+    ("mesh", "name"): "mesh",
+    ("mesh", "seeds"): "seed",
+    ("mesh", "key"): "mesh_key",
+    ("node", "keepers"): "keeper",
+}
+_LISTS: Final = {"seeds", "keep", "follow", "keepers"}
+"""Keys that hold several values: in a variable with blanks between them."""
 """What options and variables are called, where that is not the key."""
 
 
@@ -94,7 +107,7 @@ def load(path: str | None, options: dict[str, Any]) -> Settings:
             variable = f"ZFABRIC_{outside.upper()}"
             if variable in os.environ:
                 value = os.environ[variable]
-                given[name] = _Value(value.split() if name == "seeds" else value, variable, strict=False)
+                given[name] = _Value(value.split() if name in _LISTS else value, variable, strict=False)
             if options.get(outside) is not None:
                 given[name] = _Value(options[outside], f"--{outside.replace('_', '-')}", strict=False)
         found[table] = kind(**{name: _checked(kind, name, value) for name, value in given.items()})

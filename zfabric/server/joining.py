@@ -35,7 +35,7 @@ def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
     if len(mesh.zone) > ZONE_MAX or not mesh.zone.isprintable():
         allowed = f"at most {ZONE_MAX} printable characters"
         raise errors.InvalidArgument(name="zone", value=repr(mesh.zone)[:100], allowed=allowed)
-    seeds = [_seed(text) for text in mesh.seeds]
+    seeds = [_place(text, "--seed") for text in mesh.seeds]
     reached = _advertised(mesh, host, seeds)
     return MeshOptions(
         name=mesh.name,
@@ -62,11 +62,20 @@ def split_place(text: str, source: str) -> tuple[str, int]:
     return host, int(digits)
 
 
-def _seed(text: str) -> tuple[str, int]:
-    host, port = split_place(text, "--seed")
+def endpoints(places: list[str], source: str) -> tuple[str, ...]:
+    """Return ZeroMQ endpoints of ``HOST:PORT`` each; ``source`` is what they came from.
+
+    Raises:
+        ConfigurationError: one is something else.
+    """
+    return tuple(f"tcp://{host}:{port}" for host, port in (_place(text, source) for text in places))
+
+
+def _place(text: str, source: str) -> tuple[str, int]:
+    host, port = split_place(text, source)
     if port == 0 or not _is_host(host):
         raise errors.ConfigurationError(
-            source=f"--seed {text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
+            source=f"{source} {text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
         )
     return host, port
 

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -32,6 +32,7 @@ from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
     from zfabric.server.gossip import Gossip
+    from zfabric.server.links import Links
 
 log = logging.getLogger("zfabric.leader")
 
@@ -80,7 +81,7 @@ class Loop:
         self._subscriptions = 0
         self._listeners: dict[bytes, int] = {}
         self._dropped = 0
-        self._memory_bound = 0
+        self._memory = process.Memory(self._settings.memory_max_bytes)
         self._stopping = False
         self._upkeep_due = 0
         self._release_due = time.monotonic_ns() + RELEASE_NS
@@ -92,6 +93,7 @@ class Loop:
         self._refusals = Refusals(self._started)
         self._load = process.Load()
         self._gossip: Gossip | None = None
+        self._links: Links | None = None
         self._poller = zmq.Poller()
         self._open()
 
@@ -129,6 +131,10 @@ class Loop:
         """Let this process be a member of a mesh."""
         self._gossip = gossip
         self._poller.register(gossip.links.fd, zmq.POLLIN)
+
+    def reach_out(self, links: Links) -> None:
+        """Let this process open connections of its own."""
+        self._links = links
 
     def reply(self, peer: bytes, frame: bytes) -> None:
         """Send one frame to a peer of the ROUTER, if it is there and reads."""
@@ -171,6 +177,8 @@ class Loop:
         """Close the sockets, giving the last answers a second to leave."""
         if self._gossip is not None:
             self._gossip.close()
+        if self._links is not None:
+            self._links.close()
         self._connections.stop()
         self._router.close()
         self._xpub.close()
@@ -183,7 +191,9 @@ class Loop:
     def _wait(self) -> None:
         now = time.monotonic_ns()
         deadlines = [now if self._carried else self._upkeep_due]
-        for machine in (self._turn, self._gossip):
+        if self._links is not None:
+            self._links.watch(self._poller)
+        for machine in (self._turn, self._gossip, self._links):
             wanted = None if machine is None else machine.next_deadline()
             if wanted is not None:
                 deadlines.append(wanted)
@@ -196,6 +206,8 @@ class Loop:
                 self._take_subscriptions()
             elif ready is self._controller:
                 self._take_assignments()
+            elif self._links is not None:
+                self._links.wake(ready)
 
     def _take_subscriptions(self) -> None:
         # A subscription is approved for any partition id there can be: the leader may be about to get it. What is
@@ -282,9 +294,13 @@ class Loop:
                     raise errors.ProtocolViolation(
                         problem=f"command frame of {len(first):,} bytes", allowed=f"up to {REQUEST_BYTES_MAX:,}"
                     )
-                command = messages.read([part.buffer for part in parts[1:]], parts[1:])
-                if command.type == Type.ASSIGN:
-                    raise errors.ProtocolViolation(problem="ASSIGN from a client", allowed="from the controller alone")
+                frames = [part.buffer for part in parts[1:]]
+                if self._links is not None and self._links.takes(peer, frames, now):
+                    continue
+                command = messages.read(frames, parts[1:])
+                if command.type in messages.INTERNAL:
+                    what = Type(command.type).name
+                    raise errors.ProtocolViolation(problem=f"{what} from a client", allowed="from the fabric itself")
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
                 if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
                     del self._peers[peer]
@@ -311,16 +327,24 @@ class Loop:
         self._carried = deque()
         if len(incoming) < self._settings.turn_messages:  # Else what waits is answered first: a flood waits outside.
             incoming.extend(self._receive())
+        wall_ms = time.time_ns() // 1_000_000
+        if self._links is not None:
+            incoming.extend(self._links.collect(now, wall_ms))
         for entry in incoming:
             if entry[1].type == Type.STATUS:
                 self._status(*entry)
+            elif entry[1].type == Type.OFFER and self._links is not None:
+                self._perform([self._links.offered(*entry, now)])
             else:
                 (writes if entry[1].type in turn.writes else reads).append(entry)
         self._look_at_room()
         grown = turn.grown
-        effects = turn.change(writes, now, time.time_ns() // 1_000_000)
+        effects = turn.change(writes, now, wall_ms)
         if effects:
             self._perform(effects)
+        reads.extend(turn.woken())
+        if self._links is not None:
+            self._perform(self._links.settled(now))
         if reads:
             self._perform(turn.answer(reads, self._settings.turn_bytes))
             self._carried.extend(reads)
@@ -329,11 +353,11 @@ class Loop:
         if turn.grown > grown:
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
 
-    def _perform(self, effects: list[LeaderEffect]) -> None:
+    def _perform(self, effects: Sequence[LeaderEffect]) -> None:
         router, xpub, counters = self._router, self._xpub, self._leader.counters
         for effect in effects:
             if isinstance(effect, Reply):
-                if not effect.peer:
+                if not effect.peer or (self._links is not None and self._links.reply(effect)):
                     continue
                 try:
                     router.send_multipart((effect.peer, *effect.frames), zmq.NOBLOCK, copy=False)
@@ -343,6 +367,8 @@ class Loop:
                     if error.errno != zmq.EHOSTUNREACH:
                         raise
                     self._peers.pop(effect.peer, None)
+                    if self._links is not None:
+                        self._links.gone(effect.peer, time.monotonic_ns())
             else:
                 xpub.send_multipart(effect.frames, zmq.NOBLOCK, copy=False)
                 listeners = self._listeners.get(effect.frames[0], 0)
@@ -402,18 +428,12 @@ class Loop:
             self.stop()
 
     def _watch_memory(self) -> None:
-        """Drop all connections when the process holds more than it may.
-
-        Where that frees too little (the rest is ours: rings of memory topics, say), it is not repeated before another
-        quarter was added.
-        """
-        held = process.resident()[1]
-        self._memory_bound = max(self._settings.memory_max_bytes, min(self._memory_bound, held + held // 4))
-        if held > self._memory_bound:
+        """Drop all connections when the process holds more than it may."""
+        held = self._memory.exceeded()
+        if held:
             log.warning("memory_exceeded anonymous_bytes=%d dropped=%s", held, "all connections")
             self._drop_connections()
             process.trim()
-            self._memory_bound = 1 << 62
 
     def _drop_connections(self) -> None:
         """Close both sockets and bind new ones: frees whatever strangers have filled libzmq's queues with.
@@ -428,7 +448,8 @@ class Loop:
         self._poller.unregister(self._router)
         self._connections.stop()
         self._router.close(linger=0)
-        self._router = self._bind_again(self._new_router, self._options.listen)
+        self._router = sockets.bind_again(self._new_router, self._options.listen, DRAIN_NS)
+        self._poller.register(self._router, zmq.POLLIN)
         self._drop_subscribers()
 
     def _drop_subscribers(self) -> None:
@@ -436,23 +457,8 @@ class Loop:
         self._listeners.clear()
         self._poller.unregister(self._xpub)
         self._xpub.close(linger=0)
-        self._xpub = self._bind_again(self._new_xpub, self._options.publish)
-
-    def _bind_again(self, make: Callable[[], zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-        """Bind a new socket where one was just closed, which libzmq does in its own time."""
-        deadline = time.monotonic_ns() + DRAIN_NS
-        while True:
-            socket = make()
-            try:
-                sockets.bind(socket, endpoint)
-                break
-            except errors.PortInUse:
-                socket.close(linger=0)
-                if time.monotonic_ns() > deadline:
-                    raise
-                time.sleep(0.01)
-        self._poller.register(socket, zmq.POLLIN)
-        return socket
+        self._xpub = sockets.bind_again(self._new_xpub, self._options.publish, DRAIN_NS)
+        self._poller.register(self._xpub, zmq.POLLIN)
 
     def _status(self, peer: bytes, command: Command) -> None:
         options, counters, stats = self._options, self._leader.counters, self._volume.stats()

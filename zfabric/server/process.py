@@ -32,6 +32,27 @@ def _statm() -> int | None:
         return None
 
 
+class Memory:
+    """A bound on what this process holds, beside the pages of files.
+
+    Where dropping something frees too little (the rest is ours: rings of memory topics, say), the bound is not exceeded
+    again before another quarter was added.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bound = 0
+
+    def exceeded(self) -> int:
+        """Return the bytes that it holds if that is more than it may, else 0."""
+        held = resident()[1]
+        self._bound = max(self._most, min(self._bound, held + held // 4))
+        if held <= self._bound:
+            return 0
+        self._bound = 1 << 62
+        return held
+
+
 class Load:
     """How busy this process has been lately, seen about every half second."""
 

@@ -23,13 +23,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import WILDCARDS, mesh_options, split_place
+from zfabric.server.joining import WILDCARDS, endpoints, mesh_options, split_place
 from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.store.directory import DataDirectory, unusable
@@ -153,6 +153,7 @@ class Supervisor:
         leaders: processes; None: one per core. A directory that was served by more keeps as many.
         insecure: listen beyond loopback though there are no keys.
         mesh: the mesh to join, if it has a name.
+        keep, follow, keepers: as in :class:`~zfabric.server.config.NodeSettings`.
         announce: called with the node's URL once all leaders serve.
 
     Raises:
@@ -168,6 +169,9 @@ class Supervisor:
         settings: LeaderSettings | None = None,
         insecure: bool = False,
         mesh: MeshSection | None = None,
+        keep: Sequence[str] = (),
+        follow: Sequence[str] = (),
+        keepers: Sequence[str] = (),
         announce: Callable[[str, int], None] | None = None,
     ) -> None:
         self._host, self._port = split_listen(listen)
@@ -178,6 +182,9 @@ class Supervisor:
         check_range("leaders", self._wanted, 1, LEADERS_MAX)
         self._settings = settings or LeaderSettings()
         self._mesh = mesh if mesh is not None and mesh.name else None
+        self._keep = tuple(keep)
+        self._follow = endpoints(list(follow), "--follow")
+        self._keepers = endpoints(list(keepers), "--keeper")
         if self._mesh is not None:
             mesh_options(self._mesh, self._host, self._port)  # Whatever is wrong with it is said before anything else.
         try:
@@ -284,6 +291,9 @@ class Supervisor:
                         supervised=True,
                         beats=self._manager.interval_s > 0,
                         mesh=mesh if number == 0 else None,
+                        keep=self._keep if number == 0 else (),
+                        follow=self._follow if number == 0 else (),
+                        offer_to=self._keepers if number == 0 else (),
                         settings=self._settings,
                     )
                 )

@@ -12,7 +12,7 @@ What it adds is what ``server/loop.py`` does with sockets and clocks, and ways t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from zfabric import errors
@@ -24,6 +24,7 @@ from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.core.transaction import Transaction
 from zfabric.settings import LeaderSettings
 from zfabric.sim.disk import SimDisk
+from zfabric.sim.links import Links
 from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import MILLISECOND, SECOND, World
 from zfabric.wire import messages
@@ -41,6 +42,7 @@ class Process:
     Args:
         number: of the leader within its fabric. count: leaders of that. peer: its name, if it is a peer of a mesh.
         fabric: id that is given to a new disk.
+        keep, follow, offer_to: as in :class:`~zfabric.modes.options.LeaderOptions`.
 
     Attributes:
         disk: what outlives the process. alive: it runs. died: called when it ended by itself.
@@ -60,6 +62,9 @@ class Process:
         *,
         peer: str = "",
         fabric: str = "",
+        keep: Sequence[str] = (),
+        follow: Sequence[str] = (),
+        offer_to: Sequence[str] = (),
     ) -> None:
         self.name = peer or f"{site}leader-{number}"
         self.number = number
@@ -89,6 +94,8 @@ class Process:
         self._frozen_until = 0
         self._controller_session = 0
         self._peers: dict[bytes, None] = {}
+        self._keep, self._follow, self._offer_to = tuple(keep), tuple(follow), tuple(offer_to)
+        self._links: Links | None = None
 
     # Life.
 
@@ -125,6 +132,17 @@ class Process:
         self._world.note(f"{self.name} serves, epoch {self.leader.epoch}")
         if self.number:
             self._attach_again()
+        if self._keep or self._offer_to:
+            self._links = Links(
+                self._world,
+                self._network,
+                self.name,
+                self.leader,
+                lambda: self._schedule(self._world.now + TURN_NS),
+                keep=self._keep,
+                follow=self._follow,
+                offer_to=self._offer_to,
+            )
         self._schedule(self._world.now)
 
     def wipe(self, fabric: str) -> None:
@@ -181,6 +199,9 @@ class Process:
         self.deaths += 1
         self._network.unbind(self)
         self._network.leave(self)
+        if self._links is not None:
+            self._network.leave(self._links)
+            self._links = None
         self._inbox.clear()
         self._carried.clear()
         self._subscribers.clear()
@@ -192,6 +213,9 @@ class Process:
 
     def take(self, peer: bytes, frames: Frames) -> None:
         """A message has arrived."""
+        if self._links is not None and self._links.takes(peer, frames):
+            self._schedule(self._world.now + TURN_NS)
+            return
         self._peers[peer] = None
         self._inbox.append((peer, frames))
         self._schedule(self._world.now + TURN_NS)
@@ -210,6 +234,8 @@ class Process:
         for topic in self._subscribers.pop(peer, {}):
             self._topics[topic].discard(peer)
         self._peers.pop(peer, None)
+        if self._links is not None:
+            self._links.gone(peer)
 
     # For the network, as a client of leader 0.
 
@@ -280,6 +306,8 @@ class Process:
             if not self.alive or self.starts != starts:
                 return  # It died after the commit and before anybody was told.
             self._perform(changed)
+            if self._links is not None:
+                self._perform(self._links.settled())
             try:
                 for answered in passes:
                     self._perform(answered)
@@ -291,6 +319,9 @@ class Process:
             wanted = self._turn.next_deadline()
             if wanted is not None:
                 self._schedule(wanted)
+            linked = None if self._links is None else self._links.next_deadline()
+            if linked is not None:
+                self._schedule(linked)
 
         world.at(self._busy_until, committed)
 
@@ -306,6 +337,8 @@ class Process:
         writes: list[Incoming] = []
         reads: deque[Incoming] = deque()
         incoming, self._carried = self._carried, deque()
+        if self._links is not None:
+            incoming.extend(self._links.collect())
         for _ in range(min(TURN_MESSAGES, len(self._inbox))):
             peer, frames = self._inbox.popleft()
             try:
@@ -315,11 +348,14 @@ class Process:
         for peer, command in incoming:
             if command.type == Type.STATUS:
                 refused.append(self._status(peer, command))
+            elif command.type == Type.OFFER and self._links is not None:
+                refused.append(self._links.offered(peer, command))
             else:
                 (writes if command.type in turn.writes else reads).append((peer, command))
         effects = turn.change(writes, world.now, world.wall_ms())
         turn.report(0)
         yield refused + effects
+        reads.extend(turn.woken())
         if reads:
             yield turn.answer(reads, self._settings.turn_bytes)
             self._carried.extend(reads)
@@ -349,10 +385,10 @@ class Process:
         }
         return Reply(peer, (messages.command(Type.STATUS_IS, command.request, messages.StatusIs(values)),))
 
-    def _perform(self, effects: list[LeaderEffect]) -> None:
+    def _perform(self, effects: Sequence[LeaderEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Reply):
-                if effect.peer:
+                if effect.peer and not (self._links is not None and self._links.reply(effect)):
                     self._network.reply(effect.peer, effect.frames)
             else:
                 for peer in sorted(self._topics.get(bytes(effect.frames[0]), ())):

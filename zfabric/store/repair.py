@@ -143,7 +143,7 @@ def _is_memory(partition: int, txn: Transaction) -> bool:
             topic = msgspec.msgpack.decode(value, type=AssignedTopic)
         except (msgspec.MsgspecError, ValueError):
             continue
-        if any(place.id == partition for place in topic.partitions):
+        if any(place == partition for place, _ in topic.places()):
             return topic.config.durability == "memory"
     return True
 

@@ -44,7 +44,7 @@ _ROW_CHECKS: Final[dict[bytes, Callable[[bytes], object]]] = {
     keys.TIME: keys.U64.unpack,
 }
 _KEY_BYTES: Final = {keys.BATCH: 13, keys.EPOCH: 9, keys.STATE: 5, keys.PRODUCER: 13, keys.TIME: 13, keys.ASSIGNED: 5,
-                     keys.DOOMED: 5}  # fmt: skip
+                     keys.DOOMED: 5, keys.HEARD: 5}  # fmt: skip
 _OFFSET_END: Final = 1 << 63
 _EPOCH_END: Final = 1 << 32
 _DECODE_ERRORS: Final = (msgspec.MsgspecError, ValueError, struct.error)
@@ -403,7 +403,7 @@ class RowCheck:
             whole = {b"epoch": len(value) == 8, b"assignment": len(value) == 8, b"fabric": value.isascii()}
             problem = "" if whole.get(row.key[1:]) else f"fact {row.key[1:40]!r} of {len(value)} bytes"
         else:
-            problem = "" if table == keys.DOOMED else f"no table has the letter {table!r}"
+            problem = "" if table in (keys.DOOMED, keys.HEARD) else f"no table has the letter {table!r}"
         if problem:
             self._find("row", problem, key=row.key)
 
@@ -418,7 +418,7 @@ class RowCheck:
                 topic = _decode_topic(row.value or b"")
             except _DECODE_ERRORS:
                 continue  # The row itself is reported when the pass comes to it.
-            self._places.update((place.id, (topic.name, place.number)) for place in topic.partitions)
+            self._places.update((place, (topic.name, number)) for place, number in topic.places())
         self._doomed = {
             keys.split_id(row.key)[0] for row in self._rows(keys.DOOMED) if len(row.key) == _KEY_BYTES[keys.DOOMED]
         }

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zfabric import errors
-from zfabric.model import Cleanup, Durability, PartitionInfo, TopicConfig, TopicInfo
-from zfabric.settings import TOPIC_PARTITIONS_MAX, check_flag, check_name, check_range, check_topic_option
+from zfabric.model import Cleanup, CopyInfo, Durability, PartitionInfo, TopicConfig, TopicInfo
+from zfabric.settings import (
+    FETCH_PARTITIONS_MAX,
+    TOPIC_PARTITIONS_MAX,
+    check_flag,
+    check_name,
+    check_range,
+    check_topic_option,
+)
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.replication import KeptPlace
 
 if TYPE_CHECKING:
     from zfabric.sync.fabric import Fabric
@@ -41,6 +49,7 @@ class Topics:
         tombstone_retention: float = 86_400.0,
         commit_interval: float = 0.0,
         record_bytes_max: int = 1 << 20,
+        replicas: int = 1,
         if_absent: bool = False,
     ) -> TopicInfo:
         """Make a topic.
@@ -57,6 +66,8 @@ class Topics:
             commit_interval: seconds, to 3600, that an ack may wait to share its fsync: less wear, same promise.
             record_bytes_max: largest record; to 64 MiB, and to 16 MiB unless the fabric's ``LeaderSettings`` (table
                 ``[leader]`` of a node's file) allow more.
+            replicas: disks that ``acks="all"`` waits for, to 16: the leader's own and ``replicas - 1`` keepers'.
+                With too few of them an ack comes late or never; ``acks="leader"`` does not wait.
             if_absent: take a topic that exists as it is.
 
         Raises:
@@ -74,6 +85,7 @@ class Topics:
             tombstone_retention=tombstone_retention,
             commit_interval=commit_interval,
             record_bytes_max=record_bytes_max,
+            replicas=replicas,
         )
         body = messages.CreateTopic(name, partitions, config, if_absent, self._fabric.token())
         self._fabric.ask(Type.CREATE_TOPIC, body, f"creation of topic {name!r}")
@@ -91,12 +103,18 @@ class Topics:
         """
         meta = self._meta(name)
         described: dict[int, messages.PartitionIs] = {}
+        copied: dict[int, messages.PartitionIs] = {}
         for leader in sorted({place.leader for place in meta.partitions}):
             mine = [place for place in meta.partitions if place.leader == leader]
             body = messages.Describe([place.id for place in mine])
             answer = self._fabric.ask_origin(Type.DESCRIBE, body, f"description of {name!r}", leader)
             parts = answer.partitions if answer is not None else [_UNKNOWN] * len(mine)
             described.update({place.number: part for place, part in zip(mine, parts, strict=True)})
+        for at in range(0, len(meta.kept), FETCH_PARTITIONS_MAX):
+            kept = [place.id for place in meta.kept[at : at + FETCH_PARTITIONS_MAX]]
+            body = messages.Describe(kept)
+            answer = self._fabric.ask(Type.DESCRIBE, body, f"copies of {name!r}", meta.kept[0].leader)
+            copied.update({part.partition: part for part in answer.partitions})
         partitions = []
         for place in meta.partitions:
             part = described[place.number]
@@ -114,9 +132,11 @@ class Topics:
                     write_amplification=part.write_amplification,
                     origin=self._fabric.origin_of(place.leader),
                     online=part is not _UNKNOWN,
+                    keepers=dict(part.keepers),
                 )
             )
-        return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions)
+        copies = [_copy(place, copied[place.id]) for place in meta.kept]
+        return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions, copies=copies)
 
     def _meta(self, name: str) -> messages.TopicMeta:
         check_name("topic", name)
@@ -145,6 +165,22 @@ class Topics:
         self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
 
 
+def _copy(place: KeptPlace, part: messages.PartitionIs) -> CopyInfo:
+    return CopyInfo(
+        origin=place.origin,
+        partition=place.number,
+        id=place.id,
+        epoch=part.epoch,
+        start_offset=part.start_offset,
+        end_offset=part.end_offset,
+        origin_end_offset=max(part.origin_end, part.end_offset),
+        lag=max(part.origin_end - part.end_offset, 0),
+        bytes=part.bytes,
+        heard_ms=part.heard_ms,
+        problem=part.problem,
+    )
+
+
 def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
     """Return ``base`` with the arguments of ``create`` applied, as far as they are given."""
     fields: dict[str, Any] = {}
@@ -153,7 +189,7 @@ def _config(base: TopicConfig, **changes: Any) -> TopicConfig:
             field = {"tombstone_retention": "tombstone_ms"}.get(name, f"{name}_ms")
             check_topic_option(name, value)
             fields[field] = -1 if value is None else int(value * 1000)
-        elif name in ("retention_bytes", "record_bytes_max"):
+        elif name in ("retention_bytes", "record_bytes_max", "replicas"):
             check_topic_option(name, value)
             fields[name] = -1 if value is None else value
         elif name in ("durability", "cleanup"):

@@ -18,7 +18,7 @@ after the ones it knows, a missing one takes its default), except on the hot pat
 - PRODUCE: command + batch header (96 bytes), then one frame with the payload.
 - PRODUCED: command + ``<QqIBB``: base offset, append time (ms), leader epoch, durability (0 fsync, 1 os, 2 memory),
   duplicate (1: it was stored before, this is the original answer; base offset 2**64-1: older than remembered).
-- FETCHED: command + body, then one frame with all batches of all partitions, one behind the other.
+- FETCHED, FOLLOWED: command + body, then one frame with all batches of all partitions, one behind the other.
 
 Published (PUB/SUB) messages carry no command frame: ``[partition id u32 big-endian][batch header][payload]`` is a
 batch, ``[partition id][HEAD: end offset u64, leader epoch u32, little-endian]`` tells that nothing is missing up to
@@ -54,6 +54,7 @@ from zfabric.settings import (
 )
 from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.card import ServiceCard
+from zfabric.wire.replication import Adopt, Follow, Followed, KeptPlace, Offer, Share
 
 SIGNATURE: Final = b"zf"
 VERSION: Final = 1
@@ -114,6 +115,12 @@ class Type(IntEnum):
     MEMBERS = 40
     MEMBERS_ARE = 41
     ANNOUNCE = 42
+    FOLLOW = 50
+    FOLLOWED = 51
+    OFFER = 52
+    KEEP = 53  # Within one process: batches for its own log.
+    SHARE = 54
+    ADOPT = 55  # Within one process.
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -166,12 +173,13 @@ class PartitionPlace(_Body, frozen=True):
 
 
 class TopicMeta(_Body, frozen=True):
-    """A topic as the controller knows it; partitions in order of their number."""
+    """A topic as the controller knows it; partitions in order of their number, and copies of other fabrics' ones."""
 
     name: _Text
     id: _Id
     config: TopicConfig
     partitions: Annotated[list[PartitionPlace], _ALL]
+    kept: Annotated[list[KeptPlace], _ALL] = []
 
 
 class Metadata(_Body, frozen=True):
@@ -230,7 +238,12 @@ class Describe(_Body, frozen=True):
 
 
 class PartitionIs(_Body, frozen=True):
-    """What a leader knows of one partition; sizes in bytes."""
+    """What a leader knows of one partition; sizes in bytes.
+
+    ``keepers``: fabric id and confirmed offset of each that has followed since the leader started. Of a copy:
+    ``heard_ms`` is when its origin was heard of (ms since 1970, 0: never), ``origin_end`` the end offset that it had
+    then, ``problem`` why the copy does not go on, or "".
+    """
 
     partition: _Id
     epoch: _Count
@@ -240,6 +253,10 @@ class PartitionIs(_Body, frozen=True):
     batches: _Count
     durability: str
     write_amplification: float
+    keepers: list[tuple[_Text, _Count]] = []
+    heard_ms: _Count = 0
+    origin_end: _Count = 0
+    problem: str = ""
 
 
 class Described(_Body, frozen=True):
@@ -388,12 +405,18 @@ class Attach(_Body, frozen=True):
 
 
 class AssignedTopic(_Body, frozen=True):
-    """A topic with the partitions that one leader leads."""
+    """A topic with the partitions that one leader leads, and those that it keeps."""
 
     id: _Id
     name: _Text
     config: TopicConfig
     partitions: Annotated[list[PartitionPlace], _ALL]
+    kept: Annotated[list[KeptPlace], _ALL] = []
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return (id, number) of all of them."""
+        led = [(place.id, place.number) for place in self.partitions]
+        return led + [(place.id, place.number) for place in self.kept]
 
 
 class Assign(_Body, frozen=True):
@@ -480,7 +503,11 @@ class Produced(NamedTuple):
 
 
 _EMPTY_TYPES = (Type.GOODBYE, Type.DONE, Type.LIST_GROUPS, Type.STATUS)
-BODIES: Final[dict[int, type[_Body]]] = {
+INTERNAL: Final = frozenset({Type.ASSIGN, Type.KEEP, Type.ADOPT})
+"""What machines of one fabric say to each other, and nobody else may."""
+REVERSED: Final = frozenset({Type.HELLO, Type.METADATA, Type.FOLLOW, Type.SHARE})
+"""What a keeper may ask over a connection that was opened to it."""
+BODIES: Final[dict[int, type[msgspec.Struct]]] = {
     Type.HELLO: Hello, Type.WELCOME: Welcome, Type.ERROR: Failure, Type.METADATA: Metadata,
     Type.METADATA_IS: MetadataIs, Type.CREATE_TOPIC: CreateTopic, Type.TOPIC_IS: TopicIs,
     Type.DELETE_TOPIC: DeleteTopic, Type.ALTER_TOPIC: AlterTopic, Type.DESCRIBE: Describe, Type.DESCRIBED: Described,
@@ -488,7 +515,8 @@ BODIES: Final[dict[int, type[_Body]]] = {
     Type.FIND_OFFSETS: FindOffsets, Type.OFFSETS_ARE: OffsetsAre, Type.COMMIT_OFFSETS: CommitOffsets,
     Type.GET_OFFSETS: GetOffsets, Type.COMMITTED_ARE: CommittedAre, Type.DELETE_GROUP: DeleteGroup,
     Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, Type.MEMBERS: Members,
-    Type.MEMBERS_ARE: MembersAre, Type.ANNOUNCE: Announce, **dict.fromkeys(_EMPTY_TYPES, Empty),
+    Type.MEMBERS_ARE: MembersAre, Type.ANNOUNCE: Announce, Type.FOLLOW: Follow, Type.FOLLOWED: Followed,
+    Type.OFFER: Offer, Type.SHARE: Share, Type.ADOPT: Adopt, **dict.fromkeys(_EMPTY_TYPES, Empty),
 }  # fmt: skip
 
 ANSWERS: Final[dict[int, int]] = {
@@ -497,7 +525,8 @@ ANSWERS: Final[dict[int, int]] = {
     Type.INIT_PRODUCER: Type.PRODUCER_IS, Type.FETCH: Type.FETCHED, Type.FIND_OFFSETS: Type.OFFSETS_ARE,
     Type.COMMIT_OFFSETS: Type.DONE, Type.GET_OFFSETS: Type.COMMITTED_ARE, Type.LIST_GROUPS: Type.COMMITTED_ARE,
     Type.DELETE_GROUP: Type.DONE, Type.STATUS: Type.STATUS_IS, Type.MEMBERS: Type.MEMBERS_ARE,
-    Type.ANNOUNCE: Type.DONE,  # Each unless it is ERROR.
+    Type.ANNOUNCE: Type.DONE, Type.FOLLOW: Type.FOLLOWED, Type.OFFER: Type.DONE,
+    Type.SHARE: Type.DONE,  # Each unless it is ERROR.
 }  # fmt: skip
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: Final = {number: msgspec.msgpack.Decoder(kind).decode for number, kind in BODIES.items()}
@@ -513,7 +542,7 @@ class Command(NamedTuple):
     rest: Sequence[Any]
 
 
-def command(kind: int, request: int, body: _Body, flags: int = 0) -> bytes:
+def command(kind: int, request: int, body: msgspec.Struct, flags: int = 0) -> bytes:
     """Encode a command frame with a msgpack body."""
     return COMMAND.pack(SIGNATURE, VERSION, kind, flags, request) + _encode(body)
 
@@ -595,7 +624,7 @@ def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Comman
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = f"body of {Type(kind).name}: {str(error)[:200]}"
         raise errors.ProtocolViolation(problem=problem, allowed="the fields of that command") from error
-    extra = 1 if kind == Type.FETCHED else 0
+    extra = 1 if kind in (Type.FETCHED, Type.FOLLOWED) else 0
     if len(frames) != 1 + extra:
         raise errors.ProtocolViolation(problem=f"{Type(kind).name} of {len(frames)} frames", allowed=str(1 + extra))
     return Command(kind, flags, request, body, frames[1:])

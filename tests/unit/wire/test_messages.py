@@ -10,8 +10,21 @@ from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.card import ServiceCard
 from zfabric.wire.messages import Type
+from zfabric.wire.replication import (
+    Adopt,
+    AdoptedTopic,
+    Follow,
+    Followed,
+    FollowedPart,
+    FollowPart,
+    KeptPlace,
+    Offer,
+    Share,
+    SharedOffset,
+)
 
 META = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(1, 0, 0)])
+KEPT = KeptPlace(2, "o", 0, 0, 7)
 REQUEST = 9
 MEMBER = messages.MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)
 SERVICE = ServiceCard("s", "1", "tcp://h:1", 7)
@@ -44,17 +57,17 @@ EXAMPLES = {
         messages.MetadataIs("f", [messages.LeaderAddress(0, "tcp://*:1", "tcp://*:2")], [META], ["u"]),
         (
             "7a66010b000000000900000000000000"
-            "94a166919300a97463703a2f2f2a3a31a97463703a2f2f2a3a329194a1740197a56673796e63ffff"
-            "a664656c657465ce05265c0000ce00100000919301000091a175"
+            "94a166919300a97463703a2f2f2a3a31a97463703a2f2f2a3a329195a1740198a56673796e63ffff"
+            "a664656c657465ce05265c0000ce001000000191930100009091a175"
         ),
     ),
     Type.CREATE_TOPIC: (
         messages.CreateTopic("t", 2, TopicConfig(), if_absent=True, token=5),
-        "7a66010c00000000090000000000000095a1740297a56673796e63ffffa664656c657465ce05265c0000ce00100000c305",
+        "7a66010c00000000090000000000000095a1740298a56673796e63ffffa664656c657465ce05265c0000ce0010000001c305",
     ),
     Type.TOPIC_IS: (
         messages.TopicIs(META),
-        "7a66010d0000000009000000000000009194a1740197a56673796e63ffffa664656c657465ce05265c0000ce001000009193010000",
+        "7a66010d0000000009000000000000009195a1740198a56673796e63ffffa664656c657465ce05265c0000ce0010000001919301000090",
     ),
     Type.DELETE_TOPIC: (
         messages.DeleteTopic("t", 5),
@@ -62,15 +75,15 @@ EXAMPLES = {
     ),
     Type.ALTER_TOPIC: (
         messages.AlterTopic("t", TopicConfig(retention_ms=1000), 4),
-        "7a66011000000000090000000000000093a17497a56673796e63cd03e8ffa664656c657465ce05265c0000ce0010000004",
+        "7a66011000000000090000000000000093a17498a56673796e63cd03e8ffa664656c657465ce05265c0000ce001000000104",
     ),
     Type.DESCRIBE: (
         messages.Describe([1, 70_000]),
         "7a660112000000000900000000000000919201ce00011170",
     ),
     Type.DESCRIBED: (
-        messages.Described([messages.PartitionIs(1, 3, 10, 20, 4096, 2, "fsync", 1.5)]),
-        "7a66011300000000090000000000000091919801030a14cd100002a56673796e63cb3ff8000000000000",
+        messages.Described([messages.PartitionIs(1, 3, 10, 20, 4096, 2, "fsync", 1.5, [("k", 18)], 1000, 21, "p")]),
+        "7a66011300000000090000000000000091919c01030a14cd100002a56673796e63cb3ff80000000000009192a16b12cd03e815a170",
     ),
     Type.INIT_PRODUCER: (
         messages.InitProducer(1, (1 << 64) - 1, 5, 2),
@@ -126,12 +139,12 @@ EXAMPLES = {
     ),
     Type.ASSIGN: (
         messages.Assign(
-            "f", 9, [messages.AssignedTopic(1, "t", TopicConfig(), [messages.PartitionPlace(1, 0, 1)])], [3], 8
+            "f", 9, [messages.AssignedTopic(1, "t", TopicConfig(), [messages.PartitionPlace(1, 0, 1)], [KEPT])], [3], 8
         ),
         (
             "7a660127000000000900000000000000"
-            "95a16609919401a17497a56673796e63ffffa664656c657465ce05265c0000ce0010000091930100"
-            "01910308"
+            "95a16609919501a17498a56673796e63ffffa664656c657465ce05265c0000ce0010000001919301"
+            "0001919502a16f000007910308"
         ),
     ),
     Type.MEMBERS: (
@@ -157,6 +170,22 @@ EXAMPLES = {
         messages.Announce(SERVICE, 3000),
         "7a66012a0000000009000000000000009298a173a131a97463703a2f2f683a31076400a0a0cd0bb8",
     ),
+    Type.FOLLOW: (
+        Follow("o", "k", 1 << 20, 5000, 3, 4, 9, [FollowPart(7, 12, 3, 1000)]),
+        "7a66013200000000090000000000000098a16fa16bce00100000cd13880304099194070c03cd03e8",
+    ),
+    Type.OFFER: (
+        Offer("o"),
+        "7a66013400000000090000000000000091a16f",
+    ),
+    Type.SHARE: (
+        Share("o", [SharedOffset(7, "g", 1, 12, 1000)]),
+        "7a66013600000000090000000000000092a16f919507a167010ccd03e8",
+    ),
+    Type.ADOPT: (
+        Adopt("o", [AdoptedTopic("t", TopicConfig(), [(0, 7)])], [2]),
+        "7a66013700000000090000000000000093a16f9193a17498a56673796e63ffffa664656c657465ce05265c0000ce0010000001919200079102",
+    ),
 }
 """By type: a body, and the frame of request 9 that carries it."""
 
@@ -176,8 +205,9 @@ def frame(kind):
 
 
 def test_there_is_an_example_of_every_command():
-    binary = {Type.PRODUCE, Type.PRODUCED, Type.FETCHED}
-    assert set(EXAMPLES) | binary == set(Type)
+    binary = {Type.PRODUCE, Type.PRODUCED, Type.FETCHED, Type.FOLLOWED}
+    inner = {Type.KEEP}
+    assert set(EXAMPLES) | binary | inner == set(Type)
 
 
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.name)
@@ -242,6 +272,28 @@ def test_a_produced_is_fixed_binary():
     assert (command.type, command.request, command.body) == (Type.PRODUCED, REQUEST, (40, 1000, 3, 1, 1))
 
 
+def test_a_followed_carries_its_batches_in_one_frame():
+    stored = HEADER + STAMPED + PAYLOAD + "c0"
+    refusal = errors.NotLeader(leader=2, partition=7)
+    parts = [FollowedPart(1, 10, 41, 111), FollowedPart(2, 0, 0, 0, (refusal.code, refusal.values))]
+    body = Followed("o", 3, 4, 9, parts, [SharedOffset(7, "g", 1, 12, 1000)])
+    golden = [
+        (
+            "7a66013300000000090000000000000096a16f0304099295010a296fc09502000000921882a66c656164657202"
+            "a9706172746974696f6e07919507a167010ccd03e8"
+        ),
+        stored,
+    ]
+    assert messages.command(Type.FOLLOWED, REQUEST, body).hex() == golden[0]
+    command = messages.read([bytes.fromhex(part) for part in golden])
+    assert (command.body, command.rest[0].hex()) == (body, stored)
+
+
+def test_a_topic_of_a_version_without_keepers_is_one_that_has_none():
+    older = "7a66010d0000000009000000000000009194a1740197a56673796e63ffffa664656c657465ce05265c0000ce001000009193010000"
+    assert messages.read([bytes.fromhex(older)]).body == messages.TopicIs(META)
+
+
 def test_a_fetched_carries_its_batches_in_one_frame():
     stored = HEADER + STAMPED + PAYLOAD + "c0"
     refusal = messages.failure_body(errors.NotLeader(leader=2, partition=7))
@@ -275,7 +327,8 @@ def test_numbers_of_commands_are_never_reused():
         "PRODUCE": 20, "PRODUCED": 21, "INIT_PRODUCER": 22, "PRODUCER_IS": 23, "FETCH": 24, "FETCHED": 25,
         "FIND_OFFSETS": 26, "OFFSETS_ARE": 27, "COMMIT_OFFSETS": 28, "GET_OFFSETS": 30, "COMMITTED_ARE": 31,
         "LIST_GROUPS": 32, "DELETE_GROUP": 34, "STATUS": 36, "STATUS_IS": 37, "ATTACH": 38, "ASSIGN": 39,
-        "MEMBERS": 40, "MEMBERS_ARE": 41, "ANNOUNCE": 42,
+        "MEMBERS": 40, "MEMBERS_ARE": 41, "ANNOUNCE": 42, "FOLLOW": 50, "FOLLOWED": 51, "OFFER": 52, "KEEP": 53,
+        "SHARE": 54, "ADOPT": 55,
     }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ def check(kind: int, asked: Any, answer: Command) -> errors.ProtocolViolation | 
 def _metadata(asked: messages.Metadata, answer: Command) -> bool:
     body: messages.MetadataIs = answer.body
     return all(
-        [place.number for place in topic.partitions] == list(range(len(topic.partitions))) and topic.partitions
+        [place.number for place in topic.partitions] == list(range(len(topic.partitions)))
+        and (topic.partitions or topic.kept)
         for topic in body.topics
     )
 

@@ -314,7 +314,8 @@ class Client:
             self.requests.move(moved, self.now)
         if self._age_ns is None:
             self._age_ns = self.now + AGE_NS
-        for name in body.unknown:
+        # A topic without partitions of its own is here for others' copies alone: nobody can produce to it.
+        for name in (*body.unknown, *(meta.name for meta in body.topics if not meta.partitions)):
             self._topics.pop(name, None)
             for producer in self.producers:
                 producer.gone(name)
@@ -324,8 +325,9 @@ class Client:
             for reader in self._readers:
                 reader.gone(name, self.now)
         for meta in body.topics:
-            self._topics[meta.name] = meta
-            self._teach(meta, self.now)
+            if meta.partitions:
+                self._topics[meta.name] = meta
+                self._teach(meta, self.now)
 
     def adopt(self, meta: messages.TopicMeta) -> None:
         """A topic was made in the own fabric."""

@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.client import answers
 from zfabric.core.client.pending import Pending
@@ -155,7 +157,16 @@ class Requests:
         return number
 
     def call(
-        self, endpoint: str, kind: int, body: messages._Body, now: int, deadline_ns: int, what: str, seconds: float
+        self,
+        endpoint: str,
+        kind: int,
+        body: msgspec.Struct,
+        now: int,
+        deadline_ns: int,
+        what: str,
+        seconds: float,
+        *,
+        patience_ns: int = PATIENCE_NS,
     ) -> Pending[Command]:
         """Send a command and return its answer to come; an ERROR answer comes as an error.
 
@@ -182,7 +193,7 @@ class Requests:
 
         number = self.next_id()
         frames = (messages.command(kind, number, body),)
-        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, PATIENCE_NS), now)
+        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, patience_ns), now)
         return pending
 
     def _connection(self, endpoint: str) -> Connection:
@@ -213,6 +224,12 @@ class Requests:
             self._open(connection, now)
         if connection.session is not None:
             self._effects.append(Send(connection.session, frames))
+
+    def abandon(self, endpoint: str) -> None:
+        """Close the connection to ``endpoint``; what is not answered there never will be, and nobody is told."""
+        connection = self._connections.pop(endpoint, None)
+        if connection is not None and connection.session is not None:
+            self._shut(connection.session)
 
     def withdraw(self, request_id: int) -> None:
         """Stop repeating a request, wherever it goes; an answer that still comes is ignored."""

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 400_000_000
+KEEPERS_PATIENCE_NS = 60_000_000_000
+"""Patience with a leader that waits for keepers: its silence does not mean that it has lost the batch."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 
 
@@ -255,6 +257,8 @@ class Sender:
             self._answered(route, outbox, batch, command)
 
         patience_ns = PATIENCE_NS + route.config.commit_interval_ms * 1_000_000
+        if route.config.replicas > 1 and not self._flags:
+            patience_ns = KEEPERS_PATIENCE_NS
         requests.send(endpoint, Request(batch.request_id, frames, answered, None, None, patience_ns), now)
 
     def _answered(self, route: Route, outbox: Outbox, batch: OutBatch, command: Command) -> None:

@@ -11,6 +11,9 @@ Invariants:
   since" is a filter; a deleted topic leaves a row with its id and version until every leader has heard of it;
 - a leader takes an assignment only if it begins at or before the version that the leader has, so a lost one leaves no
   hole; it attaches again and again, and is then told all that it lacks;
+- copies of other fabrics' partitions (ADOPT) get ids like partitions here, and leader 0 holds them. A copy is known by
+  its origin's id and the partition's id there, neither of which is ever given twice: a topic that was deleted and made
+  anew, or a disk that was replaced, is another origin and gets another copy;
 - a decision is told only after its commit, and once more when its command is repeated: the last 64 tokens are kept.
 
 ========  ==================  ===========================================================
@@ -36,6 +39,8 @@ from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer, TopicConfig
 from zfabric.settings import (
+    KEPT_PARTITIONS_MAX,
+    ORIGINS_PER_TOPIC_MAX,
     PARTITIONS_MAX,
     RECORD_BYTES_CEILING,
     TOPIC_PARTITIONS_MAX,
@@ -45,6 +50,7 @@ from zfabric.settings import (
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Adopt, KeptPlace
 
 _FACTS = b"CF"
 _TOPIC = b"CT"
@@ -52,6 +58,8 @@ _GONE = b"CX"
 
 ATTACHED_MAX = 1_000
 TOKENS_KEPT = 64
+KEEPING_LEADER = 0
+"""Holds all copies: it is the one with the controller, so adopting is one transaction."""
 
 
 class _Facts(msgspec.Struct, array_like=True, frozen=True):
@@ -104,6 +112,11 @@ def check_config(config: TopicConfig) -> None:
             value=repr(config.cleanup),
             allowed="'delete' with durability='memory': a ring keeps the newest",
         )
+    check_topic_option("replicas", config.replicas)
+    if config.durability != "fsync" and config.replicas > 1:
+        raise errors.InvalidArgument(
+            name="replicas", value=str(config.replicas), allowed="1 unless durability='fsync': a copy is on disk"
+        )
     if config.durability != "fsync" and config.commit_interval_ms:
         raise errors.InvalidArgument(
             name="commit_interval", value=f"{config.commit_interval_ms / 1e3:g}", allowed="0 unless durability='fsync'"
@@ -143,6 +156,7 @@ class Placement:
             Type.CREATE_TOPIC: self._create,
             Type.DELETE_TOPIC: self._delete,
             Type.ALTER_TOPIC: self._alter,
+            Type.ADOPT: self._adopt,
         }
         self._readers: dict[int, Callable[[bytes, Command], None]] = {
             Type.METADATA: self._metadata,
@@ -253,8 +267,10 @@ class Placement:
         topics = []
         for row in self._topics.values():
             mine = [place for place in row.meta.partitions if place.leader == leader]
-            if row.version > since and mine:
-                topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine))
+            kept = [place for place in row.meta.kept if place.leader == leader]
+            # The one that holds copies is also told when the last one has gone.
+            if row.version > since and (mine or kept or leader == KEEPING_LEADER):
+                topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine, kept))
         gone = [topic for topic, version in self._gone.items() if version > since]
         return messages.Assign(self.fabric, self.version, topics, gone, since)
 
@@ -294,6 +310,11 @@ class Placement:
 
     def _check_record_bytes(self, config: TopicConfig) -> None:
         check_config(config)
+        if config.replicas > 1 and self._count > 1:
+            raise errors.NotSupported(
+                what=f"replicas={config.replicas}", where=f"in a fabric of {self._count} leader processes",
+                instead="keepers copy from one: serve with --leaders 1",
+            )  # fmt: skip
         if config.record_bytes_max > self._record_bytes_max:
             raise errors.InvalidArgument(
                 name="record_bytes_max",
@@ -310,16 +331,62 @@ class Placement:
         row = self._topics.get(body.name)
         if body.token in self._done:
             meta = self._again(body.name)
-        elif row is not None:
+        elif row is not None and row.meta.partitions:
             if not body.if_absent:
                 raise errors.AlreadyExists(kind="topic", name=body.name)
             meta = row.meta
         else:
-            meta = messages.TopicMeta(body.name, self._next_topic, body.config, self._places(body.partitions, 0))
-            self._next_topic += 1
+            meta = self._new(body.name, body.config) if row is None else row.meta
+            places = self._places(body.partitions, 0)
+            meta = messages.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
             self._note(body.token)
             self._write_topic(meta, txn)
         self._tell(peer, command, meta)
+
+    def _new(self, name: str, config: TopicConfig) -> messages.TopicMeta:
+        meta = messages.TopicMeta(name, self._next_topic, config, [])
+        self._next_topic += 1
+        return meta
+
+    def _adopt(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        body: Adopt = command.body
+        if body.drop:
+            self._let_go(set(body.drop), txn)
+        room = KEPT_PARTITIONS_MAX - sum(len(row.meta.kept) for row in self._topics.values())
+        for topic in body.topics:
+            check_name("topic", topic.name)
+            check_config(topic.config)
+            row = self._topics.get(topic.name)
+            meta = self._new(topic.name, topic.config) if row is None else row.meta
+            kept = {(place.origin, place.number): place for place in meta.kept}
+            origins = {place.origin for place in meta.kept} | {body.origin}
+            for number, source in topic.partitions:
+                known = kept.get((body.origin, number))
+                if known is not None and known.source == source:
+                    continue
+                if room <= 0 or len(origins) > ORIGINS_PER_TOPIC_MAX:
+                    self.refused += 1
+                    break
+                room -= known is None
+                place = KeptPlace(self._next_partition, body.origin, number, KEEPING_LEADER, source)
+                kept[body.origin, number] = place
+                self._next_partition += 1
+            if len(kept) != len(meta.kept) or list(kept.values()) != meta.kept:
+                self._write_topic(self._with_kept(meta, list(kept.values())), txn)
+
+    def _with_kept(self, meta: messages.TopicMeta, kept: list[KeptPlace]) -> messages.TopicMeta:
+        return messages.TopicMeta(meta.name, meta.id, meta.config, meta.partitions, kept)
+
+    def _let_go(self, copies: set[int], txn: Transaction) -> None:
+        """Forget copies; a topic of which nothing is left was here only for them."""
+        for row in list(self._topics.values()):
+            staying = [place for place in row.meta.kept if place.id not in copies]
+            if len(staying) == len(row.meta.kept):
+                continue
+            if staying or row.meta.partitions:
+                self._write_topic(self._with_kept(row.meta, staying), txn)
+            else:
+                self._remove(row.meta, txn)
 
     def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.DeleteTopic = command.body
@@ -328,6 +395,10 @@ class Placement:
             return
         meta = self._find(body.name)
         self._note(body.token)
+        self._remove(meta, txn)
+        self._tell(peer, command, meta)
+
+    def _remove(self, meta: messages.TopicMeta, txn: Transaction) -> None:
         self._forget_gone(txn)
         del self._topics[meta.name]
         txn.delete(_TOPIC + meta.name.encode())
@@ -335,7 +406,6 @@ class Placement:
         self._gone[meta.id] = self.version
         txn.put(_GONE + meta.id.to_bytes(4, "big"), self.version.to_bytes(8, "big"))
         self._write_facts(txn)
-        self._tell(peer, command, meta)
 
     def _again(self, name: str) -> messages.TopicMeta:
         """Answer what was done before and is not done twice: the topic as it is now, empty if there is none."""
@@ -367,7 +437,7 @@ class Placement:
         wanted = body.partitions or have
         check_range("partitions", wanted, have, TOPIC_PARTITIONS_MAX)
         places = [*meta.partitions, *self._places(wanted - have, have)]
-        meta = messages.TopicMeta(meta.name, meta.id, body.config, places)
+        meta = messages.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
         self._write_topic(meta, txn)
         self._tell(peer, command, meta)
 

@@ -16,6 +16,7 @@ from zfabric.core.leader.log import MemoryLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.transaction import Transaction
 from zfabric.wire import messages
+from zfabric.wire.replication import KeptPlace
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_topic = msgspec.msgpack.Decoder(messages.AssignedTopic).decode
@@ -31,7 +32,8 @@ class Assigned:
         fabric: id of the fabric (text), empty until the first assignment.
         epoch: leader epoch of everything appended since this start.
         version: of the last assignment.
-        places: topic and number within it, by partition id.
+        places: topic and number within it, by partition id, copies included.
+        kept: which of these are copies of other fabrics' partitions.
         loaded: the partitions in use, by id.
     """
 
@@ -40,6 +42,7 @@ class Assigned:
         self.epoch = 0
         self.version = 0
         self.places: dict[int, tuple[messages.AssignedTopic, int]] = {}
+        self.kept: dict[int, KeptPlace] = {}
         self.loaded: dict[int, Partition] = {}
         self._leader = leader
         self._topics: dict[int, messages.AssignedTopic] = {}
@@ -54,6 +57,7 @@ class Assigned:
         """Read the last assignment."""
         self._topics.clear()
         self.places.clear()
+        self.kept.clear()
         row = txn.get(keys.volume("fabric"))
         self.fabric = bytes(row).decode() if row is not None else ""
         row = txn.get(keys.volume("assignment"))
@@ -80,6 +84,16 @@ class Assigned:
             partition = self.loaded[partition_id] = Partition(partition_id, topic.name, number, topic.config, txn)
         return partition
 
+    def led(self, partition_id: int, txn: Transaction) -> Partition:
+        """Return a partition that is led here, and no copy of another fabric's.
+
+        Raises:
+            NotLeader, CorruptRow: as :meth:`partition`.
+        """
+        if partition_id in self.kept:
+            raise errors.NotLeader(leader=self._leader, partition=partition_id)
+        return self.partition(partition_id, txn)
+
     def assign(self, body: messages.Assign, txn: Transaction) -> list[int] | None:
         """Take an assignment; returns the partitions that are no longer led here, or None if it changes nothing.
 
@@ -95,19 +109,25 @@ class Assigned:
         if not self.fabric:
             self.fabric = body.fabric
             txn.put(keys.volume("fabric"), body.fabric.encode())
+        dropped = []
         for topic in body.topics:
+            before = self._topics.get(topic.id)
             txn.put(keys.assigned(topic.id), _encode(topic))
             self._take(topic)
-        dropped = [partition_id for topic_id in body.gone for partition_id in self._drop(topic_id, txn)]
+            if before is not None and before.kept:
+                staying = {place.id for place in topic.kept}
+                dropped += self._doom([place.id for place in before.kept if place.id not in staying], txn)
+        dropped += [partition_id for topic_id in body.gone for partition_id in self._drop(topic_id, txn)]
         self.version = body.version
         txn.put(keys.volume("assignment"), keys.U64.pack(body.version))
         return dropped
 
     def _take(self, topic: messages.AssignedTopic) -> None:
         self._topics[topic.id] = topic
-        for place in topic.partitions:
-            self.places[place.id] = (topic, place.number)
-            partition = self.loaded.get(place.id)
+        self.kept.update((place.id, place) for place in topic.kept)
+        for partition_id, number in topic.places():
+            self.places[partition_id] = (topic, number)
+            partition = self.loaded.get(partition_id)
             if partition is not None:
                 partition.config = topic.config
                 partition.durability = DURABILITY_CODE[topic.config.durability]
@@ -117,11 +137,15 @@ class Assigned:
         if topic is None:
             return []
         txn.delete(keys.assigned(topic_id))
-        for place in topic.partitions:
-            txn.put(keys.doomed(place.id), b"")
-            self.places.pop(place.id, None)
-            self.loaded.pop(place.id, None)
-        return [place.id for place in topic.partitions]
+        return self._doom([partition_id for partition_id, _ in topic.places()], txn)
+
+    def _doom(self, partitions: list[int], txn: Transaction) -> list[int]:
+        for partition_id in partitions:
+            txn.put(keys.doomed(partition_id), b"")
+            self.places.pop(partition_id, None)
+            self.kept.pop(partition_id, None)
+            self.loaded.pop(partition_id, None)
+        return partitions
 
     def abandon(self) -> None:
         """The transaction was given up: partitions are loaded again when used; memory topics take back the turn."""

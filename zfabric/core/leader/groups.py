@@ -2,6 +2,10 @@
 
 A committed offset is the next one to read: everything below it is processed. It never goes back, unless the command
 says so (a reset), so that a late duplicate of an old commit changes nothing (invariant I9).
+
+A partition and its copies at keepers each take commits, and tell each other (:func:`merge`). Each reset that goes back
+is counted, and the larger pair (resets, offset) wins: an older commit, told late, undoes neither a newer one nor a
+reset.
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ from zfabric.core.leader import keys
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.settings import GROUPS_PER_PARTITION_MAX
+from zfabric.wire.replication import SharedOffset
 
 
 class GroupRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A group's committed offset in a partition, and when it was committed (ms since 1970)."""
+    """A group's committed offset in a partition, when it was committed (ms since 1970), how often it was set back."""
 
     offset: int
     timestamp: int
+    resets: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -60,14 +66,40 @@ def check_room(partition: Partition, group: str, txn: Transaction) -> None:
 
 def commit(
     partition: Partition, group: str, offset: int, wall_ms: int, txn: Transaction, *, force: bool = False
-) -> None:
-    """Store a committed offset, after :func:`check_room`; one that would go back is ignored unless ``force``."""
+) -> GroupRow | None:
+    """Store a committed offset, after :func:`check_room`; one that would go back is ignored unless ``force``.
+
+    Returns the row if it is a new one.
+    """
     before = committed(partition.id, group, txn)
+    resets = 0
     if before is None:
         partition.groups += 1
     elif offset <= before.offset and not force:
-        return
-    txn.put(keys.group(partition.id, group), _encode(GroupRow(offset, wall_ms)))
+        return None
+    else:
+        resets = before.resets + (offset < before.offset)
+    return _store(partition.id, group, GroupRow(offset, wall_ms, resets), txn)
+
+
+def merge(partition: Partition, shared: SharedOffset, txn: Transaction) -> GroupRow | None:
+    """Take what a group has committed at a copy if it is ahead of what is here; returns the row if it is.
+
+    Raises:
+        LimitExceeded, CorruptRow: as :func:`check_room`.
+    """
+    before = committed(partition.id, shared.group, txn)
+    if before is None:
+        check_room(partition, shared.group, txn)
+        partition.groups += 1
+    elif (shared.resets, shared.offset) <= (before.resets, before.offset):
+        return None
+    return _store(partition.id, shared.group, GroupRow(shared.offset, shared.timestamp, shared.resets), txn)
+
+
+def _store(partition: int, group: str, row: GroupRow, txn: Transaction) -> GroupRow:
+    txn.put(keys.group(partition, group), _encode(row))
+    return row
 
 
 def _names(partition: int, txn: Transaction) -> Iterator[str]:

@@ -10,6 +10,7 @@ letter    key                                        value
 ``B``     partition u32, base offset u64             batch header and payload, as they were on the wire
 ``E``     partition u32, leader epoch u32            first offset u64 of that epoch
 ``G``     partition u32, group name                  committed offset of the group (msgpack)
+``H``     partition u32                              when a copy's origin was heard of, ms u64, to an hour
 ``M``     partition u32                              the partition's state (``log.PartitionState``, msgpack)
 ``P``     partition u32, producer id u64             the producer's state (``producers.py``)
 ``R``     topic id u32                               what this leader was assigned of a topic (msgpack)
@@ -30,6 +31,7 @@ from zfabric.model import Buffer
 BATCH = b"B"
 EPOCH = b"E"
 GROUP = b"G"
+HEARD = b"H"
 STATE = b"M"
 PRODUCER = b"P"
 ASSIGNED = b"R"
@@ -69,6 +71,11 @@ def group(partition: int, name: str) -> bytes:
 def state(partition: int) -> bytes:
     """Key of a partition's state."""
     return _TABLE_ID.pack(STATE, partition)
+
+
+def heard(partition: int) -> bytes:
+    """Key of when a copy's origin was heard of."""
+    return _TABLE_ID.pack(HEARD, partition)
 
 
 def producer(partition: int, producer_id: int) -> bytes:

@@ -28,7 +28,10 @@ from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Publish, Reply
 from zfabric.core.leader import groups
 from zfabric.core.leader.assigned import Assigned
+from zfabric.core.leader.commits import Commits
+from zfabric.core.leader.copies import Copies, Keep
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import MemoryLog, StoredLog
 from zfabric.core.leader.maintenance import Maintenance
 from zfabric.core.leader.partition import Partition
@@ -39,6 +42,7 @@ from zfabric.model import Buffer
 from zfabric.settings import BATCH_OVERHEAD_MAX, GROUP_BYTES_MAX, LeaderSettings, check_name, check_range
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import KeptPlace, Share, SharedOffset
 
 TRIM_WITH_APPEND = 4
 
@@ -51,6 +55,7 @@ class Leader:
         must_sync: this turn changed something that needs a synced commit.
         journal: what the turn appended to "os" topics, (header, payload) each.
         storage_full: set by the shell while the disk reserve is reached; appends to stored topics are refused with it.
+        copies: of other fabrics' partitions, for the follower.
     """
 
     def __init__(self, leader_id: int, settings: LeaderSettings, *, software: str = "zfabric") -> None:
@@ -66,7 +71,12 @@ class Leader:
         self._effects: list[LeaderEffect] = []
         self._assigned = Assigned(leader_id)
         self._maintenance = Maintenance(self._assigned, settings, self.counters)
-        self._reading = Reading(leader_id, self._assigned, settings, self.counters, software)
+        self._commits = Commits()
+        self._keepers = Keepers(self._assigned, self._commits, self.counters)
+        self.copies = Copies(self._assigned, settings.origin_expiry_days * 86_400_000)
+        self._reading = Reading(
+            leader_id, self._assigned, settings, self.counters, software, keepers=self._keepers, copies=self.copies
+        )
         self._dirty: dict[int, Partition] = {}
         self._heads: dict[int, int] = {}
         self._touched_rings: dict[int, Partition] = {}
@@ -78,6 +88,8 @@ class Leader:
             Type.COMMIT_OFFSETS: self._commit_offsets,
             Type.DELETE_GROUP: self._delete_group,
             Type.ASSIGN: self._assign,
+            Type.KEEP: self._keep,
+            Type.SHARE: self._share,
         }
 
     # The shell's side.
@@ -90,7 +102,17 @@ class Leader:
     @property
     def reads(self) -> frozenset[int]:
         """Command types for :meth:`answer`."""
-        return self._reading.types
+        return self._reading.types | {Type.FOLLOW}
+
+    @property
+    def fabric(self) -> str:
+        """Id of the fabric; empty until the first assignment."""
+        return self._assigned.fabric
+
+    @property
+    def kept(self) -> dict[int, KeptPlace]:
+        """The copies of other fabrics' partitions, by their ids here."""
+        return self._assigned.kept
 
     @property
     def epoch(self) -> int:
@@ -141,7 +163,11 @@ class Leader:
     def answer(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Take a command that only reads what is committed."""
         try:
-            self._effects.append(Reply(peer, self._reading.answer(command, txn)))
+            if command.type == Type.FOLLOW:
+                answers = self._keepers.follow(peer, command, self._now, txn)
+                self._effects += [Reply(waiter, frames) for waiter, frames in answers]
+            else:
+                self._effects.append(Reply(peer, self._reading.answer(command, txn)))
         except errors.ZFabricError as error:
             self._refuse(peer, command, error)
 
@@ -156,6 +182,9 @@ class Leader:
         maintenance = self._maintenance.next_deadline()
         if maintenance is not None:
             deadlines.append(maintenance)
+        held = self._keepers.next_deadline()
+        if held is not None:
+            deadlines.append(held)
         return min(deadlines, default=None)
 
     def tick(self, txn: Transaction) -> None:
@@ -171,6 +200,10 @@ class Leader:
         if self._maintenance.due_ns <= self._now:
             self._maintain(txn)
 
+    def woken(self) -> list[tuple[bytes, Command]]:
+        """Return the questions that were held, (peer, command) each, and are for :meth:`answer` now."""
+        return self._keepers.woken(self._now)
+
     def flush(self, txn: Transaction) -> None:
         """Write the rows of all partitions that the turn changed."""
         for partition in self._dirty.values():
@@ -182,6 +215,7 @@ class Leader:
         self.must_sync = False
         self.journal.clear()
         self._staging.settled()
+        self._keepers.settled()
         for partition in self._touched_rings.values():
             assert isinstance(partition.log, MemoryLog)
             partition.log.settled()
@@ -200,6 +234,9 @@ class Leader:
         self.must_sync = False
         self.journal.clear()
         self._assigned.abandon()
+        self._keepers.abandon()
+        self._commits.forget()
+        self.copies.abandon()
         self._touched_rings.clear()
 
     def postpone(self) -> None:
@@ -246,7 +283,7 @@ class Leader:
     def _produce(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.Produce = command.body
         header = batch.parse(body.header)
-        partition = self._assigned.partition(header.partition, txn)
+        partition = self._assigned.led(header.partition, txn)
         if partition.config.commit_interval_ms and not self._unstaging:
             due_ns = self._now + partition.config.commit_interval_ms * 1_000_000
             self._staging.add(partition.id, peer, command, self._now, due_ns)
@@ -260,14 +297,16 @@ class Leader:
             original = partition.producers.check(header, txn)
             if original is not None:
                 self.counters.duplicates += 1
-                self._answer_produce(peer, command, partition, original.base_offset, original.append_time, 1)
+                base, time = original.base_offset, original.append_time
+                end = partition.log.state.end if base == messages.UNKNOWN_OFFSET else base + header.records
+                self._answer_produce(peer, command, partition, base, time, 1, end)
                 return
         base, wall = partition.log.state.end, self._wall_ms
         stamped = partition.log.append(header, body.header, body.payload, self._assigned.epoch, wall, txn)
         if header.producer_id:
             partition.producers.remember(header, base, wall, txn)
         self._appended(partition, header, stamped, body, txn)
-        self._answer_produce(peer, command, partition, base, wall, 0)
+        self._answer_produce(peer, command, partition, base, wall, 0, partition.log.state.end)
 
     def _appended(
         self, partition: Partition, header: batch.BatchHeader, stamped: bytes, body: messages.Produce, txn: Transaction
@@ -292,16 +331,27 @@ class Leader:
             self.must_sync |= log.state.end > log.reserved
         self._effects.append(Publish((messages.PARTITION.pack(partition.id), stamped, body.part)))
         partition.published = log.state.end
+        self._keepers.appended(partition.id)
         self._heads.pop(partition.id, None)
         self._heads[partition.id] = self._now + self._settings.head_ms * 1_000_000
 
     def _answer_produce(
-        self, peer: bytes, command: Command, partition: Partition, base: int, append_time: int, duplicate: int
+        self,
+        peer: bytes,
+        command: Command,
+        partition: Partition,
+        base: int,
+        append_time: int,
+        duplicate: int,
+        end: int,
     ) -> None:
         if command.flags & messages.FLAG_NO_ANSWER:
             return
         epoch = partition.log.state.epoch
-        self._reply(peer, messages.produced(command.request, base, append_time, epoch, partition.durability, duplicate))
+        frame = messages.produced(command.request, base, append_time, epoch, partition.durability, duplicate)
+        patient = partition.config.replicas > 1 and not command.flags & messages.FLAG_LEADER_ONLY
+        if not (patient and self._keepers.wait(partition, end, peer, frame)):
+            self._reply(peer, frame)
 
     def _unstage(self, partition_id: int, txn: Transaction) -> None:
         self._unstaging = True
@@ -312,7 +362,7 @@ class Leader:
     def _init_producer(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.InitProducer = command.body
         check_range("producer id", body.producer, 1, (1 << 64) - 1)
-        partition = self._assigned.partition(body.partition, txn)
+        partition = self._assigned.led(body.partition, txn)
         state = partition.producers.begin(body.producer, body.instance, body.attempt, self._wall_ms, txn)
         self._dirty[partition.id] = partition
         if isinstance(partition.log, MemoryLog):
@@ -338,7 +388,11 @@ class Leader:
             groups.check_room(partition, body.group, txn)
         for part in body.parts:
             partition = self._assigned.partition(part.partition, txn)
-            groups.commit(partition, body.group, part.offset, self._wall_ms, txn, force=body.force)
+            row = groups.commit(partition, body.group, part.offset, self._wall_ms, txn, force=body.force)
+            if row is not None:
+                self._committed(partition.id, body.group, row)
+                if partition.id in self._assigned.kept:
+                    self.copies.committed.add(partition.id)
         self.must_sync = True
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
 
@@ -346,10 +400,38 @@ class Leader:
         body: messages.DeleteGroup = command.body
         check_name("group", body.group, GROUP_BYTES_MAX)
         for partition_id in self._assigned.places:
-            if groups.forget(partition_id, body.group, txn) and partition_id in self._assigned.loaded:
-                self._assigned.loaded[partition_id].groups = -1
+            if groups.forget(partition_id, body.group, txn):
+                self._commits.note(partition_id, body.group, None)
+                if partition_id in self._assigned.loaded:
+                    self._assigned.loaded[partition_id].groups = -1
         self.must_sync = True
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
+
+    def _committed(self, partition_id: int, group: str, row: groups.GroupRow) -> None:
+        if self._commits.note(partition_id, group, row):
+            self._keepers.appended(partition_id)
+
+    def _share(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        body: Share = command.body
+        if body.fabric != self._assigned.fabric:
+            raise errors.WrongFabric(wanted=body.fabric, fabric=self._assigned.fabric)
+        self._merge(body.commits, txn)
+        self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
+
+    def _merge(self, commits: list[SharedOffset], txn: Transaction) -> None:
+        for partition_id, group, row in self.copies.merge(commits, txn):
+            self._committed(partition_id, group, row)
+            self.must_sync = True
+
+    def _keep(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        body: Keep = command.body
+        appended, changed = self.copies.take(body, self._wall_ms, txn, room=self.storage_full is None)
+        for entry in appended:
+            produced = messages.Produce(entry.stamped, entry.payload, entry.payload)
+            self._appended(entry.partition, entry.header, entry.stamped, produced, txn)
+        self._dirty.update(changed)
+        self.must_sync |= bool(changed) or self.copies.must_sync
+        self._merge(body.commits, txn)
 
     def _assign(self, peer: bytes, command: Command, txn: Transaction) -> None:
         dropped = self._assigned.assign(command.body, txn)
@@ -359,8 +441,14 @@ class Leader:
             self._maintenance.doom(partition_id)
             self._dirty.pop(partition_id, None)
             self._heads.pop(partition_id, None)
+            self._keepers.drop(partition_id)
+            self._commits.drop(partition_id)
+            self.copies.drop(partition_id)
             for waiter, waiting in self._staging.take(partition_id):
                 self._refuse(waiter, waiting, errors.NotLeader(leader=self.id, partition=partition_id))
+        for partition in list(self._assigned.loaded.values()):  # How many replicas an answer needs may have changed.
+            self._effects += [Reply(waiter, (frame,)) for waiter, frame in self._keepers.release(partition)]
+        self._keepers.changed()
         self.must_sync = True
 
     # What is done in its own time.

@@ -37,7 +37,7 @@ MEMORY_RING_BYTES = 64 << 20
 RESERVED_OFFSETS = 1 << 20
 """A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
 
-_OPEN_BOUND = -1
+_EPOCH_MAX = (1 << 32) - 1
 
 
 class PartitionState(msgspec.Struct, array_like=True):
@@ -275,9 +275,28 @@ class StoredLog:
 
     def append_time(self, offset: int, txn: Transaction) -> int:
         """Return when the batch that covers ``offset`` was appended (ms), as its header says, which is not verified."""
+        header = self.header_at(offset, txn)
+        return 0 if header is None else header.append_time
+
+    def header_at(self, offset: int, txn: Transaction) -> BatchHeader | None:
+        """Return the header of the batch that covers ``offset``, not verified; None if there is none."""
         for _, cursor in self._walk(offset, txn):
             row = cursor.value()
-            return batch.parse(row).append_time if len(row) >= HEADER_BYTES else 0
+            return batch.parse(row) if len(row) >= HEADER_BYTES else None
+        return None
+
+    def epoch_at(self, offset: int, txn: Transaction) -> int:
+        """Return the leader epoch in which ``offset`` was appended; 0 if no row tells."""
+        mine = keys.prefix(keys.EPOCH, self.partition)
+        newest = keys.epoch(self.partition, _EPOCH_MAX)
+        cursor = txn.cursor()
+        found = cursor.set_range(newest)
+        if not found or bytes(cursor.key()) != newest:
+            found = cursor.prev() if found else cursor.last()
+        while found and bytes(cursor.key()[:5]) == mine:
+            if keys.U64.unpack(cursor.value())[0] <= offset:
+                return int.from_bytes(cursor.key()[5:], "big")
+            found = cursor.prev()
         return 0
 
     def find_time(self, timestamp: int, txn: Transaction) -> int:

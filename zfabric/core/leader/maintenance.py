@@ -25,7 +25,7 @@ DOOMED_STEP = 256
 EXPIRE_STEP = 256
 SWEEP_PARTITIONS = 100
 BUSY_NS = 5_000_000
-_DOOMED_TABLES = (keys.BATCH, keys.EPOCH, keys.GROUP, keys.STATE, keys.PRODUCER, keys.TIME)
+_DOOMED_TABLES = (keys.BATCH, keys.EPOCH, keys.GROUP, keys.STATE, keys.PRODUCER, keys.TIME, keys.HEARD)
 
 
 class Maintenance:

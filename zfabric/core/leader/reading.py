@@ -12,7 +12,9 @@ from typing import Any
 from zfabric import errors
 from zfabric.core.leader import groups
 from zfabric.core.leader.assigned import Assigned
+from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
@@ -41,13 +43,23 @@ class Reading:
     """
 
     def __init__(
-        self, leader: int, assigned: Assigned, settings: LeaderSettings, counters: Counters, software: str
+        self,
+        leader: int,
+        assigned: Assigned,
+        settings: LeaderSettings,
+        counters: Counters,
+        software: str,
+        *,
+        keepers: Keepers,
+        copies: Copies,
     ) -> None:
         self._leader = leader
         self._assigned = assigned
         self._settings = settings
         self._counters = counters
         self._software = software
+        self._keepers = keepers
+        self._copies = copies
         self._answers: dict[int, Callable[[Command, Transaction], Frames]] = {
             Type.HELLO: self._hello,
             Type.FETCH: self._fetch,
@@ -112,6 +124,7 @@ class Reading:
         described = []
         for partition_id in body.partitions:
             partition = self._assigned.partition(partition_id, txn)
+            kept = partition_id in self._assigned.kept
             state = partition.log.state
             described.append(
                 messages.PartitionIs(
@@ -123,6 +136,10 @@ class Reading:
                     state.batches,
                     partition.config.durability,
                     amplification if isinstance(partition.log, StoredLog) else 0.0,
+                    sorted(self._keepers.known(partition_id).items()),
+                    self._copies.last_heard(partition_id, txn) if kept else 0,
+                    self._copies.heard[partition_id].end if partition_id in self._copies.heard else 0,
+                    self._copies.problems.get(partition_id, ""),
                 )
             )
         return (messages.command(Type.DESCRIBED, command.request, messages.Described(described)),)

@@ -149,6 +149,7 @@ class Turn:
             try:
                 txn = self._store.write()
                 start(txn)
+                self._assign(txn)
                 self._restore(txn)
                 self._leader.flush(txn)
                 self._store.commit()
@@ -157,6 +158,13 @@ class Turn:
                 self._abandon()
                 self._store.grow()
         self._leader.settled()
+
+    def _assign(self, txn: Transaction) -> None:
+        """Tell the leader what the controller beside it has decided; at the first start, which fabric it is of."""
+        if self._controller is not None:
+            assign = self._controller.assignment(self._leader.id, self._leader.assignment_version)
+            if assign is not None:
+                self._leader.handle(b"", Command(Type.ASSIGN, 0, 0, assign, ()), txn)
 
     def _restore(self, txn: Transaction) -> None:
         for entry in self._store.journaled():
@@ -222,6 +230,10 @@ class Turn:
         ]
         return refused
 
+    def woken(self) -> list[Incoming]:
+        """Return the questions that were held and are to be answered now, after :meth:`change`."""
+        return self._leader.woken()
+
     def answer(self, commands: deque[Incoming], budget: int) -> list[LeaderEffect]:
         """Answer commands that only read, from the left, until they are through or ``budget`` bytes are exceeded."""
         leader, controller = self._leader, self._controller
@@ -260,9 +272,7 @@ class Turn:
         for peer, command in commands:
             if controller is not None and command.type in controller.writes:
                 controller.handle(peer, command, txn)
-                assign = controller.assignment(leader.id, leader.assignment_version)
-                if assign is not None:
-                    leader.handle(b"", Command(Type.ASSIGN, 0, 0, assign, ()), txn)
+                self._assign(txn)
             else:
                 leader.handle(peer, command, txn)
         due = leader.next_deadline()

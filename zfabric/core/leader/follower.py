@@ -1,0 +1,402 @@
+"""What a keeper follows: which fabrics it asks, for which partitions, and when. It holds no data and decides all.
+
+A keeper is given patterns of topic names (``sensor.*``) and hears of *sources*: fabrics that can be asked, from the
+mesh, from its options, or by an OFFER of one that can only dial out. For each source it
+
+1. asks METADATA: at first, again whenever a FOLLOWED tells another version of its topics, and every ten minutes;
+2. has the controller ADOPT every partition that the source leads of a topic that matches and is on disk there, all of
+   it at leader 0;
+3. asks FOLLOW for all its copies of that origin in one question, one question at a time (and where it has none, whether
+   there is another version);
+4. hands what comes to the leader as one KEEP, and asks on only when that is committed, so that the offsets in the
+   next question are confirmed by this keeper's disk.
+
+**Away.** A source is away whose connection is lost and that has not answered for 5 s. Its copies are then asked for at
+another keeper that has them, as that one's METADATA says, until the origin answers again: offsets, epochs and bytes are
+the same everywhere.
+
+**Idle.** A leader holds a FOLLOW while it has nothing, for 5 s and 5 ms more for each source that the keeper has, up to
+a minute: a keeper of 10,000 idle origins asks 182 questions a second, and one of ten asks two.
+
+**Bounds.** A question to a source that is caught up asks for 32 KiB at most. One that is behind asks for 4 MiB, and at
+most 16 of these are under way. A source that fails, or whose batches could not be appended, is asked again after a
+pause that doubles from 0.1 s to 10 s. At most 1,000 sources are dialled at a time (OFFERs do not count): with more,
+one that is caught up makes room for the next after each of its answers, so they take turns.
+
+**Damage.** Each batch is verified (header, payload, place) against the ids of whoever was asked before it is handed on.
+One that is damaged is dropped with all behind it and asked for again; one that its leader finds damaged on its own disk
+is asked for elsewhere. A partition that fails (it was deleted, the logs have diverged) is left out for 30 s.
+
+What clients have committed at a copy here is SHAREd with its origin, all of it once after each start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from zfabric import errors
+from zfabric.core.leader.intake import Intake
+from zfabric.core.leader.sources import PAUSE_NS, Answer, Caller, Kept, Source, Sources
+from zfabric.settings import FETCH_PARTITIONS_MAX, FOLLOW_WAIT_MS_MAX, SHARED_OFFSETS_MAX
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Adopt, AdoptedTopic, Follow, Followed, FollowPart, Share, SharedOffset
+
+SECOND: Final = 1_000_000_000
+AGAIN_NS: Final = 5 * SECOND
+METADATA_NS: Final = 600 * SECOND
+CHECK_NS: Final = 60 * SECOND
+PATIENCE_NS: Final = 5 * SECOND
+WAIT_MS: Final = 5_000
+WAIT_SOURCE_MS: Final = 5
+IDLE_BYTES: Final = 32 << 10
+BULK_BYTES: Final = 4 << 20
+BULK_MAX: Final = 16
+DIALLED_MAX: Final = 1_000
+CHECKED_AT_ONCE: Final = 200
+ADOPT_NS: Final = 10_000_000
+ADOPT_COPY_NS: Final = 100_000
+_OFFERED: Final = "offer:"
+
+
+class Follower:
+    """The pulling half of a keeper, for one leader process. See the module.
+
+    Args:
+        patterns: of topic names, as in a shell. caller: its connections. leader: its own leader.
+    """
+
+    def __init__(self, patterns: Sequence[str], caller: Caller, leader: Kept) -> None:
+        self._patterns = tuple(patterns)
+        self._caller = caller
+        self._leader = leader
+        self._sources = Sources(caller, leader)
+        self._intake = Intake(leader)
+        self._now = 0
+        self._wall_ms = 0
+        self._adopt: dict[str, list[AdoptedTopic]] = {}
+        self._adopt_due = 0
+        self._drop: list[int] = []
+        self._shared_to: set[str] = set()
+        self._to_share: dict[str, list[SharedOffset]] = {}
+        self._sharing: set[str] = set()
+        self._check_due = 0
+        self._checking: list[int] = []
+        self._settling: list[Source] = []
+        self._in_turn: list[Source] = []
+        self._bulk = 0
+        self._dialled = 0
+        self._failures = 0
+
+    # What the shell says.
+
+    @property
+    def failures(self) -> int:
+        """Answers, and parts of answers, that were errors or could not be used."""
+        return self._failures + self._intake.failures
+
+    def learn(self, endpoint: str) -> None:
+        """A fabric can be asked at ``endpoint``: a ZeroMQ one, or ``offer:FABRIC`` of one that has dialled us."""
+        if self._sources.at(endpoint) is None:
+            self._sources.add(endpoint)
+
+    def forget(self, endpoint: str) -> None:
+        """The fabric is not there any more; its copies stay."""
+        source = self._sources.at(endpoint)
+        if source is not None:
+            self._hang_up(source)
+            self._sources.remove(source)
+
+    def hint(self, endpoint: str) -> None:
+        """The topics of the fabric there have changed, as somebody says."""
+        source = self._sources.at(endpoint)
+        if source is not None:
+            source.metadata_due = min(source.metadata_due, self._now)
+            self._sources.schedule(source)
+
+    def endpoints(self) -> list[str]:
+        """Return where fabrics can be asked."""
+        return self._sources.endpoints()
+
+    def clock(self, now: int, wall_ms: int) -> None:
+        """Note the time (monotonic ns, ms since 1970), before answers are handed in."""
+        self._now, self._wall_ms = now, wall_ms
+
+    def tick(self) -> None:
+        """Ask what is to be asked."""
+        if not self._leader.fabric:
+            return
+        for source in self._sources.group():
+            # Whatever it holds for us now is not all that we want to know.
+            self._stop_asking(source)
+            source.ask_at = self._now
+            self._sources.schedule(source)
+        for source in self._sources.take_due(self._now):
+            self._attend(source)
+        self._share()
+        if self._check_due <= self._now:
+            self._check()
+
+    def _attend(self, source: Source) -> None:
+        if source.fabric and source.fabric == self._leader.fabric:
+            self.forget(source.endpoint)
+        elif source.metadata_due <= self._now and not source.learning:
+            self._learn(source)
+        elif source.ask_at <= self._now and not source.asking and not source.settling:
+            self._follow(source)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        if not self._leader.fabric or not len(self._sources):
+            return None
+        nearest = self._sources.next_deadline()
+        nearest = self._check_due if nearest is None else min(nearest, self._check_due)
+        return min(nearest, self._adopt_due) if self._adopt or self._drop else nearest
+
+    def take_commands(self) -> list[Command]:
+        """Return what is for the next turn."""
+        commands = []
+        if (self._adopt or self._drop) and self._adopt_due <= self._now:
+            adopted = [Adopt(origin, topics) for origin, topics in self._adopt.items()]
+            if self._drop:
+                adopted.append(Adopt("", [], self._drop))
+            commands = [Command(Type.ADOPT, 0, 0, adopt, ()) for adopt in adopted]
+            self._adopt, self._drop = {}, []
+            # A topic's row names all its copies: with many, they are adopted many at a time.
+            self._adopt_due = self._now + ADOPT_NS + ADOPT_COPY_NS * len(self._leader.kept)
+        keep = self._intake.take()
+        if keep is not None:
+            commands.append(Command(Type.KEEP, 0, 0, keep, ()))
+        self._in_turn += self._settling
+        self._settling = []
+        return commands
+
+    def settled(self) -> None:
+        """The turn with the commands taken is committed: what it appended is on disk."""
+        copies = self._leader.copies
+        for shared in copies.shared:
+            place = self._leader.kept.get(shared.partition)
+            if place is not None:
+                told = SharedOffset(place.source, shared.group, shared.resets, shared.offset, shared.timestamp)
+                self._to_share.setdefault(place.origin, []).append(told)
+        copies.shared = []
+        self._drop += copies.expired
+        copies.expired = []
+        in_turn, self._in_turn = self._in_turn, []
+        for source in in_turn:
+            source.settling = False
+            self._go_on(source)
+            self._sources.schedule(source)
+
+    # METADATA.
+
+    def _learn(self, source: Source) -> None:
+        if not self._dial(source):
+            return
+        source.learning = True
+        source.metadata_due = self._now + METADATA_NS
+        answer = self._caller.call(
+            source.endpoint, Type.METADATA, messages.Metadata(None), self._now, self._now + PATIENCE_NS * 2,
+            "metadata", PATIENCE_NS * 2 / 1e9,
+        )  # fmt: skip
+        answer.on_done(lambda: self._learned(source, answer))
+
+    def _learned(self, source: Source, answer: Answer) -> None:
+        source.learning = False
+        if not self._sources.knows(source):
+            return
+        if answer.error is not None:
+            self._fail(source)
+            source.metadata_due = source.ask_at
+        else:
+            self._note(source, answer.result().body)
+        self._sources.schedule(source)
+
+    def _note(self, source: Source, body: messages.MetadataIs) -> None:
+        """Take what a source says of itself, and adopt what is new and wanted."""
+        source.answered_ns = self._now
+        if source.fabric != body.fabric:
+            self._stop_asking(source)
+            self._sources.name(source, body.fabric, self._now)
+            self._shared_to.discard(body.fabric)
+        source.pause_ns = PAUSE_NS
+        source.ask_at = self._now
+        topics = [topic for topic in body.topics if self._matches(topic)]
+        source.led = {place.id for topic in topics for place in topic.partitions}
+        self._sources.hold(source, {(place.origin, place.source): place.id for topic in topics for place in topic.kept})
+        kept = self._leader.kept
+        have = {kept[copy].source for copy in self._sources.mine.get(body.fabric, ()) if copy in kept}
+        adopted = []
+        for topic in topics:
+            led = [(place.number, place.id) for place in topic.partitions if place.id in source.led - have]
+            if led:
+                adopted.append(AdoptedTopic(topic.name, topic.config, led))
+        if adopted:
+            self._adopt[body.fabric] = adopted
+
+    def _matches(self, topic: messages.TopicMeta) -> bool:
+        # Copies are pulled from leader 0, which is all that a peer has; a topic is kept as a whole or not at all.
+        able = topic.config.durability == "fsync" and all(place.leader == 0 for place in topic.partitions)
+        return able and any(fnmatchcase(topic.name, each) for each in self._patterns)
+
+    # FOLLOW.
+
+    def _wait_ns(self) -> int:
+        return min(WAIT_MS + WAIT_SOURCE_MS * len(self._sources), FOLLOW_WAIT_MS_MAX) * 1_000_000
+
+    def _follow(self, source: Source) -> None:
+        if not source.fabric:
+            return
+        if not self._sources.is_used(source, self._now):
+            source.ask_at = self._now + AGAIN_NS
+            return
+        wanted = {
+            there: copy
+            for there, copy in self._sources.wanted(source, self._now).items()
+            if not self._intake.is_left_out(copy, self._now)
+        }
+        positions = self._leader.copies.positions
+        unknown = [copy for copy in wanted.values() if copy not in positions]
+        if unknown:
+            self._intake.keep.load.extend(unknown)
+            self._settle(source)
+        elif self._dial(source):
+            self._ask(source, wanted)
+
+    def _ask(self, source: Source, wanted: dict[int, int]) -> None:
+        source.bulk = source.behind and self._bulk < BULK_MAX
+        self._bulk += source.bulk
+        source.asked = wanted
+        source.asking = True
+        source.question += 1
+        question = source.question
+        positions = self._leader.copies.positions
+        last = {there: at for at, there in enumerate(source.order)}
+        # Those first that did not get anything last time.
+        ordered = sorted(wanted, key=lambda there: last.get(there, -1))[:FETCH_PARTITIONS_MAX]
+        body = Follow(
+            source.fabric, self._leader.fabric, BULK_BYTES if source.bulk else IDLE_BYTES,
+            self._wait_ns() // 1_000_000, source.run, source.since, max(source.version, 0),
+            [FollowPart(there, *positions[wanted[there]]) for there in ordered],
+        )  # fmt: skip
+        patience = self._wait_ns() + PATIENCE_NS
+        answer = self._caller.call(
+            source.endpoint, Type.FOLLOW, body, self._now, self._now + 2 * patience, "follow", 2 * patience / 1e9,
+            patience_ns=patience,
+        )  # fmt: skip
+        answer.on_done(lambda: self._followed(source, question, answer))
+
+    def _followed(self, source: Source, question: int, answer: Answer) -> None:
+        if question != source.question or not self._sources.knows(source):
+            return
+        self._stop_asking(source)
+        error = answer.error
+        body: Followed | None = None if error is not None else answer.result().body
+        if body is None or body.fabric != source.fabric:
+            self._fail(source)
+            if body is not None or isinstance(error, errors.WrongFabric):
+                source.metadata_due = self._now
+            self._sources.schedule(source)
+            return
+        source.answered_ns = self._now
+        source.run, source.since = body.run, body.since
+        if source.version != body.version:
+            source.version = body.version
+            source.metadata_due = self._now
+        blob = memoryview(answer.result().rest[0])
+        self._intake.answered(source, body, blob, self._now, self._wall_ms)
+        if source.fabric not in self._shared_to:
+            self._shared_to.add(source.fabric)
+            self._intake.keep.share.extend(self._sources.mine.get(source.fabric, ()))
+        self._settle(source)
+
+    def _settle(self, source: Source) -> None:
+        source.settling = True
+        self._settling.append(source)
+        self._sources.schedule(source)
+
+    def _stop_asking(self, source: Source) -> None:
+        """Expect no answer any more: one that comes all the same is to an older question."""
+        if source.asking:
+            source.asking = False
+            source.question += 1
+            self._bulk -= source.bulk
+            source.bulk = False
+
+    def _go_on(self, source: Source) -> None:
+        """What a question brought is on disk; if nothing of it could be stored, there is a pause before the next."""
+        positions = self._leader.copies.positions
+        moved = [copy for copy, end in source.before.items() if copy in positions and positions[copy].end > end]
+        if source.before and not moved:
+            self._fail(source)
+        else:
+            source.ask_at = self._now
+            source.pause_ns = PAUSE_NS
+            if not source.behind and self._dialled >= DIALLED_MAX:
+                self._hang_up(source)
+                source.ask_at = self._now + AGAIN_NS
+        source.before = {}
+
+    def _fail(self, source: Source) -> None:
+        self._failures += 1
+        source.fail(self._now)
+
+    # Connections.
+
+    def _dial(self, source: Source) -> bool:
+        """Make sure that the source may have a connection; False if all are taken."""
+        if not source.dialled and not source.endpoint.startswith(_OFFERED):
+            if self._dialled >= DIALLED_MAX:
+                source.ask_at = self._now + AGAIN_NS
+                source.metadata_due = max(source.metadata_due, source.ask_at)
+                return False
+            source.dialled = True
+            self._dialled += 1
+        return True
+
+    def _hang_up(self, source: Source) -> None:
+        self._stop_asking(source)
+        if source.dialled:
+            source.dialled = False
+            self._dialled -= 1
+            self._caller.abandon(source.endpoint)
+
+    # SHARE.
+
+    def _share(self) -> None:
+        committed = self._leader.copies.committed
+        if committed:
+            self._intake.keep.share.extend(sorted(committed))
+            committed.clear()
+        for origin in list(self._to_share):
+            source = self._sources.of(origin)
+            if source is None or origin in self._sharing:
+                continue
+            entries = self._to_share.pop(origin)
+            told, rest = entries[:SHARED_OFFSETS_MAX], entries[SHARED_OFFSETS_MAX:]
+            if rest:
+                self._to_share[origin] = rest
+            self._sharing.add(origin)
+            answer = self._caller.call(
+                source.endpoint, Type.SHARE, Share(origin, told), self._now, self._now + 60 * SECOND, "share", 60.0
+            )
+            answer.on_done(lambda origin=origin, answer=answer: self._shared(origin, answer))  # type: ignore[misc]
+
+    def _shared(self, origin: str, answer: Answer) -> None:
+        self._sharing.discard(origin)
+        if answer.error is not None:
+            self._shared_to.discard(origin)  # All of it again, when it is back.
+
+    # Age.
+
+    def _check(self) -> None:
+        """Look, some at a time, for copies whose origins have gone for good."""
+        self._check_due = self._now + CHECK_NS
+        if not self._checking:
+            self._checking = sorted(self._leader.kept)
+        self._intake.keep.check.extend(self._checking[:CHECKED_AT_ONCE])
+        del self._checking[:CHECKED_AT_ONCE]
+        if self._checking:
+            self._check_due = self._now + SECOND

@@ -1,0 +1,225 @@
+"""The connections that a leader process opens itself: to the fabrics that it keeps, and to the keepers that it dials.
+
+It decides nothing: ``core/leader/follower.py`` says what to ask, ``core/client/requests.py`` keeps connections,
+``core/leader/offers.py`` knows the lines that run in reverse, ``net/ports.py`` holds the sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import zmq
+
+from zfabric import errors
+from zfabric.core.client.requests import Requests
+from zfabric.core.cluster.roster import Roster
+from zfabric.core.effects import ClientEffect, Reply
+from zfabric.core.leader.follower import Follower
+from zfabric.core.leader.leader import Leader
+from zfabric.core.leader.offers import SCHEME, Offering, Offers
+from zfabric.core.leader.sightings import Sightings
+from zfabric.core.leader.turn import Incoming
+from zfabric.net import sockets
+from zfabric.net.ports import Change, Ports
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Offer
+
+log = logging.getLogger("zfabric.links")
+
+TICK_NS = 20_000_000
+"""Connections are looked after this often at most: there may be thousands."""
+LOOK_NS = 500_000_000
+FAR = 1 << 62
+
+
+class Links:
+    """The outgoing connections of one leader.
+
+    Args:
+        keep: patterns of topics that are kept. follow: endpoints of leaders to be followed, known from the start.
+        offer_to: endpoints of keepers that are dialled.
+        roster: the members of the mesh, of which those that lead what is kept are followed.
+    """
+
+    def __init__(
+        self,
+        leader: Leader,
+        frame_max: int,
+        *,
+        keep: Sequence[str],
+        follow: Sequence[str],
+        offer_to: Sequence[str],
+        roster: Roster,
+    ) -> None:
+        self._leader = leader
+        self._context = context = sockets.context()
+        self._requests = Requests("zfabric", Random(os.urandom(8)))
+        self._ports = Ports(context, frame_max)
+        self._offers = Offers()
+        self._generation = -1
+        self._fds: set[int] = set()
+        self._ready: list[int] = []
+        self._ticked = 0
+        self._tick_due = 0
+        self._replies: list[Reply] = []
+        self.follower = Follower(keep, self._requests, leader)
+        self._roster = roster
+        self._sightings = Sightings(keep, self.follower)
+        self._seen = messages.Members()
+        self._look_due = 0
+        for endpoint in follow:
+            self.follower.learn(endpoint)
+        self._dialled: dict[bytes, tuple[zmq.Socket[bytes], Offering]] = {}
+        for endpoint in offer_to:
+            socket = sockets.dealer(context, frame_max)
+            sockets.connect(socket, endpoint)
+            self._dialled[b"offer:" + os.urandom(8)] = (socket, Offering())
+
+    # For the loop.
+
+    def watch(self, poller: zmq.Poller) -> None:
+        """Let ``poller`` watch what there is now."""
+        if self._generation < 0:
+            for socket, _ in self._dialled.values():
+                poller.register(socket, zmq.POLLIN)
+        if self._generation != self._ports.generation:
+            self._generation = self._ports.generation
+            wanted = set(self._ports.fds())
+            for fd in self._fds - wanted:
+                poller.unregister(fd)
+            for fd in wanted - self._fds:
+                poller.register(fd, zmq.POLLIN)
+            self._fds = wanted
+
+    def wake(self, ready: object) -> None:
+        """Something that is watched is readable."""
+        if isinstance(ready, int):
+            self._ready.append(ready)
+
+    def next_deadline(self) -> int:
+        """When :meth:`collect` is wanted next (monotonic ns)."""
+        wanted = self.follower.next_deadline()
+        nearest = min(self._tick_due, self._look_due, FAR if wanted is None else wanted)
+        for _, offering in self._dialled.values():
+            nearest = min(nearest, offering.next_deadline())
+        return 0 if self._ports.more else nearest
+
+    def collect(self, now: int, wall_ms: int) -> Iterator[Incoming]:
+        """Take what has come in, and yield what is for the turn."""
+        self.follower.clock(now, wall_ms)
+        if now >= self._look_due:
+            self._look(now)
+        ready, self._ready = self._ready, []
+        for session, change in self._ports.drain(ready=ready):
+            if change is Change.LOST:
+                self._requests.lost(session, now)
+            elif change is not Change.CONNECTED:
+                self._requests.receive(session, change, now)
+        if now >= self._tick_due:
+            self._requests.tick(now)
+            self._ticked = now
+        self.follower.tick()
+        self._send(now)
+        for command in self.follower.take_commands():
+            yield b"", command
+        for peer, (socket, offering) in self._dialled.items():
+            said = offering.offer(self._leader.fabric, now)
+            if said is not None:
+                self._say(socket, [said])
+            yield from self._asked(peer, socket, offering)
+
+    def settled(self, now: int) -> list[Reply]:
+        """The turn is durable: returns what goes out over connections of others."""
+        self.follower.settled()
+        self.follower.tick()
+        self._send(now)
+        replies, self._replies = self._replies, []
+        return replies
+
+    def offered(self, peer: bytes, command: Command, now: int) -> Reply:
+        """Somebody has dialled us and says OFFER; returns the answer."""
+        body: Offer = command.body
+        lost = self._offers.take(peer, body.fabric)
+        if lost is not None:
+            self._requests.lost(lost, now)
+        self.follower.learn(SCHEME + body.fabric)
+        return Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),))
+
+    def takes(self, peer: bytes, frames: Sequence[Any], now: int) -> bool:
+        """Tell whether a message on the ROUTER is the answer of somebody who has dialled us, and take it if so."""
+        session = self._offers.session(peer)
+        if session is None or frames[0][3:4] == bytes([Type.OFFER]):
+            return False
+        self._requests.receive(session, frames, now)
+        return True
+
+    def gone(self, peer: bytes, now: int) -> None:
+        """A connection to the ROUTER has ended."""
+        lost = self._offers.gone(peer)
+        if lost is not None:
+            self._requests.lost(lost, now)
+
+    def reply(self, effect: Reply) -> bool:
+        """Send an answer if it goes over a line that we have dialled; tells whether it does."""
+        line = self._dialled.get(effect.peer)
+        if line is not None:
+            self._say(line[0], effect.frames)
+        return line is not None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._ports.close()
+        for socket, _ in self._dialled.values():
+            socket.close(linger=0)
+        sockets.end(self._context)
+
+    # Within.
+
+    def _look(self, now: int) -> None:
+        """See which members of the mesh have changed."""
+        told = self._roster.answer(self._seen)
+        self._sightings.take(told.members, told.me)
+        self._seen = messages.Members(told.run, told.version)
+        self._look_due = now if told.more else now + LOOK_NS
+
+    def _send(self, now: int) -> None:
+        effects: list[ClientEffect] = []
+        for effect in self._requests.take_effects():
+            if not self._offers.owns(effect):
+                effects.append(effect)
+                continue
+            wanted = self._offers.perform(effect)
+            if isinstance(wanted, Reply):
+                self._replies.append(wanted)
+            elif wanted is not None:
+                self._requests.lost(wanted, now)
+        if effects:
+            self._ports.perform(effects)
+            self._ready += [fd for fd in self._ports.fds() if fd not in self._fds]
+        wanted_ns = self._requests.next_deadline()
+        self._tick_due = max(FAR if wanted_ns is None else wanted_ns, self._ticked + TICK_NS)
+
+    def _asked(self, peer: bytes, socket: zmq.Socket[bytes], offering: Offering) -> Iterator[Incoming]:
+        while True:
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                command = messages.read(frames)
+            except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
+                log.warning("keeper_misunderstood problem=%s", error)
+                continue
+            if offering.admits(command):
+                yield peer, command
+
+    def _say(self, socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return  # Not connected: it will be said, or asked, again.
