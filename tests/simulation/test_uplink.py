@@ -290,6 +290,26 @@ def test_what_is_read_and_not_acknowledged_is_bounded(plant, hub):
     assert there.topics.describe("t").partitions[0].end_offset == 1_000
 
 
+def test_what_an_earlier_attempt_had_under_way_does_not_disturb_the_next_one(plant, hub):
+    """Its deliveries are given up when it is closed, and the news arrives while the next one is at work."""
+    here, there = plant.connect(), hub.connect(timeout=5.0)
+    here.topics.create("t")
+    uplink = Uplink(here, there, topics="t")
+    uplink.advance()
+    hub.restart = False
+    hub.kill_leader(0)
+    fill(here, "t", numbers(0, 9))
+    for _ in range(5):
+        uplink.advance()
+    assert uplink.status().in_flight_bytes > 0
+    uplink.close()
+    hub.start_leader(0)
+    uplink.take_notices()
+    uplink.run(once=True)
+    assert values(there, "t") == numbers(0, 9)
+    assert [notice.kind for notice in uplink.take_notices()] == ["begun"]
+
+
 def test_an_uplink_gives_up_when_it_is_told_to(plant, hub):
     here, there = plant.connect(), hub.connect(timeout=5.0)
     here.topics.create("t")

@@ -135,11 +135,7 @@ def command(  # noqa: PLR0917 - one parameter an option
             rescan=rescan,
         )
         with _reports(uplink, interval, as_json=as_json) as watch:
-            try:
-                uplink.run(once=once, give_up=give_up, watch=lambda: watch(time.monotonic()))
-            except (KeyboardInterrupt, SystemExit):
-                uplink.close()
-                raise
+            uplink.run(once=once, give_up=give_up, watch=lambda: watch(time.monotonic()))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Lane:
     Attributes:
         topic, partition: at the source. position: next offset to read. sent: last sequence given to the producer.
         acknowledged: last sequence that the hub has. end: the source's, as last heard of.
-        goal: the source's end when the lane first began: where "caught up" is.
+        goal: the source's end when the lane first began in this run: where "caught up" is; None before.
         records, skipped: acknowledged, and missed, since the lane was made. in_flight: bytes given to the producer.
     """
 

@@ -8,7 +8,6 @@ begins there; whatever fails after that closes it, so there is one way to recove
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from zfabric import errors
 from zfabric.model import TopicInfo
@@ -71,7 +70,7 @@ class Link:
         self._info: TopicInfo | None = None
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
-        self._failure: Exception | None = None
+        self._failures: list[Exception] = []
         self._sent_before = 0
         self._committed_ns = 0
 
@@ -89,7 +88,8 @@ class Link:
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
                 lane.goal = None  # Made anew: other offsets.
-        self._info, self._failure = info, None
+        # What earlier producers still have to say goes to an earlier list.
+        self._info, self._failures = info, []
         self._prepare_target(info)
         room = min(max(settings.buffer_bytes // (4 * len(info.partitions)), READ_AHEAD_MIN), READ_AHEAD_MAX)
         producer = self._producer = self._hub.producer(
@@ -159,6 +159,12 @@ class Link:
             self._sent_before = self.sent_bytes
             producer.abandon()
 
+    def end(self) -> None:
+        """Close for good, or for another run, which has another end to catch up with."""
+        self.close()
+        for lane in self.lanes.values():
+            lane.goal = None
+
     def _count(self, producer: Producer) -> None:
         self.sent_bytes = self._sent_before + producer.sent_bytes
 
@@ -208,6 +214,7 @@ class Link:
     def _send(self, batch: RecordBatch) -> None:
         assert self._producer is not None
         lane = self.lanes[batch.partition]
+        failures = self._failures
         headers = naming.with_origin(batch, self._origin) if self._settings.origin_headers else None
         taken = self._producer.send_batch(
             self.target,
@@ -215,13 +222,9 @@ class Link:
             partition=batch.partition,
             after=lane.sent,
             headers=headers,
-            on_delivery=self._delivered,
+            on_delivery=lambda _, error: None if error is None else failures.append(error),
         )
         lane.gave(batch.offsets[-1], taken, batch.header.payload_length + HEADER_BYTES)
-
-    def _delivered(self, delivery: Any, error: Exception | None) -> None:
-        if error is not None and self._failure is None:
-            self._failure = error
 
     def _look(self) -> bool:
         """Take in what the hub has acknowledged, or that it did not; tells whether there was something.
@@ -231,8 +234,8 @@ class Link:
         """
         assert self._consumer is not None
         assert self._producer is not None
-        if self._failure is not None:
-            raise self._failure
+        if self._failures:
+            raise self._failures[0]
         stored = self._producer.stored(self.target)
         lag = self._consumer.lag
         moved = False
@@ -288,19 +291,10 @@ class Link:
 
     # Looking.
 
-    def changed(self) -> bool:
-        """Ask the source whether the topic has become another, or has more partitions.
-
-        Raises:
-            UnknownTopic: it is no more.
-        """
-        info = self._source.topics.describe(self.topic)
-        for part in info.partitions:
-            lane = self.lanes.get(part.partition)
-            if lane is not None:
-                lane.end = max(lane.end, part.end_offset)
+    def changed(self, meta: messages.TopicMeta) -> bool:
+        """Tell whether the topic has become another at the source, or has more partitions."""
         before = self._info
-        return before is not None and (before.id, len(before.partitions)) != (info.id, len(info.partitions))
+        return before is not None and (before.id, len(before.partitions)) != (meta.id, len(meta.partitions))
 
     @property
     def consumer(self) -> Consumer | None:

@@ -112,35 +112,38 @@ class Uplink:
             check_range("give_up", give_up, 0.001, 1e9, "s")
         check_callable("watch", watch)
         since, before = self._source.waiting.now(), self._progress()
-        while not self._stopping:
-            self.advance(TURN_SECONDS)
-            if watch is not None:
-                watch()
-            if once and self._scan_ns and all(link.caught_up for link in self._links.values()):
-                break
-            problem, now = self._trouble(), self._source.waiting.now()
-            if self._progress() != before or (problem is None and self._idle()):
-                since, before = now, self._progress()
-            elif give_up is not None and now - since > give_up * SECOND:
-                self.close()
-                raise self._silence(problem, give_up)
-            elif once and problem is not None and not passes(problem):
-                self.close()
-                raise problem
-        self.close()
+        try:
+            while not self._stopping:
+                self.advance(TURN_SECONDS)
+                if watch is not None:
+                    watch()
+                if once and self._scan_ns and all(link.caught_up for link in self._links.values()):
+                    return
+                problem, now = self._trouble(), self._source.waiting.now()
+                if self._progress() != before or (problem is None and self._idle()):
+                    since, before = now, self._progress()
+                elif give_up is not None and now - since > give_up * SECOND:
+                    raise self._silence(problem, give_up)
+                elif once and problem is not None and not passes(problem):
+                    raise problem
+        finally:
+            self.close()
 
     def stop(self) -> None:
         """Let :meth:`run` end soon. May be called from anywhere; a second call does nothing."""
         self._stopping = True
 
     def close(self) -> None:
-        """End what is under way; tells the source what has arrived, if it answers. It may go on with another run."""
+        """End what is under way; tells the source what has arrived, if it answers. Another run may follow.
+
+        :meth:`run` ends with this, whatever ended it.
+        """
         for link in self._links.values():
             try:
                 link.commit()
             except errors.ZFabricError as error:
                 log.info("uplink commit failed topic=%s problem=%s", link.topic, error)
-            link.close()
+            link.end()
 
     def advance(self, timeout: float = TURN_SECONDS) -> bool:
         """Do what there is to do, a bounded part of it; waits up to ``timeout`` seconds if there is nothing.
@@ -174,7 +177,10 @@ class Uplink:
         try:
             if not self._origin:
                 self._introduce()
-            found = naming.matching(self._source.topics.list(), self._settings.patterns)
+            question = messages.Metadata(None)
+            answer = self._source.ask(Type.METADATA, question, "the source's topics")
+            topics = {meta.name: meta for meta in answer.topics}
+            found = naming.matching(sorted(topics), self._settings.patterns)
             for topic in found:
                 if topic not in self._links:
                     self._links[topic] = Link(
@@ -186,7 +192,7 @@ class Uplink:
                         group=self._group,
                         tell=self._tell,
                     )
-                elif self._links[topic].changed():
+                elif self._links[topic].changed(topics[topic]):
                     self._links[topic].close()
             for topic in [topic for topic in self._links if topic not in found]:
                 self._forget(topic)
