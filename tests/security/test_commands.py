@@ -188,6 +188,9 @@ def test_strange_names_name_nothing(node, place, name):
     refused(node, packed(Type.COMMIT_OFFSETS, encode([name, [[place, 0]]])), kind=kinds)
     refused(node, packed(Type.GET_OFFSETS, encode([name, [place]])), kind=kinds)
     refused(node, packed(Type.DELETE_GROUP, encode([name])), kind=kinds)
+    if name:  # An empty one stands for all groups, and for the beginning.
+        refused(node, packed(Type.LIST_GROUPS, encode([name])), kind=kinds)
+        refused(node, packed(Type.LIST_GROUPS, encode(["", place, name])), kind=kinds)
 
 
 # Numbers.
@@ -212,6 +215,7 @@ def with_number(place, number):
     yield Type.COMMIT_OFFSETS, ["g", [[place, number]]]
     yield Type.COMMIT_OFFSETS, ["g", [[number, 0]], True]
     yield Type.GET_OFFSETS, ["g", [place, number]]
+    yield Type.LIST_GROUPS, ["", number]
     yield Type.ATTACH, [number, "tcp://x:1", "tcp://x:1", 0]
     yield Type.ATTACH, [1, "tcp://x:1", "tcp://x:1", number]
 

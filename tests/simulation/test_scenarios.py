@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zfabric import errors
+from zfabric.core.leader import reading
 from zfabric.testing.simulation import Simulation, Weather
 
 
@@ -197,6 +198,21 @@ def test_offsets_of_groups_go_with_their_topic(simulation, fabric):
 
 
 # Leaders.
+
+
+def test_all_groups_are_listed_however_many_answers_it_takes(simulation, fabric, monkeypatch):
+    monkeypatch.setattr(reading, "LISTED_MAX", 3)
+    fabric.topics.create("t", partitions=4)
+    names = [f"g{number}" for number in range(5)]
+    for name in names:
+        fabric.groups.reset(name, "t", to="latest")
+    assert fabric.groups.list() == names
+    places = [(entry.group, entry.partition) for entry in fabric.groups.describe()]
+    assert places == [(name, partition) for name in names for partition in range(4)]
+    assert [entry.partition for entry in fabric.groups.describe("g3")] == [0, 1, 2, 3]
+    fabric.groups.delete("g3")
+    with pytest.raises(errors.NotFound):
+        fabric.groups.describe("g3")
 
 
 def test_a_leader_that_is_stopped_answers_what_waits_for_a_shared_commit(simulation, fabric):

@@ -40,9 +40,8 @@ class Groups:
         names = {(place.leader, place.id): (topic, place.number) for topic, place in places}
         found = []
         for leader in sorted({place.leader for _, place in places}):
-            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, messages.Empty(), "list of groups", leader)
-            for part in () if answer is None else answer.parts:
-                if (leader, part.partition) in names and group in (None, part.group):
+            for part in await self._committed(group, leader):
+                if (leader, part.partition) in names:
                     topic, number = names[leader, part.partition]
                     lag = max(0, part.end_offset - part.offset)
                     found.append(
@@ -59,6 +58,19 @@ class Groups:
         if group is not None and not found:
             raise errors.NotFound(kind="group", name=group)
         return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
+
+    async def _committed(self, group: str | None, leader: int) -> builtins.list[messages.Committed]:
+        """Return what a leader knows of a group, or of all: as many answers as it takes."""
+        found: builtins.list[messages.Committed] = []
+        asked = messages.ListGroups(group or "")
+        while True:
+            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, asked, "list of groups", leader)
+            if answer is None:
+                return found
+            found += answer.parts
+            if not answer.more:
+                return found
+            asked = messages.ListGroups(group or "", found[-1].partition, found[-1].group)
 
     async def reset(
         self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None

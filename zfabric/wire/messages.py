@@ -377,10 +377,19 @@ class Committed(_Body, frozen=True):
     end_offset: _Count
 
 
+class ListGroups(_Body, frozen=True):
+    """Ask what groups have committed, or one of them: what stands behind ``after`` in ``partition``, then others."""
+
+    group: str = ""
+    partition: _Id = 0
+    after: str = ""
+
+
 class CommittedAre(_Body, frozen=True):
-    """Answer to GET_OFFSETS and LIST_GROUPS."""
+    """Answer to GET_OFFSETS, and to LIST_GROUPS: in the order of partition and name; ``more``: ask behind the last."""
 
     parts: list[Committed]
+    more: bool = False
 
 
 class DeleteGroup(_Body, frozen=True):
@@ -502,7 +511,7 @@ class Produced(NamedTuple):
     duplicate: int
 
 
-_EMPTY_TYPES = (Type.GOODBYE, Type.DONE, Type.LIST_GROUPS, Type.STATUS)
+_EMPTY_TYPES = (Type.GOODBYE, Type.DONE, Type.STATUS)
 INTERNAL: Final = frozenset({Type.ASSIGN, Type.KEEP, Type.ADOPT})
 """What machines of one fabric say to each other, and nobody else may."""
 REVERSED: Final = frozenset({Type.HELLO, Type.METADATA, Type.FOLLOW, Type.SHARE})
@@ -513,7 +522,8 @@ BODIES: Final[dict[int, type[msgspec.Struct]]] = {
     Type.DELETE_TOPIC: DeleteTopic, Type.ALTER_TOPIC: AlterTopic, Type.DESCRIBE: Describe, Type.DESCRIBED: Described,
     Type.INIT_PRODUCER: InitProducer, Type.PRODUCER_IS: ProducerIs, Type.FETCH: Fetch, Type.FETCHED: Fetched,
     Type.FIND_OFFSETS: FindOffsets, Type.OFFSETS_ARE: OffsetsAre, Type.COMMIT_OFFSETS: CommitOffsets,
-    Type.GET_OFFSETS: GetOffsets, Type.COMMITTED_ARE: CommittedAre, Type.DELETE_GROUP: DeleteGroup,
+    Type.GET_OFFSETS: GetOffsets, Type.LIST_GROUPS: ListGroups, Type.COMMITTED_ARE: CommittedAre,
+    Type.DELETE_GROUP: DeleteGroup,
     Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, Type.MEMBERS: Members,
     Type.MEMBERS_ARE: MembersAre, Type.ANNOUNCE: Announce, Type.FOLLOW: Follow, Type.FOLLOWED: Followed,
     Type.OFFER: Offer, Type.SHARE: Share, Type.ADOPT: Adopt, **dict.fromkeys(_EMPTY_TYPES, Empty),

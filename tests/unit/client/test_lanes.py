@@ -99,13 +99,13 @@ class Side:
 @settings(deadline=None)
 @given(operations=OPERATIONS, linger=st.sampled_from([0, 20]), buffer_bytes=st.sampled_from([60, 700, 100_000]))
 def test_both_ways_send_the_same_batches_and_keep_the_same_bounds(operations, linger, buffer_bytes):
-    settings = {
+    options = {
         "linger_ns": linger * MS,
         "batch_bytes": 400,
         "buffer_bytes": buffer_bytes,
         "delivery_timeout_ns": SECOND // 4,
     }
-    short, long = Side(short=True, **settings), Side(short=False, **settings)
+    short, long = Side(short=True, **options), Side(short=False, **options)
     for operation in operations:
         assert short.do(*operation) == long.do(*operation)
         assert short.producer.used == long.producer.used

@@ -8,7 +8,7 @@ import pytest
 
 from zfabric import errors
 from zfabric.core.effects import Publish, Reply
-from zfabric.core.leader import groups, keys
+from zfabric.core.leader import groups, keys, reading
 from zfabric.core.leader.leader import Leader
 from zfabric.model import TopicConfig
 from zfabric.settings import LeaderSettings
@@ -400,6 +400,24 @@ def test_an_assignment_after_a_lost_one_is_not_taken(node):
     assert (node.leader.assignment_version, node.leader.leads(20), node.leader.leads(30)) == (3, True, True)
     node.turn(Type.ASSIGN, messages.Assign("f", 2, [], [3], 1))
     assert node.leader.leads(30)
+
+
+@pytest.mark.parametrize("only", ["", "b"])
+def test_groups_are_listed_in_answers_of_a_bounded_length(node, monkeypatch, only):
+    """However many there are: who asks goes on behind the last entry, by partition and name."""
+    monkeypatch.setattr(reading, "LISTED_MAX", 2)
+    node.turn(Type.ASSIGN, messages.Assign("f", 2, [topic_of(2, 20), topic_of(3, 4)], [], 1))
+    committed = [(P, "a"), (P, "b"), (P, "c"), (4, "b"), (20, "b"), (20, "d")]
+    for place, name in reversed(committed):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(name, [messages.CommitOffset(place, 0)]))
+    listed, sizes, more = [(0, "")], [], True
+    while more:
+        answer = node.ask(Type.LIST_GROUPS, messages.ListGroups(only, *listed[-1]))
+        listed += [(part.partition, part.group) for part in answer.parts]
+        sizes.append(len(answer.parts))
+        more = answer.more
+    assert listed[1:] == [entry for entry in committed if only in ("", entry[1])]
+    assert max(sizes) == 2
 
 
 def test_a_commit_of_several_partitions_is_stored_whole_or_not_at_all(node, monkeypatch):

@@ -115,11 +115,11 @@ EXAMPLES = {
     ),
     Type.COMMITTED_ARE: (
         messages.CommittedAre([messages.Committed("g", 1, -1, 0, 20)]),
-        "7a66011f000000000900000000000000919195a16701ff0014",
+        "7a66011f000000000900000000000000929195a16701ff0014c2",
     ),
     Type.LIST_GROUPS: (
-        messages.Empty(),
-        "7a66012000000000090000000000000090",
+        messages.ListGroups("g", 1, "a"),
+        "7a66012000000000090000000000000093a16701a161",
     ),
     Type.DELETE_GROUP: (
         messages.DeleteGroup("g"),

@@ -7,6 +7,7 @@ asked; nothing of it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import lt
 from typing import Any, Final
 
 from zfabric import errors
@@ -48,6 +49,13 @@ def _committed(asked: messages.GetOffsets, answer: Command) -> bool:
     return [part.partition for part in answer.body.parts] == asked.partitions
 
 
+def _listed(asked: messages.ListGroups, answer: Command) -> bool:
+    body: messages.CommittedAre = answer.body
+    places = [(asked.partition, asked.after.encode()), *((part.partition, part.group.encode()) for part in body.parts)]
+    mine = not asked.group or all(part.group == asked.group for part in body.parts)
+    return mine and all(map(lt, places, places[1:])) and (len(places) > 1 or not body.more)
+
+
 def _fetched(asked: messages.Fetch, answer: Command) -> bool:
     parts = answer.body.parts
     wanted = [part.partition for part in asked.parts]
@@ -67,6 +75,7 @@ _RULES: Final[dict[int, Callable[[Any, Command], bool]]] = {
     Type.DESCRIBE: _described,
     Type.FIND_OFFSETS: _found,
     Type.GET_OFFSETS: _committed,
+    Type.LIST_GROUPS: _listed,
     Type.FETCH: _fetched,
     Type.MEMBERS: _members,
 }

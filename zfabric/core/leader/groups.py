@@ -54,7 +54,7 @@ def check_room(partition: Partition, group: str, txn: Transaction) -> None:
     if committed(partition.id, group, txn) is not None:
         return
     if partition.groups < 0:
-        partition.groups = sum(1 for _ in _names(partition.id, txn))
+        partition.groups = sum(1 for _ in names(partition.id, txn))
     if partition.groups >= GROUPS_PER_PARTITION_MAX:
         raise errors.LimitExceeded(
             what=f"groups of partition id {partition.id}",
@@ -102,18 +102,15 @@ def _store(partition: int, group: str, row: GroupRow, txn: Transaction) -> Group
     return row
 
 
-def _names(partition: int, txn: Transaction) -> Iterator[str]:
-    mine = keys.prefix(keys.GROUP, partition)
+def names(partition: int, txn: Transaction, after: str = "") -> Iterator[str]:
+    """Yield the groups that committed in ``partition``, those whose names come behind ``after`` in UTF-8."""
+    mine, first = keys.prefix(keys.GROUP, partition), keys.group(partition, after)
     cursor = txn.cursor()
-    found = cursor.set_range(mine)
+    found = cursor.set_range(first)
     while found and bytes(cursor.key()[:5]) == mine:
-        yield bytes(cursor.key()[5:]).decode()
+        if bytes(cursor.key()) != first:
+            yield bytes(cursor.key()[5:]).decode()
         found = cursor.next()
-
-
-def names(partition: int, txn: Transaction) -> list[str]:
-    """Return the groups that committed in ``partition``."""
-    return list(_names(partition, txn))
 
 
 def forget(partition: int, group: str, txn: Transaction) -> bool:

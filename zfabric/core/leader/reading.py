@@ -1,12 +1,13 @@
 """Commands that only read: what a leader answers after the commit, from what is durable.
 
-An answer is bounded by what is asked: a FETCH by its ``max_bytes`` (and one batch beyond), all others by the number of
-partitions named in the command.
+Every answer is bounded: a FETCH by its ``max_bytes`` (and one batch beyond), the list of groups by a thousand entries
+(it says whether there are more), all others by the number of partitions named in the command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from zfabric import errors
@@ -28,6 +29,9 @@ from zfabric.settings import (
 )
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+
+LISTED_MAX = 1_000
+"""Entries in one answer to LIST_GROUPS: 240 KB of the longest names, far below what a frame may hold."""
 
 Frames = tuple[Buffer, ...]
 
@@ -168,9 +172,22 @@ class Reading:
         return messages.Committed(group, partition_id, offset, timestamp, end)
 
     def _list_groups(self, command: Command, txn: Transaction) -> Frames:
-        parts = [
-            self._committed(group, partition_id, txn)
-            for partition_id in self._assigned.places
-            for group in groups.names(partition_id, txn)
-        ]
-        return (messages.command(Type.COMMITTED_ARE, command.request, messages.CommittedAre(parts)),)
+        body: messages.ListGroups = command.body
+        for name, text in (("group", body.group), ("after", body.after)):
+            if text:
+                check_name(name, text, GROUP_BYTES_MAX)
+        found = self._commits(body, txn)
+        parts = [self._committed(group, partition_id, txn) for group, partition_id in islice(found, LISTED_MAX)]
+        answer = messages.CommittedAre(parts, more=len(parts) == LISTED_MAX)
+        return (messages.command(Type.COMMITTED_ARE, command.request, answer),)
+
+    def _commits(self, asked: messages.ListGroups, txn: Transaction) -> Iterator[tuple[str, int]]:
+        """Yield (group, partition) of what is asked for, in the order of partition and name."""
+        for partition_id in sorted(self._assigned.places):
+            after = asked.after if partition_id == asked.partition else ""
+            if partition_id < asked.partition:
+                continue
+            if not asked.group:
+                yield from ((name, partition_id) for name in groups.names(partition_id, txn, after))
+            elif asked.group.encode() > after.encode() and groups.committed(partition_id, asked.group, txn) is not None:
+                yield asked.group, partition_id
