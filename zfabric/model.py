@@ -221,7 +221,7 @@ class MemberTopic(msgspec.Struct, frozen=True):
     """A topic that a member leads partitions of.
 
     Attributes:
-        partitions: how many. end: sum of the end offsets of those that its leader 0 leads, as of its last report.
+        partitions: how many. end: sum of their end offsets, as of its last report.
         epoch: of that leader.
     """
 

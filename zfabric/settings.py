@@ -55,6 +55,8 @@ MESH_METADATA_BYTES_MAX: Final = 1_024
 """Metadata of one member: everybody keeps everybody's, and one update has to fit a packet of 1,400 bytes."""
 MEMBERS_TOLD_MAX: Final = 500
 """Members in one answer to a client: about half a MiB."""
+ENDS_MAX: Final = 1_000
+"""Partitions of one leader whose end offsets are told to the mesh."""
 SERVICES_MAX: Final = 1_000
 """Instances of services announced at one leader."""
 

@@ -19,3 +19,19 @@ def test_a_leader_that_was_started_again_is_the_same_member_without_its_services
         simulation.advance(10.0)
         [again] = fabric.members()
         assert (again.id, again.services) == (member.id, [])
+
+
+def test_end_offsets_of_all_leaders_are_told_within_twenty_seconds():
+    """Each tells every ten; those of a leader that was started again are known at once."""
+    with Simulation(seed=2, leaders=3) as simulation, simulation.connect() as fabric:
+        fabric.topics.create("t", partitions=6)
+        with fabric.producer() as producer:
+            for number in range(60):
+                producer.send("t", b"v", partition=number % 6)
+            producer.flush()
+            simulation.advance(20.0)
+            assert fabric.members()[0].topics[0].end == 60
+            for leader in range(3):
+                simulation.kill_leader(leader)
+            simulation.advance(20.0)
+            assert fabric.members()[0].topics[0].end == 60

@@ -264,8 +264,9 @@ class Loop:
         if time.monotonic_ns() - self._started > ATTACH_PATIENCE_NS:
             self._serves()
         attach = messages.Attach(
-            options.leader, options.advertise, options.advertise_publish, self._leader.assignment_version
-        )
+            options.leader, options.advertise, options.advertise_publish, self._leader.assignment_version,
+            self._turn.attachment(time.monotonic_ns()),
+        )  # fmt: skip
         try:
             self._controller.send(messages.command(Type.ATTACH, 1, attach), zmq.NOBLOCK)
         except zmq.Again:

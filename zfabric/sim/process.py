@@ -247,7 +247,8 @@ class Process:
         def attach() -> None:
             if self.alive and self.starts == starts:
                 version = self.leader.assignment_version
-                body = messages.Attach(self.number, self.endpoint, self.publish, version)
+                ends = self._turn.attachment(self._world.now)
+                body = messages.Attach(self.number, self.endpoint, self.publish, version, ends)
                 frames = [messages.command(Type.ATTACH, 1, body)]
                 self._network.send(self, self._controller_session, frames)
                 self._world.after(ATTACH_NS, attach)

@@ -46,6 +46,7 @@ from msgspec import Meta
 from zfabric import errors
 from zfabric.model import Buffer, TopicConfig
 from zfabric.settings import (
+    ENDS_MAX,
     FETCH_PARTITIONS_MAX,
     MEMBERS_TOLD_MAX,
     MESH_METADATA_BYTES_MAX,
@@ -404,13 +405,24 @@ class StatusIs(_Body, frozen=True):
     values: dict[str, int | float | str]
 
 
+class PartitionEnd(_Body, frozen=True):
+    """The end offset of a partition, as of now."""
+
+    partition: _Id
+    end: _Count
+
+
 class Attach(_Body, frozen=True):
-    """A leader tells the controller where it listens, and the assignment version it has."""
+    """A leader tells the controller where it listens, and the assignment version it has.
+
+    ``ends``: now and then, how far some of its partitions are, for the mesh to know.
+    """
 
     leader: _Id
     endpoint: _Text
     publish: _Text
     version: _Count
+    ends: Annotated[list[PartitionEnd], Meta(max_length=ENDS_MAX)] = []
 
 
 class AssignedTopic(_Body, frozen=True):

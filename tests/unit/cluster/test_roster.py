@@ -264,7 +264,7 @@ def test_more_topics_than_fit_are_left_out():
 def controller():
     placement = Placement(Roster(5, "tcp://h:1"))
     disk = SimDisk()
-    placement.start("f" * 16, 1, 1 << 24, disk.write())
+    placement.start("f" * 16, 2, 1 << 24, disk.write())
     disk.commit()
     return placement, disk
 
@@ -277,13 +277,18 @@ def tell(placement, kind, body):
 
 def test_a_topic_is_on_the_card_when_it_is_made_and_its_end_offset_when_it_is_reported():
     placement, disk = controller()
-    placement.clock(1, 1, lambda _: 0, 2)
+    placement.clock(1, 1, 2)
     create = messages.CreateTopic("t", 3, TopicConfig())
     placement.handle(b"p", Command(Type.CREATE_TOPIC, 0, 4, create, ()), disk.write())
     placement.take_effects()
-    placement.clock(2, 2, lambda _: 0, 2)
+    placement.clock(2, 2, 2)
     assert card_of(tell(placement, Type.MEMBERS, messages.Members()).body).topics == [TopicCard("t", 3, 0, 2)]
-    placement.report(0, lambda partition: 10 * partition, 2)
+    tell(
+        placement,
+        Type.ATTACH,
+        messages.Attach(1, "", "", 0, [messages.PartitionEnd(3, 30), messages.PartitionEnd(9, 9)]),
+    )
+    placement.report(0, [messages.PartitionEnd(1, 10), messages.PartitionEnd(2, 20)])
     assert card_of(tell(placement, Type.MEMBERS, messages.Members()).body).topics == [TopicCard("t", 3, 60, 2)]
 
 

@@ -134,8 +134,8 @@ EXAMPLES = {
         "7a6601250000000009000000000000009183a370696407a8757074696d655f73cb3fe0000000000000a8656e64706f696e74a165",
     ),
     Type.ATTACH: (
-        messages.Attach(1, "tcp://*:3", "tcp://*:4", 9),
-        "7a6601260000000009000000000000009401a97463703a2f2f2a3a33a97463703a2f2f2a3a3409",
+        messages.Attach(1, "tcp://*:3", "tcp://*:4", 9, [messages.PartitionEnd(7, 300)]),
+        "7a6601260000000009000000000000009501a97463703a2f2f2a3a33a97463703a2f2f2a3a3409919207cd012c",
     ),
     Type.ASSIGN: (
         messages.Assign(
@@ -238,6 +238,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
         (Type.METADATA, 0, messages.Metadata()),
         (Type.MEMBERS, 0, messages.Members()),
+        (Type.ATTACH, 4, messages.Attach(1, "tcp://*:3", "tcp://*:4", 9)),
     ],
 )
 def test_fields_that_an_older_version_does_not_send_take_their_defaults(kind, fields, body):

@@ -28,7 +28,7 @@ key       rest                value (msgpack)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -57,6 +57,8 @@ _TOPIC = b"CT"
 _GONE = b"CX"
 
 ATTACHED_MAX = 1_000
+ENDS_KEPT = 100_000
+"""End offsets kept for the mesh: more than all leaders of a node tell."""
 TOKENS_KEPT = 64
 KEEPING_LEADER = 0
 """Holds all copies: it is the one with the controller, so adopting is one transaction."""
@@ -152,6 +154,8 @@ class Placement:
         self._record_bytes_max = RECORD_BYTES_CEILING
         self._effects: list[LeaderEffect] = []
         self._told = -1
+        self._epoch = 0
+        self._ends: dict[int, int] = {}
         self._writers: dict[int, Callable[[bytes, Command, Transaction], None]] = {
             Type.CREATE_TOPIC: self._create,
             Type.DELETE_TOPIC: self._delete,
@@ -203,26 +207,39 @@ class Placement:
         self._record_bytes_max = record_bytes_max
         self.roster.begin(self.fabric)
 
-    def clock(self, now: int, wall_ms: int, end: Callable[[int], int], epoch: int) -> None:
+    @property
+    def wants_report(self) -> bool:
+        """Whether it is time for :meth:`report`."""
+        return self.roster.wants_report
+
+    def clock(self, now: int, wall_ms: int, epoch: int) -> None:
         """Note the time at the beginning of a turn, and tell the mesh which topics there are.
 
         Args:
-            now: monotonic ns. wall_ms: ms since 1970. end, epoch: as :func:`~zfabric.core.cluster.roster.topic_cards`
-                takes them.
+            now: monotonic ns. wall_ms: ms since 1970. epoch: of the leader in this process.
         """
         self.roster.clock(now, wall_ms)
-        if self._told != self.version:
-            self._told = self.version
-            self._lead(end, epoch)
+        if self._told != self.version or self._epoch != epoch:
+            self._told, self._epoch = self.version, epoch
+            self._lead()
 
-    def report(self, load: int, end: Callable[[int], int], epoch: int) -> None:
-        """Tell the mesh how far the topics are and how busy this process is (percent of a core), if it is time."""
-        if self.roster.wants_report:
-            self.roster.report(load)
-            self._lead(end, epoch)
+    def report(self, load: int, ends: Sequence[messages.PartitionEnd]) -> None:
+        """Tell the mesh how busy this process is (percent of a core), and how far the topics are.
 
-    def _lead(self, end: Callable[[int], int], epoch: int) -> None:
-        self.roster.lead(topic_cards((row.meta for row in self._topics.values()), end, epoch))
+        Args:
+            ends: of this process's leader; those of others come with their ATTACH.
+        """
+        self._learn(ends)
+        self.roster.report(load)
+        self._lead()
+
+    def _learn(self, ends: Sequence[messages.PartitionEnd]) -> None:
+        if len(self._ends) > ENDS_KEPT:
+            self._ends.clear()  # Of deleted topics, or of none: whoever leads tells again.
+        self._ends.update((told.partition, told.end) for told in ends)
+
+    def _lead(self) -> None:
+        self.roster.lead(topic_cards((row.meta for row in self._topics.values()), self._ends, self._epoch))
 
     def listen(self, address: messages.LeaderAddress) -> None:
         """Note where the leader of this very process listens."""
@@ -463,6 +480,7 @@ class Placement:
         self._leaders[body.leader] = messages.LeaderAddress(body.leader, body.endpoint, body.publish)
         self._attached[body.leader] = peer
         self._heard[body.leader] = body.version
+        self._learn(body.ends)
         assign = self.assignment(body.leader, body.version)
         if assign is None:
             self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))

@@ -19,7 +19,8 @@ the load moves by less than five percent of a core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -250,16 +251,14 @@ def _check_text(name: str, text: str, *, empty: bool) -> None:
         raise errors.InvalidArgument(name=f"service {name}", value=repr(text)[:100], allowed=allowed)
 
 
-def topic_cards(topics: Iterable[messages.TopicMeta], end: Callable[[int], int], epoch: int) -> list[TopicCard]:
+def topic_cards(topics: Iterable[messages.TopicMeta], ends: Mapping[int, int], epoch: int) -> list[TopicCard]:
     """Return what a card says of topics.
 
     Args:
-        end: gives the end offset of a partition id, 0 where it is not known. epoch: of the leader.
+        ends: end offsets by partition id, as far as they are known. epoch: of the leader.
     """
-    made: list[TopicCard] = []
-    for meta in topics:
-        if len(made) > CARD_TOPICS_MAX:
-            break
-        count = len(meta.partitions)
-        made.append(TopicCard(meta.name, count, sum(end(place.id) for place in meta.partitions), epoch))
+    made = []
+    for meta in islice(topics, CARD_TOPICS_MAX + 1):
+        end = sum(ends.get(place.id, 0) for place in meta.partitions)
+        made.append(TopicCard(meta.name, len(meta.partitions), end, epoch))
     return made

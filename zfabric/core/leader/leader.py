@@ -23,6 +23,8 @@ Commands of topics with a ``commit_interval`` wait in the leader for their share
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Publish, Reply
@@ -39,7 +41,7 @@ from zfabric.core.leader.reading import Reading
 from zfabric.core.leader.staging import Staging
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
-from zfabric.settings import BATCH_OVERHEAD_MAX, GROUP_BYTES_MAX, LeaderSettings, check_name, check_range
+from zfabric.settings import BATCH_OVERHEAD_MAX, ENDS_MAX, GROUP_BYTES_MAX, LeaderSettings, check_name, check_range
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import KeptPlace, Share, SharedOffset
@@ -257,10 +259,14 @@ class Leader:
         """Ids of the partitions led here: what may be subscribed to."""
         return frozenset(self._assigned.places)
 
-    def end_offset(self, partition: int) -> int:
-        """Return the end offset of a partition by its id; 0 if it was not used since the start, or is not led here."""
-        held = self._assigned.loaded.get(partition)
-        return 0 if held is None else held.log.state.end
+    def ends(self, txn: Transaction) -> list[messages.PartitionEnd]:
+        """Return how far the partitions led here are, at most ``ENDS_MAX`` of them, without those that are damaged."""
+        found = []
+        for partition in islice(self._assigned.places, ENDS_MAX):
+            with suppress(errors.CorruptRow):
+                end = self._assigned.partition(partition, txn).log.state.end
+                found.append(messages.PartitionEnd(partition, end))
+        return found
 
     def led(self) -> int:
         """Return the number of partitions led here."""

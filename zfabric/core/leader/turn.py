@@ -29,6 +29,7 @@ from zfabric.wire.messages import Command, Type
 
 JOURNAL_COMMIT_NS = 1_000_000_000
 JOURNAL_BYTES_MAX = 64 << 20
+ATTACHMENT_NS = 10_000_000_000
 
 Incoming = tuple[bytes, Command]
 """Who sent a command (a routing id), and the command."""
@@ -94,11 +95,16 @@ class Controller(Protocol):
         """Command types that only read."""
         ...
 
-    def clock(self, now: int, wall_ms: int, end: Callable[[int], int], epoch: int) -> None:
-        """Note the time; ``end`` gives the end offset of a partition id, 0 for one that is not led here."""
+    @property
+    def wants_report(self) -> bool:
+        """Whether it is time for :meth:`report`."""
         ...
 
-    def report(self, load: int, end: Callable[[int], int], epoch: int) -> None:
+    def clock(self, now: int, wall_ms: int, epoch: int) -> None:
+        """Note the time, and the epoch of the leader in this process."""
+        ...
+
+    def report(self, load: int, ends: Sequence[messages.PartitionEnd]) -> None:
         """Tell others how far the topics are, and the process's load."""
         ...
 
@@ -138,6 +144,7 @@ class Turn:
         self._leader = leader
         self._controller = controller
         self._journal_due: int | None = None
+        self._attachment_due = 0
 
     def begin(self, start: Callable[[Transaction], None]) -> None:
         """Start the machines and put back what a crash left in the journal; durable when this returns.
@@ -192,7 +199,7 @@ class Turn:
         """
         self._leader.clock(now, wall_ms)
         if self._controller is not None:
-            self._controller.clock(now, wall_ms, self._leader.end_offset, self._leader.epoch)
+            self._controller.clock(now, wall_ms, self._leader.epoch)
         due = self.next_deadline()
         if commands or (due is not None and due <= now):
             try:
@@ -253,9 +260,23 @@ class Turn:
         return effects
 
     def report(self, load: int) -> None:
-        """Tell the mesh how busy this process is: percent of one core, since the last call. Twice a second will do."""
-        if self._controller is not None:
-            self._controller.report(load, self._leader.end_offset, self._leader.epoch)
+        """Tell the mesh how busy this process is (percent of one core), and how far its topics are.
+
+        To be called about twice a second; it is told when it is time.
+        """
+        if self._controller is not None and self._controller.wants_report:
+            self._controller.report(load, self._ends())
+
+    def attachment(self, now: int) -> list[messages.PartitionEnd]:
+        """Return what the next ATTACH says of how far topics are: nothing but every ten seconds."""
+        if now < self._attachment_due:
+            return []
+        self._attachment_due = now + ATTACHMENT_NS
+        return self._ends()
+
+    def _ends(self) -> list[messages.PartitionEnd]:
+        with self._store.read() as txn:
+            return self._leader.ends(txn)
 
     def close(self, now: int, wall_ms: int) -> list[LeaderEffect]:
         """End in order: what waits for a shared commit, or is only in the journal, is committed; returns effects."""
