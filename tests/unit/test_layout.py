@@ -23,7 +23,7 @@ TOP_LEVEL = {
 LINES_MAX = 500
 LONGER: dict[str, int] = {
     "zfabric/errors.py": 720,  # the list of all errors
-    "zfabric/wire/messages.py": 650,  # the list of all commands
+    "zfabric/wire/messages.py": 720,  # the list of all commands
 }
 """Files that may be longer, each with its own bound. A table of one idea may be; a second idea may not move in."""
 
