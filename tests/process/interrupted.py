@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import zfabric
+from zfabric.uplink import Uplink
 
 TOPIC = "t"
 OTHER = "sent"
@@ -159,6 +160,24 @@ def connect(fabric: zfabric.Fabric, tormentor: Tormentor) -> list[int]:
     return [len(whole)]
 
 
+def ship(fabric: zfabric.Fabric, tormentor: Tormentor) -> list[int]:
+    """Ship all numbers to the fabric beside the one given, by steps and by runs of one uplink."""
+    with zfabric.connect(f"{fabric.url}-beside", timeout=PATIENCE_S) as hub:
+        uplink = Uplink(fabric, hub, topics=TOPIC, buffer_bytes=64 << 10)
+
+        def work() -> None:
+            while tormentor.left:
+                uplink.advance(0.01)
+            uplink.run(once=True)
+
+        tormentor.run(work)
+        with hub.consumer(TOPIC) as consumer:
+            numbers: list[int] = []
+            while len(numbers) < hub.topics.describe(TOPIC).partitions[0].end_offset:
+                numbers += [int(record.value or b"-1") for record in consumer.poll(100_000, timeout=PATIENCE_S)]
+    return numbers
+
+
 def blocked(fabric: zfabric.Fabric, tormentor: Tormentor) -> list[int]:
     """Interrupt each call that waits, alone and beside a thread that waits; return how many came out, and records."""
     pid = fabric.status()[0].pid
@@ -220,7 +239,7 @@ def interrupted(call: Callable[[], object]) -> bool:
 def main() -> None:
     """Run one scenario."""
     scenario, url, interruptions, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    scenarios = {"send": send, "flush": flush, "poll": poll, "iterate": iterate, "connect": connect, "blocked": blocked}
+    scenarios = {made.__name__: made for made in (send, flush, poll, iterate, connect, ship, blocked)}
     with zfabric.connect(url, timeout=PATIENCE_S) as fabric:
         tormentor = Tormentor(interruptions, seed)
         try:

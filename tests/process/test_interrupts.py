@@ -62,6 +62,13 @@ def test_an_interrupted_consumer_misses_and_repeats_nothing(fabric, scenario):
     assert numbers == [number % COUNT for number in range(len(numbers))]
 
 
+def test_an_interrupted_uplink_ships_everything_once(fabric):
+    with fabric.producer(batch_bytes=1_000) as producer:
+        for number in range(COUNT):
+            producer.send(TOPIC, b"%d" % number)
+    assert run(fabric, "ship", scaled(60)) == list(range(COUNT))
+
+
 def test_connecting_and_leaving_can_be_interrupted_at_any_instant(fabric):
     """What an interrupted attempt had taken is given back: the leader of that directory ends."""
     (whole,) = run(fabric, "connect", scaled(60))

@@ -245,7 +245,7 @@ class Uplink:
             self._failed(link, error, now)
             return False
         except BaseException:
-            link.close()
+            link.interrupt()
             raise
         self._tell(Notice("begun", link.topic, None, f"from offset {self._begins(link)} on, to {link.target}"))
         return True

@@ -71,6 +71,7 @@ class Link:
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._failures: list[Exception] = []
+        self._begun = False
         self._sent_before = 0
         self._committed_ns = 0
 
@@ -83,6 +84,7 @@ class Link:
             ZFabricError: it could not; the link is closed.
         """
         assert not self.opened, "a link that is at work begins nowhere"
+        self.close(self.problem)
         settings, source = self._settings, self._source
         info = source.topics.describe(self.topic)
         if self._info is not None and self._info.id != info.id:
@@ -115,7 +117,7 @@ class Link:
             self._tell_gap(part.partition, gap, "retention had removed them at the source")
             if found[part.partition] != lane.position:
                 self._seek(part.partition, lane)
-        self.opened = True
+        self.opened = self._begun = True
         self.problem = None
 
     def _seek(self, number: int, lane: Lane) -> None:
@@ -148,7 +150,7 @@ class Link:
 
     def close(self, problem: errors.ZFabricError | None = None) -> None:
         """End without waiting for anything: what is under way is asked for when it opens again."""
-        self.opened = False
+        self.opened = self._begun = False
         self.problem = problem
         consumer, self._consumer = self._consumer, None
         producer, self._producer = self._producer, None
@@ -158,6 +160,10 @@ class Link:
             self._count(producer)
             self._sent_before = self.sent_bytes
             producer.abandon()
+
+    def interrupt(self) -> None:
+        """A step was left half done, and what it had read is lost: open again before another. It can still commit."""
+        self.opened = False
 
     def end(self) -> None:
         """Close for good, or for another run, which has another end to catch up with."""
@@ -286,7 +292,7 @@ class Link:
 
     def commit(self) -> None:
         """Tell the source what the hub has."""
-        if self._consumer is not None:
+        if self._consumer is not None and self._begun:
             self._consumer.commit({number: lane.done for number, lane in self.lanes.items()})
 
     # Looking.
