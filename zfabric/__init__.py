@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zfabric.errors import (
         AlreadyExists,
         BufferFull,
+        CalleeLost,
         Closed,
         ConfigurationError,
         CorruptBatch,
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
         NotFound,
         NotSupported,
         OffsetOutOfRange,
+        Overloaded,
         ProducerFenced,
         RecordTooLarge,
+        RemoteError,
         RequestTimeout,
+        ServiceUnavailable,
         StorageFailed,
         StorageFull,
         UnknownPartition,
@@ -46,18 +50,22 @@ if TYPE_CHECKING:
         PartitionInfo,
         Record,
         RecordMetadata,
+        ServiceInstance,
         TopicInfo,
     )
     from zfabric.settings import LeaderSettings
+    from zfabric.sync.calls import Stream
     from zfabric.sync.consumer import Consumer
     from zfabric.sync.fabric import Fabric, connect
     from zfabric.sync.producer import Delivery, Producer
+    from zfabric.sync.service import Request, Service
     from zfabric.sync.watch import MemberWatch
     from zfabric.wire.batch import RecordBatch
 
 __all__ = [
     "AlreadyExists",
     "BufferFull",
+    "CalleeLost",
     "Closed",
     "ConfigurationError",
     "Consumer",
@@ -83,6 +91,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "OffsetOutOfRange",
+    "Overloaded",
     "PartitionInfo",
     "Producer",
     "ProducerFenced",
@@ -90,9 +99,15 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "RecordTooLarge",
+    "RemoteError",
+    "Request",
     "RequestTimeout",
+    "Service",
+    "ServiceInstance",
+    "ServiceUnavailable",
     "StorageFailed",
     "StorageFull",
+    "Stream",
     "TopicInfo",
     "UnknownPartition",
     "UnknownTopic",
@@ -105,6 +120,7 @@ __all__ = [
 _WHERE = {
     "AlreadyExists": "errors",
     "BufferFull": "errors",
+    "CalleeLost": "errors",
     "Closed": "errors",
     "ConfigurationError": "errors",
     "Consumer": "sync.consumer",
@@ -130,6 +146,7 @@ _WHERE = {
     "NotFound": "errors",
     "NotSupported": "errors",
     "OffsetOutOfRange": "errors",
+    "Overloaded": "errors",
     "PartitionInfo": "model",
     "Producer": "sync.producer",
     "ProducerFenced": "errors",
@@ -137,9 +154,15 @@ _WHERE = {
     "RecordBatch": "wire.batch",
     "RecordMetadata": "model",
     "RecordTooLarge": "errors",
+    "RemoteError": "errors",
+    "Request": "sync.service",
     "RequestTimeout": "errors",
+    "Service": "sync.service",
+    "ServiceInstance": "model",
+    "ServiceUnavailable": "errors",
     "StorageFailed": "errors",
     "StorageFull": "errors",
+    "Stream": "sync.calls",
     "TopicInfo": "model",
     "UnknownPartition": "errors",
     "UnknownTopic": "errors",

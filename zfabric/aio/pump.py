@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ class Pump:
         self._generation = -1
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -79,25 +80,29 @@ class Pump:
 
         Without ``look``, what has come is left to the loop.
         """
+        self._step(None if look else ())
+
+    def _step(self, ready: Iterable[int] | None) -> None:
         self.check()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._move(loop)
         self.stepped_ns = time.monotonic_ns()
-        due_ns = self.driver.step(None if look else ())
+        due_ns = self.driver.step(ready)
         if self._generation != self.driver.generation:
             self._generation = self.driver.generation
             fds = set(self.driver.fds())
             for fd in self._watched:  # All of them: a number may have come back as another descriptor.
                 loop.remove_reader(fd)
             for fd in fds:
-                loop.add_reader(fd, self._readable)
+                loop.add_reader(fd, self._readable, fd)
             self._watched = fds
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if due_ns is not None:
-            self._timer = loop.call_later(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), self._readable)
+        # One that comes too early looks around and sets another: cheaper than a new one at each step.
+        if due_ns is not None and (self._timer is None or due_ns < self._timer_ns):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_ns = due_ns
+            self._timer = loop.call_later(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), self._late)
         self.driver.run_callbacks()
 
     def _move(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -110,9 +115,14 @@ class Pump:
         self._loop = loop
         self._generation, self._watched, self._timer = -1, set(), None
 
-    def _readable(self) -> None:
+    def _readable(self, fd: int) -> None:
         if not self._closed:
-            self.flush()
+            self._step((fd,))
+
+    def _late(self) -> None:
+        self._timer = None
+        if not self._closed:
+            self._step(())
 
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""

@@ -37,6 +37,15 @@ class Mode(Protocol):
         ...
 
 
+class Awaited(Protocol):
+    """What a caller waits for."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come."""
+        ...
+
+
 class Driver:
     """The core, its sockets and its mode."""
 
@@ -55,14 +64,20 @@ class Driver:
         """Descriptors to poll for reading."""
         return self._ports.fds()
 
-    def step(self, ready: Iterable[int] | None = None) -> int | None:
+    def step(self, ready: Iterable[int] | None = None, until: Awaited | None = None) -> int | None:
         """Do all there is to do now; returns when to come back (monotonic ns).
+
+        What the core wants sent goes out before anything else: somebody waits for it.
 
         Args:
             ready: the descriptors that a poll found readable, so that no others are looked at (3 us each); what came
                 in elsewhere makes the next poll return at once. None looks at all.
+            until: what the caller waits for: when it is done the rest is left to the next step, which comes before the
+                next poll.
         """
         core, ports = self.core, self._ports
+        wanted = core.take_effects()
+        asked = bool(wanted) and ports.perform(wanted)
         for _ in range(ROUNDS_MAX):
             now = time.monotonic_ns()
             core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
@@ -70,8 +85,8 @@ class Driver:
             late = due_ns is not None and due_ns <= now
             if late:
                 core.tick(now)
-            wanted = core.take_effects()
-            asked = bool(wanted) and ports.perform(wanted)
+                wanted = core.take_effects()
+                asked = (bool(wanted) and ports.perform(wanted)) or asked
             if asked:
                 self._locate()
             incoming = ports.drain(ready=ready)
@@ -79,17 +94,28 @@ class Driver:
             for session, what in incoming:
                 if type(what) is list:
                     core.receive(session, what, now)
-                elif what is Change.LOST:
-                    core.lost(session, now)
-                elif what is Change.CONNECTED:
-                    core.connected(session, now)
-                elif isinstance(what, str):
-                    core.listens(session, what, now)
-                elif isinstance(what, bytes):
-                    core.left(session, what, now)
-            if not incoming and not asked and not ports.more:
+                else:
+                    self._change(session, what, now)
+            wanted = core.take_effects()
+            asked = bool(wanted) and ports.perform(wanted)
+            if until is not None and until.done:
+                if asked:
+                    self._locate()
+                return due_ns
+            if not incoming and not wanted and not ports.more:
                 return core.next_deadline() if late else due_ns
         return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
+
+    def _change(self, session: int, what: object, now: int) -> None:
+        core = self.core
+        if what is Change.LOST:
+            core.lost(session, now)
+        elif what is Change.CONNECTED:
+            core.connected(session, now)
+        elif isinstance(what, str):
+            core.listens(session, what, now)
+        elif isinstance(what, bytes):
+            core.left(session, what, now)
 
     def _locate(self) -> None:
         try:

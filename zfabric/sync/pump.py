@@ -109,7 +109,7 @@ class Pump:
         """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
         self.check()
         self.stepped_ns = time.monotonic_ns()
-        due_ns = self.driver.step(ready)
+        due_ns = self.driver.step(ready, pending)
         if pending.done:
             return None
         interrupts.deliver()

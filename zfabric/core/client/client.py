@@ -491,7 +491,7 @@ class Client:
         """Return user callbacks that are due: (function, delivery, error). Needs no lock."""
         taken: list[Callback] = []
         with suppress(IndexError):
-            while True:
+            while self._callbacks:
                 taken.append(self._callbacks.popleft())
         return taken
 
