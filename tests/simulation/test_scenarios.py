@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from zfabric import errors
@@ -213,6 +215,24 @@ def test_all_groups_are_listed_however_many_answers_it_takes(simulation, fabric,
     fabric.groups.delete("g3")
     with pytest.raises(errors.NotFound):
         fabric.groups.describe("g3")
+
+
+def test_a_start_by_time_is_found_though_it_takes_many_turns(simulation, fabric, monkeypatch):
+    """Meanwhile others are answered."""
+    monkeypatch.setattr(reading, "SEARCH_BYTES", 4096)
+    fabric.topics.create("t", retention_bytes=40_000)
+    with fabric.producer() as producer:
+        producer.send("t", b"far future", timestamp=1 << 42).result()
+        for number in range(200):
+            producer.send("t", b"%0200d" % number, timestamp=1_000 + number).result()
+    start = fabric.topics.describe("t").partitions[0].start_offset
+    assert start > 1
+    with (
+        fabric.consumer("t", start=datetime.fromtimestamp(1.190, UTC)) as one,
+        fabric.consumer("t", start="earliest") as other,
+    ):
+        assert int(one.poll(1, timeout=5.0)[0].value) == 190
+        assert other.poll(1, timeout=5.0)[0].offset == start
 
 
 def test_a_leader_that_is_stopped_answers_what_waits_for_a_shared_commit(simulation, fabric):

@@ -402,6 +402,26 @@ def test_an_assignment_after_a_lost_one_is_not_taken(node):
     assert node.leader.leads(30)
 
 
+def test_a_search_by_time_that_has_to_read_the_log_goes_on_turn_by_turn(monkeypatch):
+    """A record that claimed a far future leaves no time index behind when it is removed."""
+    monkeypatch.setattr(reading, "SEARCH_BYTES", 5 * 1024)
+    node = Node(TopicConfig(retention_bytes=20_000))
+    node.produce(0, time=1 << 42)
+    for number in range(1, 60):
+        node.produce(number, [bytes(300)], time=1000 + number)
+    parts = [messages.FindOffset(P, wanted) for wanted in (1055, -1, 1040, 1 << 43)]
+    left, steps = Command(Type.FIND_OFFSETS, 0, 9, messages.FindOffsets(parts), ()), 0
+    with node.disk.read() as txn:
+        while left is not None:
+            left, steps = node.leader.answer(b"peer", left, txn), steps + 1
+            effects = node.leader.take_effects()
+            assert bool(effects) == (left is None)
+    found = messages.read(effects[0].frames).body.parts
+    assert found[0].start_offset > 0, "the first record is to be gone"
+    assert [part.offset for part in found] == [55, 60, 40, 60]
+    assert steps > 5
+
+
 @pytest.mark.parametrize("only", ["", "b"])
 def test_groups_are_listed_in_answers_of_a_bounded_length(node, monkeypatch, only):
     """However many there are: who asks goes on behind the last entry, by partition and name."""

@@ -162,16 +162,20 @@ class Leader:
         except errors.ZFabricError as error:
             self._refuse(peer, command, error)
 
-    def answer(self, peer: bytes, command: Command, txn: Transaction) -> None:
-        """Take a command that only reads what is committed."""
+    def answer(self, peer: bytes, command: Command, txn: Transaction) -> Command | None:
+        """Take a command that only reads what is committed; returns what is left to do of it, in the next turn."""
         try:
             if command.type == Type.FOLLOW:
                 answers = self._keepers.follow(peer, command, self._now, txn)
                 self._effects += [Reply(waiter, frames) for waiter, frames in answers]
             else:
-                self._effects.append(Reply(peer, self._reading.answer(command, txn)))
+                answer = self._reading.answer(command, txn)
+                if isinstance(answer, Command):
+                    return answer
+                self._effects.append(Reply(peer, answer))
         except errors.ZFabricError as error:
             self._refuse(peer, command, error)
+        return None
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""

@@ -12,7 +12,8 @@ Invariants, checked where they are made:
 
 The time index is sparse: a row (timestamp, offset) is written when the running maximum of timestamps grows and
 256 KiB were appended since the last row. The running maximum never falls, so the batch that first reaches a timestamp
-lies between two neighbouring rows, whatever timestamps producers send (as in Kafka's KIP-33).
+lies between two neighbouring rows, whatever timestamps producers send (as in Kafka's KIP-33). Where no row helps (one
+record claimed a far future, and then was removed) a search reads the log; it does so in steps, a turn each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -38,6 +39,10 @@ RESERVED_OFFSETS = 1 << 20
 """A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
 
 _EPOCH_MAX = (1 << 32) - 1
+
+
+SEARCH_BYTES = 8 << 20
+"""What one step of a search by time reads, each batch counting 1 KiB beside its payload."""
 
 
 class PartitionState(msgspec.Struct, array_like=True):
@@ -70,6 +75,14 @@ _encode_state = msgspec.msgpack.Encoder().encode
 _decode_state = msgspec.msgpack.Decoder(PartitionState).decode
 
 
+class Found(NamedTuple):
+    """Where a search by time has come: its result if it is ``done``, else the offset to go on from; and bytes read."""
+
+    offset: int
+    done: bool
+    read: int
+
+
 class Log(Protocol):
     """What the leader asks of a partition's log."""
 
@@ -85,8 +98,12 @@ class Log(Protocol):
         """Return (header, payload, header, payload, …) from the batch that covers ``offset`` on, and their size."""
         ...
 
-    def find_time(self, timestamp: int, txn: Transaction) -> int:
-        """Return the first offset whose record is at or after ``timestamp`` (ms); the end if there is none."""
+    def find_time(self, timestamp: int, txn: Transaction, since: int = 0, most: int = SEARCH_BYTES) -> Found:
+        """Find the first offset whose record is at or after ``timestamp`` (ms); the end if there is none.
+
+        Args:
+            since: no record below this offset is; where an earlier step has ended. most: bytes to read.
+        """
         ...
 
     def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
@@ -299,24 +316,27 @@ class StoredLog:
             found = cursor.prev()
         return 0
 
-    def find_time(self, timestamp: int, txn: Transaction) -> int:
-        """Return the first offset whose record is at or after ``timestamp`` (ms since 1970); the end if none is."""
+    def find_time(self, timestamp: int, txn: Transaction, since: int = 0, most: int = SEARCH_BYTES) -> Found:
+        """Find the first offset whose record is at or after ``timestamp`` (ms since 1970), in steps; see ``Log``."""
         state = self.state
         if timestamp > state.max_timestamp:
-            return state.end
+            return Found(state.end, done=True, read=0)
         cursor = txn.cursor()
         mine = keys.prefix(keys.TIME, self.partition)
         found = cursor.set_range(keys.time(self.partition, timestamp))
         before = cursor.prev() if found else cursor.last()
-        offset = state.start
+        offset = max(state.start, since)
         if before and bytes(cursor.key()[:5]) == mine and len(cursor.value()) == keys.U64.size:
             offset = max(offset, keys.U64.unpack(cursor.value())[0])
-        if offset >= state.end:
-            return state.end
-        for header, _, payload in self.batches(offset, txn):
-            if header.max_timestamp >= timestamp and header.records:
-                return first_at_or_after(header, payload, timestamp)
-        return state.end
+        read = 0
+        if offset < state.end:
+            for header, _, payload in self.batches(offset, txn):
+                read += len(payload) + 1024
+                if header.max_timestamp >= timestamp and header.records:
+                    return Found(first_at_or_after(header, payload, timestamp), done=True, read=read)
+                if read >= most and header.next_offset < state.end:
+                    return Found(header.next_offset, done=False, read=read)
+        return Found(state.end, done=True, read=read)
 
     def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
         """Remove up to ``most`` of the oldest batches that retention no longer keeps; returns how many.
@@ -450,12 +470,12 @@ class MemoryLog:
             total += size
         return parts, total
 
-    def find_time(self, timestamp: int, txn: Transaction) -> int:
-        """Return the first offset whose record is at or after ``timestamp`` (ms since 1970); the end if none is."""
+    def find_time(self, timestamp: int, txn: Transaction, since: int = 0, most: int = SEARCH_BYTES) -> Found:
+        """Find the first offset whose record is at or after ``timestamp`` (ms since 1970), in one step."""
         for header, _, payload in self._ring:
             if header.max_timestamp >= timestamp:
-                return first_at_or_after(header, payload, timestamp)
-        return self.state.end
+                return Found(first_at_or_after(header, payload, timestamp), done=True, read=len(payload))
+        return Found(self.state.end, done=True, read=0)
 
     def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
         """Drop the oldest batches beyond the ring's size or age; all that are due, since it costs no I/O."""

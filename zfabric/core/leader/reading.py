@@ -1,14 +1,15 @@
 """Commands that only read: what a leader answers after the commit, from what is durable.
 
 Every answer is bounded: a FETCH by its ``max_bytes`` (and one batch beyond), the list of groups by a thousand entries
-(it says whether there are more), all others by the number of partitions named in the command.
+(it says whether there are more), all others by the number of partitions named in the command. So is the time that one
+takes in a turn: a search by time may have to read a log, and goes on in the next turn with what is left of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from zfabric import errors
 from zfabric.core.leader import groups
@@ -16,7 +17,7 @@ from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.keepers import Keepers
-from zfabric.core.leader.log import StoredLog
+from zfabric.core.leader.log import SEARCH_BYTES, StoredLog
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import (
@@ -30,10 +31,20 @@ from zfabric.settings import (
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 
+_ENDS = (-1, -2)
+"""Timestamps that stand for the log's end and its start."""
 LISTED_MAX = 1_000
 """Entries in one answer to LIST_GROUPS: 240 KB of the longest names, far below what a frame may hold."""
 
 Frames = tuple[Buffer, ...]
+
+
+class _Search(NamedTuple):
+    """A FIND_OFFSETS that goes on: what was found, and where the search in the next partition goes on."""
+
+    parts: list[messages.FindOffset]
+    found: list[messages.OffsetIs]
+    since: int
 
 
 class Reading:
@@ -64,7 +75,7 @@ class Reading:
         self._software = software
         self._keepers = keepers
         self._copies = copies
-        self._answers: dict[int, Callable[[Command, Transaction], Frames]] = {
+        self._answers: dict[int, Callable[[Command, Transaction], Frames | Command]] = {
             Type.HELLO: self._hello,
             Type.FETCH: self._fetch,
             Type.DESCRIBE: self._describe,
@@ -74,8 +85,8 @@ class Reading:
         }
         self.types = frozenset(self._answers)
 
-    def answer(self, command: Command, txn: Transaction) -> Frames:
-        """Return the frames that answer a command.
+    def answer(self, command: Command, txn: Transaction) -> Frames | Command:
+        """Return the frames that answer a command, or what to hand in instead of it in the next turn.
 
         Raises:
             ZFabricError: what the ERROR answer says instead.
@@ -148,16 +159,26 @@ class Reading:
             )
         return (messages.command(Type.DESCRIBED, command.request, messages.Described(described)),)
 
-    def _find_offsets(self, command: Command, txn: Transaction) -> Frames:
-        body: messages.FindOffsets = command.body
-        parts = []
-        for part in body.parts:
+    def _find_offsets(self, command: Command, txn: Transaction) -> Frames | Command:
+        body = command.body
+        parts, found, since = body if isinstance(body, _Search) else _Search(body.parts, [], 0)
+        found = list(found)
+        left = SEARCH_BYTES
+        for part in parts[len(found) :]:
             log = self._assigned.partition(part.partition, txn).log
             state = log.state
-            special = {-1: state.end, -2: state.start}
-            offset = special[part.timestamp] if part.timestamp in special else log.find_time(part.timestamp, txn)
-            parts.append(messages.OffsetIs(part.partition, offset, state.start, state.end))
-        return (messages.command(Type.OFFSETS_ARE, command.request, messages.OffsetsAre(parts)),)
+            if part.timestamp in _ENDS:
+                offset = state.end if part.timestamp == _ENDS[0] else state.start
+            else:
+                offset, done, read = log.find_time(part.timestamp, txn, since, left)
+                left -= read
+                if not done:
+                    return command._replace(body=_Search(parts, found, offset))
+            found.append(messages.OffsetIs(part.partition, offset, state.start, state.end))
+            since = 0
+            if left <= 0 and len(found) < len(parts):
+                return command._replace(body=_Search(parts, found, 0))
+        return (messages.command(Type.OFFSETS_ARE, command.request, messages.OffsetsAre(found)),)
 
     def _get_offsets(self, command: Command, txn: Transaction) -> Frames:
         body: messages.GetOffsets = command.body

@@ -242,14 +242,20 @@ class Turn:
         return self._leader.woken()
 
     def answer(self, commands: deque[Incoming], budget: int) -> list[LeaderEffect]:
-        """Answer commands that only read, from the left, until they are through or ``budget`` bytes are exceeded."""
+        """Answer commands that only read, from the left, until they are through or ``budget`` bytes are exceeded.
+
+        One that takes long ends the turn: what is left of it waits behind the others.
+        """
         leader, controller = self._leader, self._controller
         effects: list[LeaderEffect] = []
         with self._store.read() as txn:
             while commands and budget > 0:
                 peer, command = commands.popleft()
                 if command.type in leader.reads:
-                    leader.answer(peer, command, txn)
+                    left = leader.answer(peer, command, txn)
+                    if left is not None:
+                        commands.append((peer, left))
+                        budget = 0
                 elif controller is not None and command.type in controller.reads:
                     controller.answer(peer, command)
                 else:
