@@ -84,3 +84,13 @@ def test_a_client_reads_what_the_mesh_knows_whatever_happens(seed):
     world.run(250.0)
     assert watched.read() == watched.truth()
     assert {status for status, _ in watched.read().values()} == {Status.ALIVE}
+
+
+def test_all_that_leave_at_the_same_time_are_soon_done():
+    """Nobody is left to tell: a machine that is shut down does not wait for the longest time."""
+    world = MeshWorld(1)
+    hosts = world.grow(3)
+    world.run(3.0)
+    for host in hosts:
+        world.leave(host)
+    assert world.until(lambda: all(host.mesh.left for host in hosts), 1.0)

@@ -29,6 +29,8 @@ CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up
 RECONNECT_IVL      10 ms               A leader on this machine is back within tens of milliseconds.
                    50 to 200 ms        Further away, doubled up to the maximum, to spare a network that has a problem.
                    200 to 2,000 ms     Gossip: whoever is gone may stay so, and nobody waits.
+TCP_MAXRT          3,000 ms            Gossip: a connection that carries nothing for so long is given up, instead of
+                                       waiting for TCP's retransmissions, ever rarer, after a cut has ended.
 LINGER             0, or 1,000 ms      What a client has queued is repeated by its core elsewhere, so it closes at
                                        once. A leader gives its last answers a second.
 BACKLOG            1,024 connections   Many clients come back at once when a leader restarts.
@@ -140,6 +142,7 @@ def link(ctx: Context, frame_max: int) -> Socket:
     socket = _socket(ctx, zmq.DEALER, frame_max, receive=LINK_QUEUED_MAX, send=LINK_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
     socket.set(zmq.HEARTBEAT_IVL, 0)
+    socket.set(zmq.TCP_MAXRT, HEARTBEAT_TIMEOUT_MS)
     return socket
 
 

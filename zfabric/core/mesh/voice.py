@@ -137,5 +137,5 @@ class Voice:
                 self.gossip(other.endpoint, news)
         if self._table.live and len(self.queue):
             self.hurry(now)
-        if self.leaving and not self.queue.own_waits:
+        if self.leaving and not (self.queue.own_waits and self._table.live):
             self.left = True
