@@ -7,16 +7,19 @@ from random import Random
 
 from zfabric import errors
 from zfabric.core.client.requests import Requests
+from zfabric.core.cluster.roster import Roster
 from zfabric.core.effects import CloseSession, OpenSession, Reply, Send
 from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.offers import SCHEME, Offering, Offers
+from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.sim.network import Frames, Network
-from zfabric.sim.world import World
+from zfabric.sim.world import MILLISECOND, World
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
+LOOK_NS = 500 * MILLISECOND
 LINES = 1 << 40
 """Numbers of the sessions to keepers that are dialled, beyond those to fabrics that are asked."""
 
@@ -39,6 +42,7 @@ class Links:
         keep: Sequence[str],
         follow: Sequence[str],
         offer_to: Sequence[str],
+        roster: Roster | None,
     ) -> None:
         self.name = name
         self._world = world
@@ -50,6 +54,10 @@ class Links:
         self._replies: list[Reply] = []
         self._asked: list[Incoming] = []
         self.follower = Follower(keep, self._requests, leader)
+        self._roster = roster
+        self._sightings = Sightings(keep, self.follower)
+        self._seen = messages.Members()
+        self._look_due = 0
         for endpoint in follow:
             self.follower.learn(endpoint)
         self._lines: dict[int, tuple[str, Offering]] = {}
@@ -97,6 +105,7 @@ class Links:
     def next_deadline(self) -> int | None:
         """When :meth:`collect` is wanted next (monotonic ns)."""
         deadlines = [self.follower.next_deadline(), self._requests.next_deadline()]
+        deadlines.append(None if self._roster is None else self._look_due)
         deadlines += [offering.next_deadline() for _, offering in self._lines.values()]
         return min((due for due in deadlines if due is not None), default=None)
 
@@ -104,6 +113,11 @@ class Links:
         """Return what is for the turn."""
         now = self._world.now
         self.follower.clock(now, self._world.wall_ms())
+        if self._roster is not None and now >= self._look_due:
+            told = self._roster.answer(self._seen)
+            self._sightings.take(told.members, told.me)
+            self._seen = messages.Members(told.run, told.version)
+            self._look_due = now if told.more else now + LOOK_NS
         self._requests.tick(now)
         self.follower.tick()
         self._send()

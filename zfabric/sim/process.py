@@ -142,6 +142,7 @@ class Process:
                 keep=self._keep,
                 follow=self._follow,
                 offer_to=self._offer_to,
+                roster=self.roster,
             )
         self._schedule(self._world.now)
 

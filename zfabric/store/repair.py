@@ -183,12 +183,13 @@ def _rebuilt(partition: int, before: bytes | None, txn: Transaction) -> Partitio
 def _remembered(partition: int, txn: Transaction) -> int:
     """Return an end that no offset which anybody was told lies beyond, as far as small rows tell."""
     told = [0]
+    kept = txn.get(keys.heard(partition)) is not None  # Groups of a copy may be further than it is.
     for _, row in _rows(keys.prefix(keys.PRODUCER, partition), txn):
         if _decodes(row, ProducerState):
             batches = msgspec.msgpack.decode(row, type=ProducerState).batches
             told += [entry.base_offset + entry.last - entry.first + 1 for entry in batches]
     for _, row in _rows(keys.prefix(keys.GROUP, partition), txn):
-        if _decodes(row, GroupRow):
+        if _decodes(row, GroupRow) and not kept:
             told.append(msgspec.msgpack.decode(row, type=GroupRow).offset)
     return max(told)
 

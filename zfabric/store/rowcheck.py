@@ -8,9 +8,7 @@ and the state row must count the producers.
 
 A pass may be cut into steps, each with a snapshot of its own (:meth:`RowCheck.begin`), between which a leader goes on:
 what it appends, trims and compacts between two steps is no damage. Sums are compared only where the state row stayed
-the same from the first batch of a partition to the last.
-
-Rows of topics that are being deleted are not looked at.
+the same from the first batch of a partition to the last. Rows of topics that are being deleted are not looked at.
 """
 
 from __future__ import annotations
@@ -81,7 +79,7 @@ class RowCheck:
         self._tree: Tree
         self._loaded = -1
         self._places: dict[int, tuple[str, int]] = {}
-        self._doomed: set[int] = set()
+        self._kept, self._doomed = set[int](), set[int]()
         self._walk: _Walk | None = None
         self._walked: set[int] = set()
         self._ends: dict[int, int] = {}
@@ -347,7 +345,9 @@ class RowCheck:
 
     def _group(self, row: Row, partition: int) -> None:
         value = self._decoded(row, partition)
-        if isinstance(value, GroupRow) and self._state is not None and not 0 <= value.offset <= self._state.end:
+        if partition in self._kept or not isinstance(value, GroupRow) or self._state is None:
+            return  # Groups of a copy read at its origin too, and may be further than the copy is.
+        if not 0 <= value.offset <= self._state.end:
             name = row.key[5:].decode(errors="replace")
             self._find("group", f"group {name!r} has committed offset {value.offset}", partition, key=row.key)
 
@@ -412,13 +412,14 @@ class RowCheck:
     def _load_places(self) -> None:
         """Read which partitions exist: again in each snapshot, since topics come and go."""
         self._loaded = self._tree.meta.transaction
-        self._places.clear()
+        self._places, self._kept = {}, set()
         for row in self._rows(keys.ASSIGNED):
             try:
                 topic = _decode_topic(row.value or b"")
             except _DECODE_ERRORS:
                 continue  # The row itself is reported when the pass comes to it.
-            self._places.update((place, (topic.name, number)) for place, number in topic.places())
+            self._places |= {place: (topic.name, number) for place, number in topic.places()}
+            self._kept |= {place.id for place in topic.kept}
         self._doomed = {
             keys.split_id(row.key)[0] for row in self._rows(keys.DOOMED) if len(row.key) == _KEY_BYTES[keys.DOOMED]
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zfabric import errors
+from zfabric.core.client.routes import Place
 from zfabric.model import Cleanup, CopyInfo, Durability, PartitionInfo, TopicConfig, TopicInfo
 from zfabric.settings import (
     FETCH_PARTITIONS_MAX,
@@ -130,7 +131,7 @@ class Topics:
                     batches=part.batches,
                     durability=meta.config.durability,
                     write_amplification=part.write_amplification,
-                    origin=self._fabric.origin_of(place.leader),
+                    origin=place.origin if isinstance(place, Place) else self._fabric.origin_of(place.leader),
                     online=part is not _UNKNOWN,
                     keepers=dict(part.keepers),
                 )

@@ -28,7 +28,7 @@ or with coroutines on the asynchronous one, any number of them side by side::
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -66,6 +66,7 @@ class Simulation:
         settings: of the leaders.
         beside: another simulation, whose time, dice and network this one shares: two fabrics in one world. Its seed and
             weather are those of the other, which is closed last.
+        keep: patterns of the topics that a peer keeps, by its number.
 
     Attributes:
         world: virtual time and the dice. network: links and partitions. processes: the leaders.
@@ -82,6 +83,7 @@ class Simulation:
         embedded: bool = False,
         settings: LeaderSettings | None = None,
         beside: Simulation | None = None,
+        keep: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         check_range("leaders", leaders, 1, 1 if embedded else LEADERS_MAX)
         self.world: World = World(seed) if beside is None else beside.world
@@ -94,7 +96,14 @@ class Simulation:
             check_range("peers", peers, 2, LEADERS_MAX)
             self.processes = [
                 Process(
-                    self.world, self.network, 0, 1, settings, peer=f"{self.site}peer-{number}", fabric=self._fabric()
+                    self.world,
+                    self.network,
+                    0,
+                    1,
+                    settings,
+                    peer=f"{self.site}peer-{number}",
+                    fabric=self._fabric(),
+                    keep=(keep or {}).get(number, ()),
                 )
                 for number in range(peers)
             ]

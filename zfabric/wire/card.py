@@ -29,17 +29,18 @@ DRAINING: Final = 1
 
 
 class TopicCard(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A topic that the member leads partitions of.
+    """A topic that the member leads partitions of, or keeps copies of.
 
     Attributes:
         name: of the topic. partitions: how many are led there. end: sum of their end offsets, as of some seconds ago.
-        epoch: the leader epoch.
+        epoch: the leader epoch. kept: how many copies of others' partitions there are.
     """
 
     name: _Name
     partitions: _U16 = 1
     end: _U63 = 0
     epoch: _U63 = 0
+    kept: _U16 = 0
 
 
 class ServiceCard(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -294,16 +294,14 @@ def test_a_full_disk_takes_no_batches_and_the_rest_goes_on():
     assert node.leader.copies.positions[7].end == 1
 
 
-def test_an_offset_beyond_the_copy_waits_until_it_is_there():
+def test_a_group_may_be_further_than_a_copy_is_and_not_than_what_is_led_here():
     node = KeeperNode()
-    node.keep(load=[7], commits=[SharedOffset(7, "g", 0, 2, 5)])
-
-    def committed():
-        return node.ask(Type.GET_OFFSETS, messages.GetOffsets("g", [7])).parts[0].offset
-
-    assert committed() == -1
-    node.keep([kept(0, 2)])
-    assert committed() == 2
+    node.keep(load=[7], commits=[SharedOffset(7, "g", 0, 2, 5), SharedOffset(1, "g", 0, 2, 5)])
+    found = node.ask(Type.GET_OFFSETS, messages.GetOffsets("g", [7, 1])).parts
+    assert [part.offset for part in found] == [2, -1]
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(7, 3)]))
+    with pytest.raises(errors.OffsetOutOfRange):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(1, 3)]))
 
 
 def test_when_an_origin_was_heard_of_is_known_to_an_hour_after_a_restart():

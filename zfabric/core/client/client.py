@@ -231,7 +231,7 @@ class Client:
         pending: Pending[messages.TopicMeta] = Pending()
         known = self._topics.get(name)
         if known is not None:
-            self._teach(known, now)
+            self._teach(known)
             pending.resolve(known)
             return pending
         waiting = self._wanted.setdefault(name, [])
@@ -314,38 +314,37 @@ class Client:
             self.requests.move(moved, self.now)
         if self._age_ns is None:
             self._age_ns = self.now + AGE_NS
-        # A topic without partitions of its own is here for others' copies alone: nobody can produce to it.
+        if self.origins is not None:
+            self.origins.note_own(body)
+        # A topic without partitions is here for others' copies alone: nobody can produce to it.
         for name in (*body.unknown, *(meta.name for meta in body.topics if not meta.partitions)):
-            self._topics.pop(name, None)
-            for producer in self.producers:
-                producer.gone(name)
-            if self.origins is not None:
-                self.show(name)
-                continue
+            self._lose(name)
+        for meta in (meta for meta in body.topics if meta.partitions):
+            self.adopt(meta)
+
+    def _lose(self, name: str) -> None:
+        self._topics.pop(name, None)
+        for producer in self.producers:
+            producer.gone(name)
+        if self.origins is not None:
+            self.show(name)
+        else:
             for reader in self._readers:
                 reader.gone(name, self.now)
-        for meta in body.topics:
-            if meta.partitions:
-                self._topics[meta.name] = meta
-                self._teach(meta, self.now)
 
     def adopt(self, meta: messages.TopicMeta) -> None:
         """A topic was made in the own fabric."""
         self._topics[meta.name] = meta
-        self._teach(meta, self.now)
+        self._teach(meta)
 
     def forget(self, name: str) -> None:
         """A topic was deleted here."""
         self._topics.pop(name, None)
 
-    def _teach(self, meta: messages.TopicMeta, now: int) -> None:
+    def _teach(self, meta: messages.TopicMeta) -> None:
         for producer in self.producers:
             producer.learn(meta)
-        if self.origins is not None:
-            self.show(meta.name)
-            return
-        for reader in self._readers:
-            reader.learn(meta, now)
+        self.show(meta.name)
 
     def control(self, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
         """Ask leader 0, again while its error is a passing one and there is time."""

@@ -26,6 +26,7 @@ from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.feed import IDLE_NS, Feed
 from zfabric.core.client.pending import Pending, gather
 from zfabric.core.client.positions import Positions, Start, by_leader, outside
+from zfabric.core.client.routes import log_of
 from zfabric.core.client.share import Share
 from zfabric.model import Record
 from zfabric.wire import batch, messages
@@ -274,12 +275,12 @@ class Consumer:
                 if self._reads(place.number):
                     self._positions.find_added(self._take_up(place))
             elif (cursor.id, cursor.leader) != (place.id, place.leader):
-                if cursor.id != place.id:
+                if cursor.log != log_of(place):
                     self._replaced(cursor)
                 before = self._feed(cursor.leader)
                 before.subscribe(cursor, on=False)
                 before.by_id.pop(cursor.id, None)
-                cursor.id, cursor.leader, cursor.live = place.id, place.leader, False
+                cursor.move(place)
                 self._feed(cursor.leader).by_id[cursor.id] = cursor
         there = {place.number for place in meta.partitions}
         for number in self.cursors.keys() - there:

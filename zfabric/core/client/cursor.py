@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from zfabric import errors
+from zfabric.core.client.routes import Place, log_of
 from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
@@ -16,6 +17,7 @@ class Cursor:
 
     Attributes:
         position: next offset for the application, or -1 while unknown. expected: next offset to receive.
+        log: what stays the same while this is the same log, wherever it is read. copy: it is read at a keeper.
         live, subscribed: published batches are taken; the leader was asked to publish here.
         heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
         end: end offset last heard of. committed: as stored for the group. error: damage that is to be raised.
@@ -26,6 +28,8 @@ class Cursor:
         self.id = place.id
         self.number = place.number
         self.leader = place.leader
+        self.log = log_of(place)
+        self.copy = isinstance(place, Place) and place.copy
         self.position = -1
         self.expected = -1
         self.end = -1
@@ -39,6 +43,12 @@ class Cursor:
         self.subscribed = False
         self.heard_ns = 0
         self.error: errors.ZFabricError | None = None
+
+    def move(self, place: messages.PartitionPlace) -> None:
+        """Read it elsewhere from now on, from where it is."""
+        self.id, self.leader, self.live = place.id, place.leader, False
+        self.log = log_of(place)
+        self.copy = isinstance(place, Place) and place.copy
 
     def clear(self, offset: int) -> None:
         """Go on from ``offset``, forgetting what was buffered."""

@@ -198,6 +198,8 @@ class Feed:
         error = errors.from_wire(part.failure.code, part.failure.values)
         if isinstance(error, errors.NotLeader) or error.retriable:
             self._postpone(now)
+        elif isinstance(error, errors.OffsetOutOfRange) and cursor.copy and cursor.expected > error.end:
+            self._go_live(cursor, now)  # The keeper has not got so far: what it gets will be published.
         elif isinstance(error, errors.OffsetOutOfRange):
             self._consumer.outside(cursor, error)
         else:

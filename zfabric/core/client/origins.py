@@ -27,11 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from zfabric import errors
 from zfabric.core.client.members import Change
 from zfabric.core.client.pending import Pending
+from zfabric.core.client.routes import DIRECT_MAX, Holder, Routes, covered
 from zfabric.wire import messages
 from zfabric.wire.card import Card
 from zfabric.wire.messages import Command, Type
@@ -87,6 +89,7 @@ class Origin:
 
     Attributes:
         endpoint: of its leader 0, "" while it has none. here: as last seen. hints: topics that its card shows.
+        keeps: those of them of which it has copies.
         more: it may have others. topics: what its METADATA said. leaders: its leaders' ids to their numbers here.
         asked: names of the question under way, None while there is none.
     """
@@ -99,6 +102,7 @@ class Origin:
         "fabric",
         "here",
         "hints",
+        "keeps",
         "leaders",
         "more",
         "pause_ns",
@@ -111,6 +115,7 @@ class Origin:
         self.endpoint = ""
         self.here = False
         self.hints: frozenset[str] = frozenset()
+        self.keeps: frozenset[str] = frozenset()
         self.more = False
         self.topics: dict[str, messages.TopicMeta] = {}
         self.leaders: dict[int, int] = {}
@@ -160,34 +165,32 @@ class Origins:
         self._by_endpoint: dict[str, Origin] = {}
         self._next = OWN_LEADERS
         self._openings: dict[str, _Opening] = {}
+        self._routes = Routes()
+        self._kept: dict[str, messages.TopicMeta] = {}
+        self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
 
     # For readers.
 
     def view(self, topic: str) -> messages.TopicMeta | None:
         """Return a topic with the partitions of all origins that are known to have it, in order of their numbers."""
-        own = self._client.topic(topic)
-        metas: list[tuple[str, messages.TopicMeta, dict[int, int] | None]] = []
-        if own is not None:
-            metas.append((self._client.fabric, own, None))
+        client = self._client
+        own = client.topic(topic) or self._kept.get(topic)
+        holders = [] if own is None else [Holder(client.fabric, own, None, here=True, own=True)]
         for origin in self._origins.values():
             meta = origin.topics.get(topic)
             if meta is not None:
-                metas.append((origin.fabric, meta, origin.leaders))
-        if not metas:
+                here = origin.here and bool(origin.endpoint)
+                holders.append(Holder(origin.fabric, meta, origin.leaders, here=here, own=False))
+        if not holders:
             return None
-        places = [
-            messages.PartitionPlace(
-                place.id,
-                mesh_number(fabric, place.number),
-                place.leader if leaders is None else leaders[place.leader],
-            )
-            for fabric, meta, leaders in metas
-            for place in meta.partitions
+        places: list[messages.PartitionPlace] = [
+            msgspec.structs.replace(place, number=mesh_number(fabric, number))
+            for fabric, number, place in self._routes.places(holders)
         ]
         places.sort(key=lambda place: place.number)
-        first = metas[0][1]
-        return messages.TopicMeta(topic, first.id, first.config, places)
+        first = holders[0].meta
+        return messages.TopicMeta(topic, first.id, first.config, places, own.kept if own is not None else [])
 
     def want(self, topic: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
         """Return a topic's view to come: what those who are there have answered, and at least one of them has it."""
@@ -248,7 +251,8 @@ class Origins:
             if view is None or own is not None:
                 self._relay(topic, wanted.error, adopted)
                 return
-            count = max(len(origin.topics[topic].partitions) for origin in self.known() if topic in origin.topics)
+            known = [origin.topics[topic] for origin in self.known() if topic in origin.topics]
+            count = max((len(meta.partitions) for meta in known), default=0) or 1
             body = messages.CreateTopic(topic, count, view.config, if_absent=True)
             made = client.control(Type.CREATE_TOPIC, body, client.now, deadline_ns, f"adoption of topic {topic!r}")
             made.on_done(lambda: note(made))
@@ -311,6 +315,8 @@ class Origins:
     def learn(self, sightings: Iterable[Sighting], now: int) -> None:
         """Take the table of members as it is now: all of it."""
         self.heard = True
+        self._covered.clear()
+        here = {fabric for fabric, origin in self._origins.items() if origin.here}
         seen: dict[str, Sighting] = {}
         for sighting in sightings:
             fabric = sighting.card.fabric
@@ -325,6 +331,9 @@ class Origins:
         # Those who are there last: an endpoint is theirs.
         for fabric, sighting in sorted(seen.items(), key=lambda item: item[1].here):
             self._see(fabric, sighting, now)
+        if here != {fabric for fabric, origin in self._origins.items() if origin.here}:
+            for topic in self._client.read_topics():
+                self._client.show(topic)  # What is away is read elsewhere, and what is back is read there again.
         self._settle(now)
 
     def _see(self, fabric: str, sighting: Sighting, now: int) -> None:
@@ -337,6 +346,7 @@ class Origins:
         hints = frozenset(topic.name for topic in sighting.card.topics)
         changed = hints != origin.hints or sighting.card.more != origin.more
         origin.hints, origin.more = hints, sighting.card.more
+        origin.keeps = frozenset(topic.name for topic in sighting.card.topics if topic.kept)
         moved = origin.endpoint != sighting.endpoint and (sighting.here or not origin.endpoint)
         holder = self._by_endpoint.get(sighting.endpoint)
         if not sighting.here and holder is not None and holder is not origin:
@@ -376,7 +386,22 @@ class Origins:
 
     def _names(self, origin: Origin) -> list[str]:
         wanted = {*self._client.read_topics(), *self._openings}
-        return sorted(topic for topic in wanted if origin.may_have(topic))
+        return sorted(topic for topic in wanted if origin.may_have(topic) and not self._is_covered(origin, topic))
+
+    def _is_covered(self, origin: Origin, topic: str) -> bool:
+        """Tell whether keepers tell all about a topic's partitions at an origin, or have yet to be asked about it."""
+        if topic in origin.keeps:
+            return False
+        if topic not in self._covered:
+            self._covered[topic] = self._cover(topic)
+        covered = self._covered[topic]
+        return covered is None or origin.fabric in covered
+
+    def _cover(self, topic: str) -> frozenset[str] | None:
+        """Return the origins of a topic that need not be asked themselves; None while that is not known."""
+        there = [origin for origin in self._origins.values() if origin.here and topic in origin.hints]
+        keepers = [origin.topics.get(topic) for origin in there if topic in origin.keeps]
+        return frozenset() if len(there) <= DIRECT_MAX else covered(keepers)
 
     def _ask(self, origin: Origin, now: int) -> None:
         """Ask an origin for what it has of the topics that are read."""
@@ -404,16 +429,22 @@ class Origins:
         if set(self._names(origin)) - set(names):
             origin.due_ns = origin.retry_ns  # Somebody wants another one since.
         self.take(origin, body)
+        if origin.keeps.intersection(names):
+            for other in list(self._origins.values()):  # Those of which no keeper knows are asked themselves.
+                if other.asked is None and other.due_ns is None and not other.topics:
+                    self._wish(other, now)
         self._settle(now)
 
     def take(self, origin: Origin, body: messages.MetadataIs) -> None:
         """Take over what an origin says of its topics, and show it to readers."""
         for address in body.leaders:
             self._note_leader(origin, address)
+        self._covered.clear()
         for name in body.unknown:
             origin.topics.pop(name, None)
         for meta in body.topics:
-            if all(place.leader in origin.leaders for place in meta.partitions):
+            held = {place.leader for place in meta.partitions} | {place.leader for place in meta.kept}
+            if held <= origin.leaders.keys():
                 origin.topics[meta.name] = meta
         for name in (*body.unknown, *(meta.name for meta in body.topics)):
             self._client.show(name)
@@ -428,6 +459,12 @@ class Origins:
         endpoint = self.endpoint(number)
         if endpoint is not None and endpoint != origin.endpoint:
             self._client.requests.expect(endpoint, origin.fabric)
+
+    def note_own(self, body: messages.MetadataIs) -> None:
+        """The own leader 0 tells of its topics: of some it may have nothing but copies."""
+        for name in (*body.unknown, *(meta.name for meta in body.topics)):
+            self._kept.pop(name, None)
+        self._kept.update((meta.name, meta) for meta in body.topics if not meta.partitions)
 
     def tick(self, now: int) -> None:
         """Ask whom it is time to ask."""

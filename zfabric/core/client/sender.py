@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 400_000_000
-KEEPERS_PATIENCE_NS = 60_000_000_000
+KEEPERS_PATIENCE_NS = 10_000_000_000
 """Patience with a leader that waits for keepers: its silence does not mean that it has lost the batch."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 

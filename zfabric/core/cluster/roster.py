@@ -260,5 +260,5 @@ def topic_cards(topics: Iterable[messages.TopicMeta], ends: Mapping[int, int], e
     made = []
     for meta in islice(topics, CARD_TOPICS_MAX + 1):
         end = sum(ends.get(place.id, 0) for place in meta.partitions)
-        made.append(TopicCard(meta.name, len(meta.partitions), end, epoch))
+        made.append(TopicCard(meta.name, len(meta.partitions), end, epoch, min(len(meta.kept), (1 << 16) - 1)))
     return made

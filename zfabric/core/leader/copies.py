@@ -11,7 +11,8 @@ A copy is a partition of this leader that takes no batches from producers. Invar
 When the origin's retention has passed the copy's end, nothing can follow what the copy has: its batches go, step by
 step, and it begins again at the origin's start, as the origin's own readers do.
 
-What groups have committed is merged (``groups.py``). An offset beyond the copy's end waits until the copy has it.
+What groups have committed is merged (``groups.py``). Since their members read elsewhere too, it may be beyond the end
+of a copy that is behind.
 
 Copies are trimmed, compacted and published like all partitions here, by the topic's configuration here.
 """
@@ -34,7 +35,6 @@ from zfabric.wire.replication import SharedOffset
 RETIRE_STEP = 64
 HEARD_STEP_MS = 3_600_000
 """How far behind the stored time may be at which an origin was heard of: a row an hour and copy is written at most."""
-AHEAD_MAX = 100_000
 _EVERYTHING = TopicConfig(retention_ms=0)
 _FOREVER_MS = 1 << 62
 
@@ -116,7 +116,6 @@ class Copies:
         self.problems: dict[int, str] = {}
         self._assigned = assigned
         self._expiry_ms = expiry_ms
-        self._ahead: dict[tuple[int, str], SharedOffset] = {}
 
     def abandon(self) -> None:
         """The turn is given up; the repeated one says everything again."""
@@ -170,29 +169,20 @@ class Copies:
     def merge(self, commits: list[SharedOffset], txn: Transaction) -> list[tuple[int, str, groups.GroupRow]]:
         """Take committed offsets that are ahead of ours; returns those that changed something.
 
-        Of a partition that is not here nothing is taken, and what lies beyond a copy's end waits.
+        Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here.
         """
         changed: list[tuple[int, str, groups.GroupRow]] = []
-        for shared in [*self._ahead.values(), *commits]:
+        for shared in commits:
             try:
                 partition = self._assigned.partition(shared.partition, txn)
-                ready = shared.offset <= partition.log.state.end
-                row = groups.merge(partition, shared, txn) if ready else None
+                known = shared.offset <= partition.log.state.end or shared.partition in self._assigned.kept
+                row = groups.merge(partition, shared, txn) if known else None
             except (errors.NotLeader, errors.CorruptRow, errors.LimitExceeded):
                 self.refused += 1
                 continue
             if row is not None:
                 changed.append((shared.partition, shared.group, row))
-        self._ahead = {
-            (shared.partition, shared.group): shared
-            for shared in [*self._ahead.values(), *commits][-AHEAD_MAX:]
-            if self._is_ahead(shared)
-        }
         return changed
-
-    def _is_ahead(self, shared: SharedOffset) -> bool:
-        held = self._assigned.loaded.get(shared.partition)
-        return held is not None and shared.partition in self._assigned.kept and shared.offset > held.log.state.end
 
     def _find(self, partition_id: int, txn: Transaction) -> Partition | None:
         """Return a copy, its position known; None if it is kept no longer, or its state is damaged."""

@@ -390,7 +390,7 @@ class Leader:
         for part in body.parts:
             partition = self._assigned.partition(part.partition, txn)
             state = partition.log.state
-            if not 0 <= part.offset <= state.end:
+            if not 0 <= part.offset <= state.end and part.partition not in self._assigned.kept:
                 place = self._assigned.places[part.partition]
                 raise errors.OffsetOutOfRange(
                     topic=place[0].name, partition=place[1], offset=part.offset, start=0, end=state.end

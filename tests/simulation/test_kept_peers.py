@@ -1,0 +1,123 @@
+"""Peers that keep what others lead: readers find copies while origins are away, and instead of many origins."""
+
+from __future__ import annotations
+
+import pytest
+
+from zfabric.testing.simulation import Simulation, Weather
+
+
+def send(fabric, values, topic="t"):
+    with fabric.producer() as producer:
+        return [producer.send(topic, value).result(30.0) for value in values]
+
+
+def read(consumer, count, seconds=60.0):
+    records = []
+    while len(records) < count and seconds > 0:
+        records += consumer.poll(timeout=1.0)
+        seconds -= 1.0
+    return [record.value for record in records]
+
+
+@pytest.fixture
+def simulation():
+    """Peer 0 originates, peer 1 keeps, peer 2 reads."""
+    with Simulation(seed=3, peers=3, keep={1: ["t"]}) as entry:
+        entry.advance(1.0)
+        entry.restart = False
+        yield entry
+
+
+def test_an_origin_that_is_away_is_read_at_its_keeper_by_a_new_consumer(simulation):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t", replicas=2)
+    send(origin, [b"1", b"2"])
+    simulation.kill_leader(0)
+    simulation.advance(5.0)
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t", group="g") as consumer:
+        assert read(consumer, 2) == [b"1", b"2"]
+        consumer.commit()
+
+
+def test_a_consumer_goes_on_at_the_keeper_and_back_at_the_origin_and_misses_and_repeats_nothing(simulation):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t", replicas=2)
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t", group="g") as consumer:
+        for round_ in range(3):
+            send(origin, [b"%d" % round_])
+            assert read(consumer, 1) == [b"%d" % round_]
+            send(origin, [b"%d last" % round_])
+            simulation.kill_leader(0)
+            assert read(consumer, 1) == [b"%d last" % round_]
+            simulation.advance(5.0)
+            consumer.commit()
+            simulation.start_leader(0)
+            simulation.advance(3.0)
+        send(origin, [b"end"])
+        assert read(consumer, 1) == [b"end"]
+        assert consumer.poll(timeout=5.0) == []
+    with simulation.connect("d", peer=2) as fabric, fabric.consumer("t", group="g") as consumer:
+        assert read(consumer, 1) == [b"end"]
+
+
+def test_the_keeper_itself_reads_its_copies_when_the_origin_is_away(simulation):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t", replicas=2)
+    send(origin, [b"1"])
+    simulation.kill_leader(0)
+    simulation.advance(5.0)
+    with simulation.connect("k", peer=1) as fabric:
+        assert fabric.topics.list() == ["t"]
+        info = fabric.topics.describe("t")
+        assert [(part.end_offset, part.online) for part in info.partitions] == [(1, True)]
+        assert [copy.end_offset for copy in info.copies] == [1]
+        with fabric.consumer("t") as consumer:
+            assert read(consumer, 1) == [b"1"]
+
+
+def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
+    """As many connections as keepers; here with a bound of two origins, and three keepers."""
+    from zfabric.core.client import origins, routes
+
+    monkeypatch.setattr(routes, "DIRECT_MAX", 2)
+    monkeypatch.setattr(origins, "DIRECT_MAX", 2)
+    count = 12
+    with Simulation(seed=4, peers=count + 3, keep={number: ["t"] for number in range(count, count + 3)}) as simulation:
+        simulation.advance(1.0)
+        for number in range(count):
+            fabric = simulation.connect(f"p{number}", peer=number)
+            if number == 0:
+                fabric.topics.create("t", replicas=2)
+            send(fabric, [b"%d" % number])
+            fabric.close()
+        simulation.advance(30.0)
+        with simulation.connect("c", peer=count) as fabric, fabric.consumer("t") as consumer:
+            found = read(consumer, count)
+            assert sorted(found) == sorted(b"%d" % number for number in range(count))
+            connections = set(fabric._core.requests._connections)
+            assert len(connections) <= 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_origins_and_keepers_that_come_and_go_everything_is_read_once(seed):
+    weather = Weather(loss=0.01, duplicate=0.02, reorder=0.02)
+    with Simulation(seed=seed, peers=4, keep={2: ["t"], 3: ["t"]}, weather=weather) as simulation:
+        simulation.advance(1.0)
+        random = simulation.world.random
+        fabrics = [simulation.connect(f"p{number}", peer=number) for number in range(2)]
+        fabrics[0].topics.create("t", replicas=2)
+        reader = simulation.connect("c", peer=3)
+        consumer = reader.consumer("t")
+        sent, seen = [], []
+        for number in range(30):
+            value = b"%d" % number
+            send(fabrics[number % 2], [value])
+            sent.append(value)
+            seen += [record.value for record in consumer.poll(timeout=0.2)]
+            if random.random() < 0.4:
+                simulation.kill_leader(random.randrange(3))
+        simulation.advance(20.0)
+        while records := consumer.poll(timeout=10.0):
+            seen += [record.value for record in records]
+        assert sorted(seen) == sorted(sent)

@@ -1,0 +1,115 @@
+"""Where each partition of a mesh is read: at its origin, or at a keeper that has a copy of it.
+
+A copy has the offsets, epochs and bytes of its origin, so a reader may go from one to the other at any record.
+
+- Of a topic with up to 64 origins each is read directly while it is there, and at a keeper while it is away.
+- Of a topic with more, whatever a keeper that is there has is read at a keeper: connections are as many as keepers.
+- Of several keepers a reader stays with the one that it has; else it takes the own one, else the one that a hash of
+  keeper and origin prefers (rendezvous), so that readers and origins spread over keepers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from zfabric.wire import messages
+from zfabric.wire.replication import KeptPlace
+
+DIRECT_MAX: Final = 64
+
+
+class Place(messages.PartitionPlace, frozen=True):
+    """A partition as a reader of a mesh finds it: id and leader are those of whoever is asked.
+
+    Attributes:
+        origin: fabric id of its origin. log: its id there: while that stays, it is the same log wherever it is read.
+        copy: it is read at a keeper.
+    """
+
+    origin: str = ""
+    log: int = 0
+    copy: bool = False
+
+
+class Holder(NamedTuple):
+    """A member that leads or keeps partitions of a topic.
+
+    Attributes:
+        fabric: its id. meta: the topic there. leaders: its leaders' ids to their numbers here; None where they are the
+        same. here: it is there. own: it is the reader's own.
+    """
+
+    fabric: str
+    meta: messages.TopicMeta
+    leaders: dict[int, int] | None
+    here: bool
+    own: bool
+
+    def leader(self, number: int) -> int:
+        """Return the number by which this client knows one of its leaders."""
+        return number if self.leaders is None else self.leaders[number]
+
+
+class _Found:
+    __slots__ = ("copies", "led")
+
+    def __init__(self) -> None:
+        self.led: tuple[Holder, messages.PartitionPlace] | None = None
+        self.copies: list[tuple[Holder, KeptPlace]] = []
+
+
+def log_of(place: messages.PartitionPlace) -> tuple[str, int]:
+    """Return what stays the same while a partition is the same log."""
+    return (place.origin, place.log) if isinstance(place, Place) else ("", place.id)
+
+
+def covered(keepers: Sequence[messages.TopicMeta | None]) -> frozenset[str] | None:
+    """Return the origins of which keepers have copies; None while one of them (None) has not told."""
+    told = [meta for meta in keepers if meta is not None]
+    return frozenset(place.origin for meta in told for place in meta.kept) if len(told) == len(keepers) else None
+
+
+class Routes:
+    """The choices of one client; they stay as long as they are good ones."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[tuple[str, int], str] = {}
+
+    def places(self, holders: Sequence[Holder]) -> list[tuple[str, int, Place]]:
+        """Return (origin, number there, place) of each partition that the holders have between them.
+
+        The number in a place is the one at the origin.
+        """
+        found: dict[tuple[str, int], _Found] = {}
+        for holder in holders:
+            for place in holder.meta.partitions:
+                found.setdefault((holder.fabric, place.number), _Found()).led = holder, place
+            for kept in holder.meta.kept:
+                found.setdefault((kept.origin, kept.number), _Found()).copies.append((holder, kept))
+        many = len({origin for origin, _ in found}) > DIRECT_MAX
+        return [(*key, self._choose(key[0], entry, many=many)) for key, entry in found.items()]
+
+    def _choose(self, origin: str, found: _Found, *, many: bool) -> Place:
+        led = found.led
+        # A copy of an older log, from before the topic was made anew, is none of this partition.
+        log = led[1].id if led is not None else max(kept.source for _, kept in found.copies)
+        copies = [(holder, kept) for holder, kept in found.copies if kept.source == log]
+        able = [entry for entry in copies if entry[0].here]
+        if led is not None and not (able and (many or not led[0].here)):
+            self._chosen.pop((origin, log), None)
+            holder, place = led
+            return Place(place.id, place.number, holder.leader(place.leader), origin, log)
+        chosen = self._chosen.get((origin, log))
+        holder, kept = min(
+            able or copies,
+            key=lambda entry: (entry[0].fabric != chosen, not entry[0].own, _preference(entry[0].fabric, origin)),
+        )
+        self._chosen[origin, log] = holder.fabric
+        return Place(kept.id, kept.number, holder.leader(kept.leader), origin, log, copy=True)
+
+
+def _preference(keeper: str, origin: str) -> int:
+    return xxh3_64_intdigest(f"{keeper}/{origin}".encode())
