@@ -38,12 +38,15 @@ def test_end_offsets_of_all_leaders_are_told_within_twenty_seconds():
 
 
 def test_a_watch_follows_the_only_member_in_virtual_time():
-    with Simulation(seed=3) as simulation, simulation.connect() as fabric:
-        with fabric.watch_members(timeout=30.0) as watch:
-            assert next(watch).kind == "joined"
-            fabric.topics.create("t")
-            change = next(watch)
-            assert (change.kind, [topic.name for topic in change.member.topics]) == ("updated", ["t"])
-            before = simulation.now
-            assert list(watch) == []
-            assert simulation.now - before >= 30.0
+    with (
+        Simulation(seed=3) as simulation,
+        simulation.connect() as fabric,
+        fabric.watch_members(timeout=30.0) as watch,
+    ):
+        assert next(watch).kind == "joined"
+        fabric.topics.create("t")
+        change = next(watch)
+        assert (change.kind, [topic.name for topic in change.member.topics]) == ("updated", ["t"])
+        before = simulation.now
+        assert list(watch) == []
+        assert simulation.now - before >= 30.0
