@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
+import zfabric
+from tests.process.leaders import Node
 from zfabric import errors
 from zfabric.wire import calls
 
@@ -196,6 +198,20 @@ def answered(fabric, instance):
         return False
 
 
+def test_of_three_instances_one_is_frozen_under_load_and_no_idempotent_request_fails(fabric):
+    with instances(fabric, 3) as running:
+        load = Load(fabric, "users.get", idempotent=True)
+        try:
+            load.go_on()
+            running[0].process.send_signal(signal.SIGSTOP)
+            load.go_on(1_000)
+            running[0].process.send_signal(signal.SIGCONT)
+            load.go_on()
+        finally:
+            load.end()
+        assert load.errors == []
+
+
 def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be(fabric):
     with instances(fabric, 1) as (one,):
         failed = []
@@ -344,3 +360,16 @@ def test_an_instance_that_answers_garbage_is_left(fabric):
         over.set()
         thread.join()
         context.destroy(linger=0)
+
+
+def test_a_service_of_a_node_listens_on_the_interface_that_reaches_it(tmp_path):
+    """And is there for callers of the node in other processes, over TCP; also after the leaders were killed."""
+    node = Node(str(tmp_path / "node"))
+    with node, zfabric.connect(node.url, timeout=30.0) as fabric, instances(fabric) as (one,):
+        (found,) = fabric.services("users")
+        assert found.endpoint.startswith("tcp://127.0.0.1:")
+        assert fabric.request("users.get", b"1") == b"%d 1" % one.process.pid
+        node.kill(leaders=True)
+        assert fabric.request("users.get", b"2") == b"%d 2" % one.process.pid
+        node.start()
+        assert until(lambda: len(fabric.services("users")) == 1)

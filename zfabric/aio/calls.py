@@ -210,7 +210,7 @@ class Calling:
             (self._caller or self._make_caller()).call(errand, pump.now())
         pending = errand.pending
         try:
-            await pump.wait(pending, errand.seconds + 1.0)
+            await pump.wait_for(pending)
         finally:
             if not pending.done:
                 _give_up(pump, self._caller, errand)
@@ -371,6 +371,9 @@ class Calling:
         services, self._services = self._services, []
         for service in services:
             await service.stop()
+        if self._caller is not None:
+            with self._pump.lock:
+                self._caller.close(self._pump.now())
 
 
 def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:

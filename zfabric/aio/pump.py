@@ -57,6 +57,7 @@ class Pump:
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
+        self._soon = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -114,6 +115,7 @@ class Pump:
             )
         self._loop = loop
         self._generation, self._watched, self._timer = -1, set(), None
+        self._soon = False
 
     def _readable(self, fd: int) -> None:
         if not self._closed:
@@ -124,11 +126,40 @@ class Pump:
         if not self._closed:
             self._step(())
 
+    def flush_soon(self) -> None:
+        """As :meth:`flush` without a look, once for all tasks that want it in this turn of the loop."""
+        self.check()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move(loop)
+        if not self._soon:
+            self._soon = True
+            loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._soon = False
+        if not self._closed:
+            self._step(())
+
+    async def wait_for(self, pending: Pending[Any]) -> None:
+        """Wait until ``pending`` is done, which the core sees to; what is to be sent goes with that of other tasks."""
+        self.flush_soon()
+        if not pending.done:
+            await self._wait(pending)
+
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
         self.flush()
         if pending.done:
             return True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait(pending)
+        except TimeoutError:
+            return pending.done
+        return True
+
+    async def _wait(self, pending: Pending[Any]) -> None:
         assert self._loop is not None
         future: asyncio.Future[None] = self._loop.create_future()
 
@@ -138,13 +169,9 @@ class Pump:
 
         pending.on_done(done)
         try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError:
-            return pending.done
+            await future
         finally:
             pending.forget(done)
-        return True
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
         """Begin a task; returns what cancels it."""

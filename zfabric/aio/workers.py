@@ -40,7 +40,7 @@ class Workers:
     def worked(self) -> None:
         """A request is done with: send what became of it."""
         if self._responder is not None:
-            self._pump.flush(look=False)
+            self._pump.flush_soon()
 
     def end(self) -> None:
         """Nothing comes any more."""

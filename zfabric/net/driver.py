@@ -79,16 +79,10 @@ class Driver:
         wanted = core.take_effects()
         asked = bool(wanted) and ports.perform(wanted)
         for _ in range(ROUNDS_MAX):
-            now = time.monotonic_ns()
-            core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
-            due_ns = core.next_deadline()
-            late = due_ns is not None and due_ns <= now
-            if late:
-                core.tick(now)
-                wanted = core.take_effects()
-                asked = (bool(wanted) and ports.perform(wanted)) or asked
             if asked:
                 self._locate()
+            now = time.monotonic_ns()
+            core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
             incoming = ports.drain(ready=ready)
             ready = ()
             for session, what in incoming:
@@ -96,14 +90,18 @@ class Driver:
                     core.receive(session, what, now)
                 else:
                     self._change(session, what, now)
+            done = until is not None and until.done
+            due_ns = None if done else core.next_deadline()
+            late = due_ns is not None and due_ns <= now
+            if late:
+                core.tick(now)
+                due_ns = core.next_deadline()
             wanted = core.take_effects()
             asked = bool(wanted) and ports.perform(wanted)
-            if until is not None and until.done:
-                if asked:
-                    self._locate()
-                return due_ns
+            if done and not asked:
+                return None
             if not incoming and not wanted and not ports.more:
-                return core.next_deadline() if late else due_ns
+                return due_ns
         return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
 
     def _change(self, session: int, what: object, now: int) -> None:

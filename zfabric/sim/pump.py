@@ -218,6 +218,14 @@ class AsyncPump(SimPump):
         self.flush()
         return await self._world.wait(pending, timeout)
 
+    def flush_soon(self) -> None:
+        """As :meth:`flush`."""
+        self.flush()
+
+    async def wait_for(self, pending: Pending[Any]) -> None:
+        """Wait until ``pending`` is done, which the core sees to."""
+        await self.wait(pending, None)
+
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
         """Begin a task; returns what cancels it: nothing, so that it goes on as one that minds no cancellation."""
         self._tasks = [task for task in self._tasks if not task.done]
@@ -239,6 +247,10 @@ class SyncPump(SimPump):
         self.flush()
         seconds = 1e9 if timeout is None else timeout
         return self._world.run_until(lambda: pending.done, seconds)
+
+    def wait_for(self, pending: Pending[Any]) -> None:
+        """Let the world go on until ``pending`` is done, which the core sees to."""
+        self.wait(pending, None)
 
     def hire(self, work: Callable[[], None], count: int) -> list[Any]:
         """Refuse: the world has one thread."""

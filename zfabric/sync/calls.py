@@ -211,7 +211,7 @@ class Calling:
             (self._caller or self._make_caller()).call(errand, pump.now())
         pending = errand.pending
         try:
-            pump.wait(pending, errand.seconds + 1.0)
+            pump.wait_for(pending)
         finally:
             if not pending.done:
                 _give_up(pump, self._caller, errand)
@@ -372,6 +372,9 @@ class Calling:
         services, self._services = self._services, []
         for service in services:
             service.stop()
+        if self._caller is not None:
+            with self._pump.lock:
+                self._caller.close(self._pump.now())
 
 
 def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:

@@ -105,6 +105,10 @@ class Pump:
         self.driver.run_callbacks()
         return True
 
+    def wait_for(self, pending: Pending[Any]) -> None:
+        """Drive until ``pending`` is done, which the core sees to."""
+        self.wait(pending, None)
+
     def _drive(self, pending: Pending[Any], deadline_ns: int | None, ready: Sequence[int]) -> Sequence[int] | None:
         """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
         self.check()

@@ -99,8 +99,8 @@ class Workers:
                     front = responder.attended = True
                 else:
                     self._idle += 1
-                if not front:
-                    pump.flush(look=False)
+                if not front and pump.driver.core.requests.wants:
+                    pump.flush(look=False)  # The answer to the request before.
             if job is not None:
                 if more:
                     self.wake()

@@ -84,6 +84,11 @@ class Caller:
         self._finish(errand, now)
         errand.fail(error)
 
+    def close(self, now: int) -> None:
+        """Fail what is under way: the fabric is closed."""
+        for errand in list(self._errands):
+            self.give_up(errand, errors.Closed(what="fabric"), now)
+
     def grant(self, errand: Errand, now: int) -> None:
         """A chunk of its stream was taken: let the instance send more."""
         assert errand.inflow is not None

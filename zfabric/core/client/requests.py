@@ -375,6 +375,11 @@ class Requests:
                     nearest = wanted
         return nearest
 
+    @property
+    def wants(self) -> bool:
+        """Whether :meth:`take_effects` has any."""
+        return bool(self._effects)
+
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""
         effects, self._effects = self._effects, []

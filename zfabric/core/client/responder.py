@@ -158,7 +158,7 @@ class Responder:
         self._announce_ns: int | None = None
         self._probe_ns = 0
         self._drain_until_ns: int | None = None
-        self._draining = False
+        self._draining = self._calling = False
         self.ended = False
 
     # Life.
@@ -307,7 +307,7 @@ class Responder:
         self._queue.append(job)
         self._queued_bytes += len(job.body)
         if not self.attended and self.running < self._concurrency:
-            self._client.later([(_called(self._wake), None)], None)
+            self._call()
 
     def _refusal(self, asked: calls.Asked, method: Method | None, name: str) -> errors.ZFabricError | None:
         card = self.card
@@ -414,8 +414,18 @@ class Responder:
         job.over = True
         del self._jobs[job.peer, job.number]
         if self._queue and not self.attended:
-            self._client.later([(_called(self._wake), None)], None)
+            self._call()
         return not job.cancelled
+
+    def _call(self) -> None:
+        """Have the pump call the workers, once for all that has come by then."""
+        if not self._calling:
+            self._calling = True
+            self._client.later([(self._called, None)], None)
+
+    def _called(self, _delivery: object, _error: Exception | None) -> None:
+        self._calling = False
+        self._wake()
 
     def _cancel(self, job: Job) -> None:
         if not job.cancelled:
