@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -32,6 +33,28 @@ def test_the_example_runs(path: Path, tmp_path: Path):
 
 def test_there_are_examples():
     assert len(EXAMPLES) >= 8
+
+
+def test_one_application_runs_in_every_mode(tmp_path: Path):
+    """Unchanged but for the URLs: processes that share a directory, clients of a node, peers without a broker."""
+    node = subprocess.Popen(
+        [sys.executable, "-m", "zfabric", "serve", "--data", "node", "--listen", "127.0.0.1:0", "--json"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        served = json.loads(node.stdout.readline())["url"]
+        mesh = f"zf+peer://any-{os.getpid()}"
+        modes = [["zf+file:data"] * 3, [served] * 3, [f"{mesh}?data=peer-{number}" for number in range(3)]]
+        for urls in modes:
+            done = subprocess.run(
+                [sys.executable, str(PLACE / "any_mode.py"), *urls],
+                cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+            )  # fmt: skip
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == "150 orders of 3 sites, each once and in order\n"
+    finally:
+        node.terminate()
+        node.communicate(timeout=60)
 
 
 # Log shipping.

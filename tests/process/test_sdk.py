@@ -401,7 +401,7 @@ def test_other_mistakes_have_their_own_errors(fabric, tmp_path):
     with pytest.raises(errors.ConfigurationError):
         zfabric.connect("http://x")
     with pytest.raises(errors.NotSupported):
-        zfabric.connect("zf+peer://mesh")
+        zfabric.connect("zf://a,b")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(errors.DirectoryFormat):

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfabric import errors
 from zfabric.modes import url as _url
 
 if TYPE_CHECKING:
     from zfabric.modes.embedded import Embedded
     from zfabric.modes.node import Node
+    from zfabric.modes.peerurl import PeerOptions
     from zfabric.settings import LeaderSettings
 
 
 def attach(
-    url: str | None, settings: LeaderSettings | None = None, *, timeout: float = 10.0
+    url: str | None, settings: LeaderSettings | None, options: PeerOptions, *, timeout: float = 10.0
 ) -> tuple[str, Embedded | Node]:
     """Return (the URL as errors name it, its mode).
 
     Args:
         settings: for a leader that this process may have to start (embedded).
-        timeout: seconds to wait for an ending leader.
+        options: keywords of a peer. timeout: seconds to wait for an ending leader.
+
+    Raises:
+        InvalidArgument: there are such keywords, and the URL is of no peer.
     """
+    text = _url.text_of(url)
+    if text.startswith("zf+peer:"):
+        from zfabric.modes import peer, peerurl
+
+        peers = peerurl.parse(text, options)
+        if peers.client:
+            return text, peer.Observer(peers)
+        return text, peer.Peer(peers, settings, timeout=timeout)
+    if options:
+        name, value = next(iter(options.items()))
+        raise errors.InvalidArgument(name=name[:100], value=repr(value)[:100], allowed="only with a URL zf+peer://MESH")
     target = _url.parse(url)
     if target.mode == "embedded":
         from zfabric.modes.embedded import Embedded

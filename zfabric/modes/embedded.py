@@ -19,7 +19,7 @@ from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.modes.url import Target
 from zfabric.settings import LeaderSettings
-from zfabric.store.directory import DataDirectory, service_socket, unusable
+from zfabric.store.directory import DataDirectory, Holder, service_socket, unusable
 
 SILENT_MAX = 10
 """Leaders started here that may end one after the other without a word: killed, as far as one can know."""
@@ -29,6 +29,8 @@ class Embedded:
     """This process's share in an embedded fabric."""
 
     locating = True
+    mesh = False
+    publish = ""
 
     def __init__(self, target: Target, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
         self.host = ""
@@ -76,20 +78,11 @@ class Embedded:
         self._listen()
         holder = self._directory.holder()
         if holder is not None:
-            if holder["mode"] == "node":
-                raise self._directory.locked(holder)
+            self._check_holder(holder)
             return
         if self._starting is not None:
             return
-        options = LeaderOptions(
-            data=self._directory.real_path,
-            listen=self.endpoint,
-            publish=self._publish,
-            advertise=self.endpoint,
-            advertise_publish=self._publish,
-            embedded=True,
-            settings=self._settings,
-        )
+        options = self._options()
         volumes = self._directory.volumes()
         if len(volumes) > 1:
             raise errors.DirectoryFormat(
@@ -109,6 +102,22 @@ class Embedded:
             os.close(writer)
         self._starting = reader
         self._said = b""
+
+    def _check_holder(self, holder: Holder) -> None:
+        """Raise if whoever leads is none for us."""
+        if holder["mode"] == "node":
+            raise self._directory.locked(holder)
+
+    def _options(self) -> LeaderOptions:
+        return LeaderOptions(
+            data=self._directory.real_path,
+            listen=self.endpoint,
+            publish=self._publish,
+            advertise=self.endpoint,
+            advertise_publish=self._publish,
+            embedded=True,
+            settings=self._settings,
+        )
 
     def _listen(self) -> None:
         """Take what the leader started here has said; raise its error."""

@@ -11,6 +11,8 @@ class Node:
     """A running node."""
 
     locating = False
+    mesh = False
+    publish = ""
 
     def __init__(self, target: Target) -> None:
         self.endpoint = f"tcp://{target.host}:{target.port}"

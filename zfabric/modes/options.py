@@ -32,6 +32,24 @@ class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     beacon: bool = False
 
 
+class PeerPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """How the leader of a peer is reached, and which mesh it joins; the leader makes its :class:`MeshOptions` of it.
+
+    Attributes:
+        mesh: its name. listen: ``HOST:PORT``, port 0 for the one of the last run, or a free one.
+        seeds: ``HOST:PORT`` each. key: path of a file, or "". zone, advertise: as in ``[mesh]`` of a node.
+        beacon: find others on the local network.
+    """
+
+    mesh: str
+    listen: str
+    seeds: list[str] = []
+    key: str = ""
+    zone: str = ""
+    advertise: str = ""
+    beacon: bool = True
+
+
 class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of one leader process.
 
@@ -46,6 +64,8 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         mesh: of leader 0 alone: the mesh that it is a member of; None for none.
         keep: patterns of topic names: partitions of other fabrics that are kept here. Leader 0 alone keeps.
         follow: ROUTER endpoints of fabrics that may have some. offer_to: of keepers that cannot reach this process.
+        peer: of a peer's leader: where it is reached by others, from which the next three and ``mesh`` follow.
+        listen_too, publish_too: where ROUTER and XPUB listen as well; "" for nowhere.
         settings: bounds and times.
     """
 
@@ -64,6 +84,9 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep: tuple[str, ...] = ()
     follow: tuple[str, ...] = ()
     offer_to: tuple[str, ...] = ()
+    peer: PeerPlace | None = None
+    listen_too: str = ""
+    publish_too: str = ""
     settings: LeaderSettings = LeaderSettings()
 
 

@@ -3,6 +3,7 @@
 - none: ``ZFABRIC_URL``, else embedded in ``./zfabric-data``
 - ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory; with two slashes a host would follow
 - ``zf://host:port``: a node (port 7400 by default)
+- ``zf+peer://mesh``: a peer, see ``peerurl.py``
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ class Target(NamedTuple):
     port: int
 
 
+def text_of(url: str | None) -> str:
+    """Return a URL as it was given, or that of the environment; "" if there is none."""
+    text = url if url is not None else os.environ.get("ZFABRIC_URL", "")
+    if not isinstance(text, str):
+        raise errors.InvalidArgument(name="url", value=type(text).__name__, allowed="text or None")
+    return text
+
+
 def parse(url: str | None) -> Target:
     """Read a URL.
 
@@ -36,9 +45,7 @@ def parse(url: str | None) -> Target:
         ConfigurationError: it is none of the forms above.
         NotSupported: it names a mode that this version does not have.
     """
-    text = url if url is not None else os.environ.get("ZFABRIC_URL", "")
-    if not isinstance(text, str):
-        raise errors.InvalidArgument(name="url", value=type(text).__name__, allowed="text or None")
+    text = text_of(url)
     if not text:
         return Target(f"zf+file:{DEFAULT_DIRECTORY}", "embedded", DEFAULT_DIRECTORY, "", 0)
     scheme, _, rest = text.partition(":")
@@ -54,8 +61,6 @@ def parse(url: str | None) -> Target:
         if not path or "\0" in path:
             raise _wrong(text, "it names no directory")
         return Target(text, "embedded", path, "", 0)
-    if scheme == "zf+peer":
-        raise errors.NotSupported(what=text[:100], where="in this version", instead="use zf+file: or zf://host:port")
     if scheme != "zf" or not rest.startswith("//"):
         raise _wrong(text, "its scheme is unknown")
     place = rest[2:].rstrip("/")

@@ -54,7 +54,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import zmq
@@ -272,7 +272,7 @@ def bind(socket: Socket, endpoint: str) -> str:
     return bound.decode()
 
 
-def bind_again(make: Callable[[], Socket], endpoint: str, patience_ns: int) -> Socket:
+def bind_again(make: Callable[[], Socket], endpoints: Iterable[str], patience_ns: int) -> Socket:
     """Return a new socket that listens where one was just closed, which libzmq does in its own time.
 
     Raises:
@@ -282,7 +282,8 @@ def bind_again(make: Callable[[], Socket], endpoint: str, patience_ns: int) -> S
     while True:
         socket = make()
         try:
-            bind(socket, endpoint)
+            for endpoint in endpoints:
+                bind(socket, endpoint)
             return socket
         except errors.PortInUse:
             socket.close(linger=0)

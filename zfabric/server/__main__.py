@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zfabric.core.cluster.roster import Roster
     from zfabric.core.transaction import Transaction
     from zfabric.modes.options import LeaderOptions
+    from zfabric.store.directory import Mode
     from zfabric.wire.card import Kind
 
 EXIT_FAILED = 1
@@ -71,9 +72,13 @@ def _serve(argument: str, stack: ExitStack) -> int:
     sockets.raise_descriptor_limit(1 << 16)
     directory = DataDirectory.create_or_check(options.data)
     if options.embedded:
-        stack.enter_context(directory.lock("embedded", options.listen))
+        stack.enter_context(directory.lock(*_holder(options)))
         directory.clean_run()
         stack.callback(directory.drop_run)
+    if options.peer is not None:
+        from zfabric.server.peering import settle
+
+        options = settle(options, directory.port_path)
     directory.check_room(options.leader)
     volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
     leader = Leader(options.leader, settings)
@@ -118,6 +123,15 @@ def _serve(argument: str, stack: ExitStack) -> int:
 
     loop.run(serving)
     return 0
+
+
+def _holder(options: LeaderOptions) -> tuple[Mode, str]:
+    """Return what the directory's lock says of this process."""
+    if options.peer is None:
+        return "embedded", options.listen
+    from zfabric.server.peering import holder_url
+
+    return "peer", holder_url(options)
 
 
 def _roster(options: LeaderOptions) -> Roster:

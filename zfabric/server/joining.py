@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-
 from zfabric import errors
 from zfabric.modes.options import MeshOptions
+from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
 from zfabric.server.config import MeshSection
 from zfabric.settings import check_name
 from zfabric.store import keyfile
 from zfabric.wire.gossip import ENDPOINT_BYTES_MAX
 
-WILDCARDS = ("0.0.0.0", "*", "[::]")  # noqa: S104 - nothing is bound here
 SEEDS_MAX = 32
 ZONE_MAX = 100
-_NOWHERE = "192.0.2.1", 9
-"""An address of documentation (RFC 5737): the way to it is the way out. Nothing is sent."""
 
 
 def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
@@ -98,8 +94,8 @@ def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> s
         return reached
     if host not in WILDCARDS:
         return host
-    for target in (*seeds[:1], _NOWHERE):
-        found = _own_address(*target)
+    for target in (*seeds[:1], NOWHERE):
+        found = own_address(*target)
         if found is not None:
             return found
     raise errors.ConfigurationError(
@@ -107,17 +103,3 @@ def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> s
         problem="others in the mesh cannot reach a wildcard, and no address of this machine was found",
         instead="say by which host they reach it: --advertise HOST",
     )
-
-
-def _own_address(host: str, port: int) -> str | None:
-    """Return the address from which this machine would speak to ``host``; None if there is no way."""
-    try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)  # Of a datagram socket: nothing is sent.
-            found: str = probe.getsockname()[0]
-    except OSError:
-        return None
-    if found in ("0.0.0.0", "::"):  # noqa: S104 - nothing is bound here
-        return None
-    return f"[{found}]" if ":" in found else found

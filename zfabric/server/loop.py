@@ -95,6 +95,8 @@ class Loop:
         self._gossip: Gossip | None = None
         self._links: Links | None = None
         self._poller = zmq.Poller()
+        self._endpoints = [endpoint for endpoint in (options.listen, options.listen_too) if endpoint]
+        self._publishing = [endpoint for endpoint in (options.publish, options.publish_too) if endpoint]
         self._open()
 
     # Life.
@@ -103,8 +105,10 @@ class Loop:
         self._router = sockets.router(self._context, self._settings.frame_bytes_max)
         self._connections = Connections(self._context, self._router)
         self._xpub = self._new_xpub()
-        sockets.bind(self._router, self._options.listen)
-        sockets.bind(self._xpub, self._options.publish)
+        for endpoint in self._endpoints:
+            sockets.bind(self._router, endpoint)
+        for endpoint in self._publishing:
+            sockets.bind(self._xpub, endpoint)
         self._controller: zmq.Socket[bytes] | None = None
         if self._options.controller:
             self._controller = sockets.dealer(self._context, self._settings.frame_bytes_max)
@@ -449,7 +453,7 @@ class Loop:
         self._poller.unregister(self._router)
         self._connections.stop()
         self._router.close(linger=0)
-        self._router = sockets.bind_again(self._new_router, self._options.listen, DRAIN_NS)
+        self._router = sockets.bind_again(self._new_router, self._endpoints, DRAIN_NS)
         self._poller.register(self._router, zmq.POLLIN)
         self._drop_subscribers()
 
@@ -458,7 +462,7 @@ class Loop:
         self._listeners.clear()
         self._poller.unregister(self._xpub)
         self._xpub.close(linger=0)
-        self._xpub = sockets.bind_again(self._new_xpub, self._options.publish, DRAIN_NS)
+        self._xpub = sockets.bind_again(self._new_xpub, self._publishing, DRAIN_NS)
         self._poller.register(self._xpub, zmq.POLLIN)
 
     def _status(self, peer: bytes, command: Command) -> None:

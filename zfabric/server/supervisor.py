@@ -12,14 +12,11 @@ killed.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import json
 import logging
 import os
-import random
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,8 +25,9 @@ from typing import Any
 
 from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
+from zfabric.net.addresses import WILDCARDS, bindable, free_run, is_loopback
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import WILDCARDS, endpoints, mesh_options, split_place
+from zfabric.server.joining import endpoints, mesh_options, split_place
 from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.store.directory import DataDirectory, unusable
@@ -44,7 +42,6 @@ STOP_S = 5.0
 LOOK_S = 0.01
 START_S = 20.0
 LEADERS_MAX = 64
-ANY_PORT_MIN = 10_000
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -54,60 +51,6 @@ def split_listen(listen: str) -> tuple[str, int]:
         ConfigurationError: it is something else.
     """
     return split_place(listen, "--listen")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _any_port() -> int:
-    """Return where to look for a free port: below those that the kernel gives to outgoing connections.
-
-    One of those could be taken while a leader restarts, by some connection or by that of a client to this very port.
-    """
-    try:
-        with open("/proc/sys/net/ipv4/ip_local_port_range", "rb") as file:
-            low = int(file.read().split()[0])
-    except OSError:
-        low = 32_768
-    return random.randrange(ANY_PORT_MIN, low - 4 * LEADERS_MAX) if low > 2 * ANY_PORT_MIN else ANY_PORT_MIN
-
-
-def _bindable(host: str, port: int) -> OSError | None:
-    """Return why ``port`` cannot be bound now; None if it can, or if that is found out only by binding it."""
-    name = host.strip("[]")
-    family = socket.AF_INET6 if ":" in name else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("" if name == "*" else name, port))
-        except OSError as error:
-            return error
-    return None
-
-
-def _free_run(host: str, count: int) -> int:
-    """Return the first of ``count`` ports in a row that can be bound now.
-
-    Raises:
-        PortInUse: there is no such row.
-    """
-    first = _any_port()
-    free = 0
-    for port in range(first, 65_536):
-        problem = _bindable(host, port)
-        free = 0 if problem else free + 1
-        if free == count:
-            return port - count + 1
-        if problem and problem.errno != errno.EADDRINUSE:
-            raise errors.PortInUse(endpoint=host, problem=problem.strerror or str(problem))
-    raise errors.PortInUse(endpoint=host, problem=f"no {count} free ports in a row from {first} on")
 
 
 def restart_pause(failures: int) -> float:
@@ -215,7 +158,7 @@ class Supervisor:
         drained = False
         count = self._count()
         if self._port == 0:
-            self._port = _free_run(self._host, 2 * count)
+            self._port = free_run(self._host, 2 * count)
         with self._lock():
             self._check_ports(2 * count)
             self._plan(count)
@@ -265,7 +208,7 @@ class Supervisor:
                 instead=f"choose a port up to {65_536 - count}",
             )
         for port in range(self._port, last + 1):
-            problem = _bindable(self._host, port)
+            problem = bindable(self._host, port)
             if problem is not None and problem.errno == errno.EADDRINUSE:
                 raise errors.PortInUse(endpoint=f"{self._host}:{port}", problem=f"{problem.strerror}; {ports}")
 

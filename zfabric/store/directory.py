@@ -8,6 +8,7 @@ name                      what it is
 ``clients``               locked, shared, by every process that uses the directory embedded
 ``leader-0``, ``-1``, …   the volumes (``volume.py``), one for each leader process
 ``members``               the members of a mesh that leader 0 knew in its last run (``meshfile.py``)
+``port``                  a peer's port, so that it is found where it was (``server/peering.py``)
 ``run``                   ipc sockets; a link to a private directory elsewhere when the path is too long for one
 ========================  ===============================================================================
 
@@ -50,7 +51,7 @@ from zfabric.store.formatfile import (
 
 __all__ = ["INSTEAD", "DataDirectory", "Holder", "Mode", "unusable"]
 
-Mode = Literal["embedded", "node"]
+Mode = Literal["embedded", "node", "peer"]
 
 VERSION: Final = 1
 VOLUME_ROOM: Final = 1 << 20
@@ -59,6 +60,7 @@ LOCK: Final = "LOCK"
 CLIENTS: Final = "clients"
 RUN: Final = "run"
 MEMBERS: Final = "members"
+PORT: Final = "port"
 
 _SOCKET_PATH_BYTES_MAX: Final = 103 if sys.platform == "darwin" else 107
 _SOCKET_NAME_BYTES_MAX: Final = 24
@@ -249,6 +251,11 @@ class DataDirectory:
     def members_path(self) -> str:
         """The file that keeps the members of a mesh, whether or not it exists."""
         return self._file(MEMBERS)
+
+    @property
+    def port_path(self) -> str:
+        """The file that keeps the port of a peer, whether or not it exists."""
+        return self._file(PORT)
 
     def check_room(self, number: int) -> None:
         """Check that volume ``number`` is there, or that there is room for it.

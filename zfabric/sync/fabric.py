@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import msgspec
 
@@ -49,26 +49,50 @@ from zfabric.sync.watch import MemberWatch
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
+if TYPE_CHECKING:
+    from zfabric.modes.peerurl import PeerOptions
+
 SOFTWARE = "zfabric-python"
 
 
-def connect(url: str | None = None, *, timeout: float = 10.0, settings: LeaderSettings | None = None) -> Fabric:
+def connect(
+    url: str | None = None,
+    *,
+    timeout: float = 10.0,
+    settings: LeaderSettings | None = None,
+    **options: Unpack[PeerOptions],
+) -> Fabric:
     """Return a fabric; nothing is waited for until it is used.
 
     Args:
-        url: ``zf://host:port``, ``zf+file:///directory``; None: ``ZFABRIC_URL``, else embedded in ./zfabric-data.
+        url: ``zf://host:port``, ``zf+file:///directory``, ``zf+peer://mesh``; None: ``ZFABRIC_URL``, else embedded in
+            ./zfabric-data.
         timeout: seconds that calls wait for an answer.
-        settings: for a leader that this process may have to start (embedded).
+        settings: for a leader that this process may have to start (embedded, peer).
+        options: of a peer: ``data``, ``listen``, ``seed`` (or a list), ``beacon``, ``key``, ``zone``, ``advertise``,
+            ``insecure``, ``role``; each may stand in the URL as well (``?data=…&seed=…``), see
+            :mod:`zfabric.modes.peerurl`.
 
     Raises:
-        ConfigurationError, NotSupported: the URL. DirectoryFormat: the directory is something else.
+        ConfigurationError, NotSupported: the URL. InvalidArgument: an option. InsecureListen: it would let a peer
+            listen beyond loopback. DirectoryFormat: the directory is something else.
     """
     check_range("timeout", timeout, 0.001, 86_400.0, "s")
     if settings is not None and not isinstance(settings, LeaderSettings):
         raise errors.InvalidArgument(name="settings", value=repr(settings)[:100], allowed="LeaderSettings or None")
-    name, mode = modes.attach(url, settings, timeout=timeout)
+    name, mode = modes.attach(url, settings, options, timeout=timeout)
     random = Random(int.from_bytes(os.urandom(16), "big"))
-    core = Client(mode.endpoint, name, mode.host, random, software=SOFTWARE, locate=mode.locating)
+    core = Client(
+        mode.endpoint,
+        name,
+        mode.host,
+        random,
+        software=SOFTWARE,
+        locate=mode.locating,
+        publish=mode.publish,
+        mesh=mode.mesh,
+        observer=mode.mesh and not mode.locating,
+    )
     return Fabric(name, Pump(Driver(core, mode)), core, timeout)
 
 
@@ -123,6 +147,12 @@ class Fabric(Calling):
             delivery_timeout_ns=int(delivery_timeout * 1e9),
         )
         self._pump.check()
+        if self._core.observer:
+            raise errors.NotSupported(
+                what="a producer",
+                where="for role='client' of a mesh",
+                instead="be a peer, which has a leader to write to",
+            )
         if name is not None:
             identity = key_hash(check_name("producer", name).encode()) | 1
         else:
@@ -274,7 +304,7 @@ class Fabric(Calling):
         Raises:
             ZFabricError: what the leader answered; that it did not, if it is of the own fabric.
         """
-        if not self._core.here(leader):
+        if self._core.origins is not None and not self._core.origins.here(leader):
             return None
         try:
             return self.ask(kind, body, what, leader)

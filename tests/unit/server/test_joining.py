@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from zfabric import errors
+from zfabric.net import addresses
 from zfabric.server import joining
 from zfabric.server.config import MeshSection, load
 from zfabric.server.joining import mesh_options
@@ -25,14 +26,14 @@ def test_what_is_advertised_goes_before_where_it_listens(host, reached):
     assert (options.endpoint, options.publish) == (f"tcp://{reached}:7400", f"tcp://{reached}:7401")
 
 
-@pytest.mark.parametrize("wildcard", joining.WILDCARDS)
+@pytest.mark.parametrize("wildcard", addresses.WILDCARDS)
 def test_for_a_wildcard_it_is_the_address_that_speaks_to_the_first_seed(wildcard):
     assert mesh_options(MeshSection(name="m", seeds=["127.0.0.1:7400"]), wildcard, 1).endpoint == "tcp://127.0.0.1:1"
 
 
 def test_a_wildcard_without_any_way_out_has_to_be_told(monkeypatch):
     """A machine without a network."""
-    monkeypatch.setattr(joining, "_NOWHERE", ("no such host\x00", 9))
+    monkeypatch.setattr(joining, "NOWHERE", ("no such host\x00", 9))
     with pytest.raises(errors.ConfigurationError, match="--advertise HOST"):
         mesh_options(MeshSection(name="m"), "0.0.0.0", 7400)
 
@@ -78,10 +79,10 @@ def test_a_key_file_is_read_before_anything_is_started(tmp_path):
 
 def test_the_address_found_is_one_of_this_machine():
     """Where there is a way out at all."""
-    found = joining._own_address("127.0.0.1", 9)
+    found = addresses.own_address("127.0.0.1", 9)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((found, 0))
-    assert joining._own_address("no such host", 9) is None
+    assert addresses.own_address("no such host", 9) is None
 
 
 def test_options_go_before_variables_and_those_before_the_file(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ class Client:
         bootstrap: endpoint of leader 0. url: what errors name it by. host: what ``*`` in endpoints stands for.
         locate: the mode has to be asked for leaders (embedded). publish: where leader 0 publishes for clients that
             reach it at ``bootstrap``, whatever it tells others; "": what it tells.
-        mesh: readers see the topics of all members of the mesh.
+        mesh: readers see the topics of all members of the mesh. observer: leader 0 is another one's, not to write to.
         random: seeded by whoever wants repeatable runs; for pauses and producer ids.
 
     Attributes:
@@ -75,7 +75,9 @@ class Client:
         locate: bool,
         publish: str = "",
         mesh: bool = False,
+        observer: bool = False,
     ) -> None:
+        self.observer = observer
         self.bootstrap = bootstrap
         self.url = url
         self.random = random
@@ -145,10 +147,6 @@ class Client:
     def own(self, leader: int) -> bool:
         """Tell whether a leader is of the own fabric."""
         return leader < OWN_LEADERS
-
-    def here(self, leader: int) -> bool:
-        """Tell whether a leader is there, as far as the table of members knows."""
-        return self.origins is None or self.origins.here(leader)
 
     def view(self, name: str) -> messages.TopicMeta | None:
         """Return a topic as readers see it."""

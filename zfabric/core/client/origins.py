@@ -25,17 +25,17 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from zfabric import errors
 from zfabric.core.client.members import Change
+from zfabric.core.client.origin import PAUSE_NS, Origin, Sighting
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.routes import DIRECT_MAX, Holder, Routes, covered
 from zfabric.wire import messages
-from zfabric.wire.card import Card
 from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ ORIGINS_MAX: Final = 10_000
 """Origins of one client: as many as a mesh may have members."""
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
-PAUSE_NS: Final = 50_000_000
-PAUSE_MAX_NS: Final = 5_000_000_000
 SETTLE_NS: Final = 1_000_000_000
 """Longest that opening a topic waits for origins that are there but do not answer; they join when they do."""
 UNKNOWN_NS: Final = 3_000_000_000
@@ -70,69 +68,6 @@ def host_of(endpoint: str) -> str:
 
 def _reach(origin: Origin, endpoint: str) -> str:
     return endpoint.replace("://*:", f"://{host_of(origin.endpoint)}:", 1)
-
-
-class Sighting(NamedTuple):
-    """A member of the mesh, other than the own one, as the table shows it now.
-
-    Attributes:
-        here: it is neither failed nor gone. endpoint: of its leader 0. card: what it tells of itself.
-    """
-
-    here: bool
-    endpoint: str
-    card: Card
-
-
-class Origin:
-    """One of them, but the own one.
-
-    Attributes:
-        endpoint: of its leader 0, "" while it has none. here: as last seen. hints: topics that its card shows.
-        keeps: those of them of which it has copies.
-        more: it may have others. topics: what its METADATA said. leaders: its leaders' ids to their numbers here.
-        asked: names of the question under way, None while there is none.
-    """
-
-    __slots__ = (
-        "addresses",
-        "asked",
-        "due_ns",
-        "endpoint",
-        "fabric",
-        "here",
-        "hints",
-        "keeps",
-        "leaders",
-        "more",
-        "pause_ns",
-        "retry_ns",
-        "topics",
-    )
-
-    def __init__(self, fabric: str) -> None:
-        self.fabric = fabric
-        self.endpoint = ""
-        self.here = False
-        self.hints: frozenset[str] = frozenset()
-        self.keeps: frozenset[str] = frozenset()
-        self.more = False
-        self.topics: dict[str, messages.TopicMeta] = {}
-        self.leaders: dict[int, int] = {}
-        self.addresses: dict[int, messages.LeaderAddress] = {}
-        self.asked: list[str] | None = None
-        self.due_ns: int | None = None
-        self.retry_ns = 0
-        self.pause_ns = PAUSE_NS
-
-    def may_have(self, topic: str) -> bool:
-        """Tell whether it is worth asking for ``topic``."""
-        return self.more or topic in self.hints or topic in self.topics
-
-    def postpone(self, now: int) -> None:
-        """It did not answer: ask again, later each time."""
-        self.due_ns = self.retry_ns = now + self.pause_ns
-        self.pause_ns = min(self.pause_ns * 2, PAUSE_MAX_NS)
 
 
 class _Opening:
@@ -310,7 +245,10 @@ class Origins:
                 if client.topic(topic) is None:  # Another client has made it there.
                     client.refresh(topic, client.now)
         others = [member for member in client.members.all() if not member.local]
-        self.learn([Sighting(member.living, member.endpoint, member.card) for member in others], client.now)
+        self.learn(
+            [Sighting((-member.status, member.incarnation), member.endpoint, member.card) for member in others],
+            client.now,
+        )
 
     def learn(self, sightings: Iterable[Sighting], now: int) -> None:
         """Take the table of members as it is now: all of it."""
@@ -323,35 +261,35 @@ class Origins:
             if not fabric or fabric == self._client.fabric or not sighting.endpoint.startswith(("tcp://", "sim://")):
                 continue
             known = seen.get(fabric)
-            if known is None or (sighting.here and not known.here):
+            if known is None or sighting.rank > known.rank:
                 seen[fabric] = sighting
         for fabric, origin in self._origins.items():
             if fabric not in seen:
                 self._place(origin, origin.endpoint, here=False)
-        # Those who are there last: an endpoint is theirs.
-        for fabric, sighting in sorted(seen.items(), key=lambda item: item[1].here):
-            self._see(fabric, sighting, now)
+        # Of two that say that they are at one place, the more certain one is, then the one that started later.
+        ranked = sorted(seen.items(), key=lambda item: item[1].rank)
+        holders = {sighting.endpoint: fabric for fabric, sighting in ranked}
+        for fabric, sighting in ranked:
+            self._see(fabric, sighting, now, there=holders[sighting.endpoint] == fabric)
         if here != {fabric for fabric, origin in self._origins.items() if origin.here}:
             for topic in self._client.read_topics():
                 self._client.show(topic)  # What is away is read elsewhere, and what is back is read there again.
         self._settle(now)
 
-    def _see(self, fabric: str, sighting: Sighting, now: int) -> None:
+    def _see(self, fabric: str, sighting: Sighting, now: int, *, there: bool) -> None:
         origin = self._origins.get(fabric)
         if origin is None:
             if len(self._origins) >= ORIGINS_MAX:
                 return
             origin = self._origins[fabric] = Origin(fabric)
-        back = sighting.here and not origin.here
+        here = sighting.here and there
+        back = here and not origin.here
         hints = frozenset(topic.name for topic in sighting.card.topics)
         changed = hints != origin.hints or sighting.card.more != origin.more
         origin.hints, origin.more = hints, sighting.card.more
         origin.keeps = frozenset(topic.name for topic in sighting.card.topics if topic.kept)
-        moved = origin.endpoint != sighting.endpoint and (sighting.here or not origin.endpoint)
-        holder = self._by_endpoint.get(sighting.endpoint)
-        if not sighting.here and holder is not None and holder is not origin:
-            moved = False  # Somebody else is there now.
-        self._place(origin, sighting.endpoint if moved else origin.endpoint, here=sighting.here)
+        moved = there and origin.endpoint != sighting.endpoint and (here or not origin.endpoint)
+        self._place(origin, sighting.endpoint if moved else origin.endpoint, here=here)
         if back or moved or changed:
             origin.pause_ns = PAUSE_NS
             origin.retry_ns = now

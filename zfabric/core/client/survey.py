@@ -13,7 +13,8 @@ from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
-    from zfabric.core.client.origins import Origin, Origins
+    from zfabric.core.client.origin import Origin
+    from zfabric.core.client.origins import Origins
 
 Topics = list[messages.TopicMeta]
 SILENCE_NS = 1_000_000_000

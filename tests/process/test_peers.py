@@ -1,0 +1,266 @@
+"""Peers as real processes: no broker, one leader process each, found by beacons or seeds."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+import zfabric
+from tests.process import test_sdk
+from zfabric import errors
+
+PATIENCE_S = 60.0
+_numbers = itertools.count()
+
+
+def until(condition):
+    assert test_sdk.until(condition, PATIENCE_S)
+
+
+class Peers:
+    """Peers of one mesh of its own, each with a fabric in this process; what they start is killed at the end."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.mesh = f"m{os.getpid()}-{next(_numbers)}"
+        self.fabrics = []
+        self._stack = contextlib.ExitStack()
+
+    def add(self, name, **options):
+        """Be another peer, which finds the others through the first one."""
+        if self.fabrics and "beacon" not in options:
+            options["seed"] = self.fabrics[0].members()[0].endpoint.removeprefix("tcp://")
+        fabric = zfabric.connect(self.url(name), timeout=PATIENCE_S, beacon=options.pop("beacon", False), **options)
+        self.fabrics.append(self._stack.enter_context(fabric))
+        return fabric
+
+    def url(self, name):
+        return f"zf+peer://{self.mesh}?data={self.directory / name}"
+
+    def three(self):
+        for name in "abc":
+            self.add(name)
+            self.fabrics[-1].topics.create("t", if_absent=True)
+        self.meet()
+        return self.fabrics
+
+    def meet(self):
+        """Start all of them, and wait until each knows each."""
+        count = len(self.fabrics)
+        until(lambda: [sum(m.state == "alive" for m in f.members()) for f in self.fabrics] == [count] * count)
+
+    def close(self):
+        for fabric in self.fabrics:
+            with contextlib.suppress(errors.ZFabricError):
+                os.kill(fabric.status()[0].pid, signal.SIGCONT)
+        self._stack.close()
+
+
+@pytest.fixture
+def peers(tmp_path):
+    entry = Peers(tmp_path)
+    try:
+        yield entry
+    finally:
+        entry.close()
+
+
+def leader(fabric):
+    return psutil.Process(fabric.status()[0].pid)
+
+
+def send(fabric, *values):
+    with fabric.producer() as producer:
+        return [producer.send("t", value).result(PATIENCE_S) for value in values]
+
+
+def read(consumer, count):
+    records = []
+
+    def enough():
+        records.extend(consumer.poll(timeout=0.2))
+        return len(records) >= count
+
+    until(enough)
+    return sorted(record.value for record in records)
+
+
+def test_peers_find_each_other_without_being_told_where(peers):
+    for name in "ab":
+        peers.add(name, beacon=True)
+    peers.meet()
+    assert {member.kind for member in peers.fabrics[0].members()} == {"peer"}
+    peers.fabrics[0].topics.create("t")
+    for number, fabric in enumerate(peers.fabrics):
+        send(fabric, b"%d" % number)
+    for fabric in peers.fabrics:
+        with fabric.consumer("t") as consumer:
+            assert read(consumer, 2) == [b"0", b"1"]
+
+
+def test_a_killed_leader_is_started_again_where_it_was_and_nothing_is_lost_or_repeated(peers):
+    fabrics = peers.three()
+    with fabrics[0].consumer("t") as consumer, fabrics[1].producer() as producer:
+        seen = []
+        for number in range(6):
+            endpoint = fabrics[1].members()[0].endpoint
+            producer.send("t", b"%d" % number).result(PATIENCE_S)
+            leader(fabrics[1]).kill()
+            producer.send("t", b"%d more" % number).result(PATIENCE_S)
+            seen += read(consumer, 2)
+            assert fabrics[1].members()[0].endpoint == endpoint
+        assert seen == [value for number in range(6) for value in (b"%d" % number, b"%d more" % number)]
+        assert len(consumer.assignment) == 3
+
+
+def test_a_frozen_peer_holds_up_nobody_and_goes_on(peers):
+    fabrics = peers.three()
+    frozen = leader(fabrics[2])
+    with fabrics[0].consumer("t") as consumer:
+        send(fabrics[2], b"before")
+        assert read(consumer, 1) == [b"before"]
+        frozen.suspend()
+        try:
+            send(fabrics[1], b"meanwhile")
+            assert read(consumer, 1) == [b"meanwhile"]
+            with fabrics[1].consumer("t") as late:
+                assert read(late, 1) == [b"meanwhile"]
+                frozen.resume()
+                assert read(late, 1) == [b"before"]
+        finally:
+            frozen.resume()
+        send(fabrics[2], b"after")
+        assert read(consumer, 1) == [b"after"]
+
+
+def test_with_no_other_in_reach_appends_go_on_and_are_read_later(peers):
+    """Store and forward: the link is down when the peer is started, too."""
+    first = peers.add("a")
+    first.topics.create("t")
+    endpoint = first.members()[0].endpoint.removeprefix("tcp://")
+    leader(first).suspend()
+    alone = peers.add("b", beacon=True, seed=endpoint)
+    alone.topics.create("t")
+    send(alone, b"1", b"2", b"3")
+    leader_of_first = [process for process in psutil.process_iter() if _leads(process, peers.directory / "a")]
+    assert len(leader_of_first) == 1
+    leader_of_first[0].resume()
+    with first.consumer("t") as consumer:
+        assert read(consumer, 3) == [b"1", b"2", b"3"]
+
+
+def _leads(process, directory):
+    with contextlib.suppress(psutil.Error):
+        return f'"data":"{directory}"' in " ".join(process.cmdline())
+    return False
+
+
+def test_a_wiped_disk_is_another_origin(peers):
+    fabrics = peers.three()
+    with fabrics[0].consumer("t") as consumer:
+        old = send(fabrics[1], b"old")[0]
+        assert read(consumer, 1) == [b"old"]
+        port = (peers.directory / "b" / "port").read_text()
+        process = leader(fabrics[1])
+        peers.fabrics.pop(1).close()
+        process.kill()
+        process.wait(PATIENCE_S)
+        shutil.rmtree(peers.directory / "b")
+        new = peers.add("b", listen=f"127.0.0.1:{port.strip()}")
+        new.topics.create("t")
+        placed = send(new, b"new 0", b"new 1")
+        assert read(consumer, 2) == [b"new 0", b"new 1"]
+        assert placed[0].partition != old.partition
+        assert consumer.position[old.partition] == 1
+        assert consumer.position[placed[0].partition] == 2
+
+
+def test_consumers_of_a_group_share_all_origins_and_a_killed_ones_part_moves(peers):
+    fabrics = peers.three()
+    for number, fabric in enumerate(fabrics):
+        fabric.topics.alter("t", partitions=4)
+        send(fabric, *[b"%d:%d" % (number, count) for count in range(20)])
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, peers.url("b")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        with fabrics[0].consumer("t", group="g") as one, fabrics[2].consumer("t", group="g") as two:
+            seen = []
+
+            def shared():
+                for consumer in (one, two):
+                    seen.extend(consumer.poll(timeout=0.1))
+                    consumer.commit()
+                return 0 < len(one.assignment) + len(two.assignment) < 12
+
+            until(shared)
+            worker.kill()
+            until(lambda: shared() or len(one.assignment) + len(two.assignment) == 12)
+            until(lambda: shared() or len({record.value for record in seen}) == 60)
+            until(lambda: not shared() and set(one.assignment).isdisjoint(two.assignment))
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+WORKER = """
+import sys, zfabric
+with zfabric.connect(sys.argv[1], beacon=False, timeout=60) as fabric, fabric.consumer("t", group="g") as consumer:
+    while True:
+        consumer.poll(timeout=1.0)
+"""
+
+
+def test_a_client_reads_everything_and_has_no_leader(peers, tmp_path):
+    fabrics = peers.three()
+    for number, fabric in enumerate(fabrics):
+        send(fabric, b"%d" % number)
+    seeds = [member.endpoint.removeprefix("tcp://") for member in fabrics[0].members()]
+    url = f"zf+peer://{peers.mesh}?role=client"
+    with zfabric.connect(url, seed=["127.0.0.1:9", *seeds], timeout=PATIENCE_S) as client:
+        with client.consumer("t") as consumer:
+            assert read(consumer, 3) == [b"0", b"1", b"2"]
+        assert len(client.topics.describe("t").partitions) == 3
+        with pytest.raises(errors.NotSupported, match="role='client'"):
+            client.producer()
+
+
+def test_a_directory_belongs_to_one_mesh_at_a_time(peers):
+    fabric = peers.add("a")
+    fabric.topics.list()
+    url = f"zf+peer://other?data={peers.directory / 'a'}"
+    with zfabric.connect(url, beacon=False) as other, pytest.raises(errors.DirectoryLocked, match=peers.mesh):
+        other.topics.list()
+    with zfabric.connect(f"zf+file://{peers.directory / 'a'}") as embedded:  # It is the same leader.
+        assert embedded.topics.list() == []
+        assert embedded.status()[0].pid == fabric.status()[0].pid
+
+
+def test_a_mesh_key_that_cannot_be_read_is_told(peers):
+    with (
+        zfabric.connect(peers.url("a"), key=str(peers.directory / "none"), timeout=PATIENCE_S) as fabric,
+        pytest.raises(errors.ConfigurationError, match="none"),
+    ):
+        fabric.topics.list()
+
+
+def test_options_of_a_peer_are_for_peers_alone(tmp_path):
+    with pytest.raises(errors.InvalidArgument, match="zf\\+peer://MESH"):
+        zfabric.connect(f"zf+file://{tmp_path}", zone="z")
+
+
+def test_twenty_peers_find_each_other(peers):
+    for number in range(20):
+        peers.add(f"p{number}")
+    peers.fabrics[0].topics.create("t")
+    peers.meet()
+    for number, fabric in enumerate(peers.fabrics):
+        send(fabric, b"%02d" % number)
+    with peers.fabrics[7].consumer("t") as consumer:
+        assert read(consumer, 20) == [b"%02d" % number for number in range(20)]

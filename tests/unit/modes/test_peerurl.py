@@ -1,0 +1,74 @@
+"""What a peer's URL may say, and what is said about one that may not."""
+
+import pytest
+
+from zfabric import errors
+from zfabric.modes.peerurl import parse
+
+
+def test_a_name_is_enough():
+    target = parse("zf+peer://chat", {})
+    assert (target.mesh, target.data, target.listen, target.seeds) == ("chat", "zfabric-data", "127.0.0.1:0", [])
+    assert target.beacon
+    assert not target.client
+
+
+def test_everything_may_stand_in_the_url():
+    target = parse(
+        "zf+peer://chat/?data=%2Fvar%2Fa%20b&listen=127.0.0.2:7500&seed=10.0.0.1:7400&seed=10.0.0.2:7400&beacon=0"
+        "&key=mesh.key&zone=hall-2&advertise=me.local&insecure=1",
+        {},
+    )
+    assert target == (
+        target.url, "chat", "/var/a b", "127.0.0.2:7500", ["10.0.0.1:7400", "10.0.0.2:7400"], False, "mesh.key",
+        "hall-2", "me.local", False,
+    )  # fmt: skip
+
+
+def test_a_keyword_goes_before_the_url():
+    target = parse("zf+peer://chat?data=a&seed=h:1&beacon=0", {"data": "b", "seed": ["h:2", "h:3"], "beacon": True})
+    assert (target.data, target.seeds, target.beacon) == ("b", ["h:2", "h:3"], True)
+    assert parse("zf+peer://chat", {"seed": "h:4"}).seeds == ["h:4"]
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "localhost:7400", "[::1]:7400", "127.0.0.9:0"])
+def test_loopback_needs_no_more_words(listen):
+    assert parse("zf+peer://chat", {"listen": listen}).listen.rpartition(":")[2].isdigit()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0", "10.0.0.1:7400", "[::]:7400", "myhost:7400"])
+def test_listening_beyond_loopback_has_to_be_meant(listen):
+    with pytest.raises(errors.InsecureListen, match="insecure"):
+        parse("zf+peer://chat", {"listen": listen})
+    assert parse("zf+peer://chat", {"listen": listen, "insecure": True}).listen.startswith(listen)
+
+
+def test_who_may_be_reached_from_everywhere_listens_everywhere():
+    assert parse("zf+peer://chat?insecure=1", {}).listen == "0.0.0.0:0"
+
+
+@pytest.mark.parametrize(("url", "options", "name"), [
+    ("zf+peer://chat?dada=x", {}, "dada"),
+    ("zf+peer://chat", {"dada": "x"}, "dada"),
+    ("zf+peer://chat?beacon=yes", {}, "beacon"),
+    ("zf+peer://chat", {"beacon": 2}, "beacon"),
+    ("zf+peer://chat?data=", {}, "data"),
+    ("zf+peer://chat", {"data": 7}, "data"),
+    ("zf+peer://chat", {"data": "a\0b"}, "data"),
+    ("zf+peer://chat", {"seed": [7]}, "seed"),
+    ("zf+peer://chat", {"seed": ["h:1"] * 33}, "seed"),
+    ("zf+peer://chat?role=boss", {}, "role"),
+    ("zf+peer://chat?role=client", {}, "seed"),
+    ("zf+peer://-chat", {}, "mesh"),
+    ("zf+peer://a/b", {}, "mesh"),
+])  # fmt: skip
+def test_what_cannot_be_is_named(url, options, name):
+    with pytest.raises(errors.InvalidArgument) as caught:
+        parse(url, options)
+    assert caught.value.name == name
+
+
+@pytest.mark.parametrize("url", ["zf+peer:", "zf+peer://", "zf+peer:///?data=x"])
+def test_a_url_without_a_mesh_is_none(url):
+    with pytest.raises(errors.ConfigurationError, match="names no mesh"):
+        parse(url, {})

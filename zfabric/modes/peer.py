@@ -1,0 +1,101 @@
+"""Peer mode: every peer leads what it originates, and finds the others by gossip; no broker at all.
+
+A peer is a data directory with one leader process, as in embedded mode: any number of processes share it, whoever needs
+the leader and finds none starts it, and it ends when the last of them has left. Beside the ipc sockets for these it
+listens on TCP for the other peers, and is a member of the mesh. Clients read the topics of all members
+(``core/client/origins.py``) and write to their own leader alone.
+
+With ``role=client`` a process has no leader: it is a client of another member, which it takes from the seeds.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from zfabric import errors
+from zfabric.modes.embedded import Embedded
+from zfabric.modes.node import Node
+from zfabric.modes.options import LeaderOptions, PeerPlace
+from zfabric.modes.peerurl import LOOPBACK, SCHEME, PeerTarget
+from zfabric.modes.url import Target
+from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
+from zfabric.settings import LeaderSettings
+from zfabric.store.directory import Holder
+
+PROBE_S = 1.0
+
+
+class Peer(Embedded):
+    """This process's share in a peer.
+
+    Attributes:
+        publish: where the peer's leader publishes for processes of its own machine.
+    """
+
+    mesh = True
+
+    def __init__(self, target: PeerTarget, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
+        self._peer = PeerPlace(
+            mesh=target.mesh,
+            listen=target.listen,
+            seeds=target.seeds,
+            key=target.key,
+            zone=target.zone,
+            advertise=target.advertise,
+            beacon=target.beacon,
+        )
+        super().__init__(Target(target.url, "embedded", target.data, "", 0), settings, timeout=timeout)
+        self.publish = self._publish
+
+    def _check_holder(self, holder: Holder) -> None:
+        if holder["mode"] == "peer" and holder["listen"] == f"{SCHEME}://{self._peer.mesh}":
+            return
+        if not holder["mode"]:
+            return  # It has not written down yet what it is.
+        where = {"embedded": f"zf+file:{self._directory.path}", "peer": holder["listen"]}
+        if holder["mode"] in where:
+            raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"], where=where[holder["mode"]])
+        super()._check_holder(holder)
+
+    def listen_endpoint(self) -> str:
+        """Return a free port where other peers reach this one."""
+        host = self._peer.listen.rpartition(":")[0]
+        if host in WILDCARDS:
+            host = own_address(*NOWHERE) or LOOPBACK
+        return f"tcp://{host}:*"
+
+    def _options(self) -> LeaderOptions:
+        return LeaderOptions(
+            data=self._directory.real_path,
+            listen=self.endpoint,
+            publish=self._publish,
+            embedded=True,
+            peer=self._peer,
+            settings=self._settings,
+        )
+
+
+class Observer(Node):
+    """A client of a mesh that is no member of it."""
+
+    mesh = True
+
+    def __init__(self, target: PeerTarget) -> None:
+        places = [_split(seed) for seed in target.seeds]
+        host, port = next((place for place in places[:-1] if _answers(*place)), places[-1])
+        super().__init__(Target(target.url, "node", "", host, port))
+
+
+def _split(seed: str) -> tuple[str, int]:
+    host, colon, digits = seed.rpartition(":")
+    if not colon or not host or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits[:6]) <= 65_535:
+        raise errors.InvalidArgument(name="seed", value=repr(seed)[:100], allowed="HOST:PORT")
+    return host, int(digits)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), port), timeout=PROBE_S).close()
+    except OSError:
+        return False
+    return True

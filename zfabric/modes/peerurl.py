@@ -1,0 +1,139 @@
+"""URLs of peers: ``zf+peer://MESH?data=DIR&listen=HOST:PORT&seed=HOST:PORT&…``.
+
+Each parameter is a keyword of ``connect`` as well, which goes before it; ``seed`` may be repeated.
+
+=============  =====================================================================================================
+parameter      meaning
+=============  =====================================================================================================
+``data``       the peer's data directory; every process that uses it is a part of the same peer [``zfabric-data``]
+``listen``     ``HOST`` or ``HOST:PORT`` where others reach it: two ports in a row, free ones that are kept over
+               restarts unless it says which [``127.0.0.1``; ``0.0.0.0`` with ``insecure``]
+``seed``       ``HOST:PORT`` of a member to join through, not needed where beacons reach, nor after the first time
+``beacon``     1: find others on the local network by UDP, 0: do not [1]
+``key``        file with the mesh's key: gossip is believed only from those that have it [none]
+``zone``       where this machine is, told to the mesh [none]
+``advertise``  host by which others reach it [that of ``listen``, or a found one]
+``insecure``   1: listen beyond loopback, though whoever reaches the ports can read and write [0]
+``role``       ``peer``, or ``client``: no leader and no data of its own; what it reads and asks it finds through the
+               first ``seed`` that answers [``peer``]
+=============  =====================================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, TypedDict
+from urllib.parse import parse_qsl
+
+from zfabric import errors
+from zfabric.net.addresses import is_loopback
+from zfabric.settings import check_name
+
+SCHEME: Final = "zf+peer"
+DEFAULT_DIRECTORY: Final = "zfabric-data"
+LOOPBACK: Final = "127.0.0.1"
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - only where it was asked for
+SEEDS_MAX: Final = 32
+_FLAGS: Final = {"0": False, "1": True}
+
+
+class PeerOptions(TypedDict, total=False):
+    """Keywords of ``connect`` for peers; see :mod:`zfabric.modes.peerurl`."""
+
+    data: str
+    listen: str
+    seed: str | list[str]
+    beacon: bool
+    key: str
+    zone: str
+    advertise: str
+    insecure: bool
+    role: str
+
+
+class PeerTarget(NamedTuple):
+    """A parsed URL; ``listen`` has a port, 0 for a kept or free one."""
+
+    url: str
+    mesh: str
+    data: str
+    listen: str
+    seeds: list[str]
+    beacon: bool
+    key: str
+    zone: str
+    advertise: str
+    client: bool
+
+
+def parse(url: str, options: PeerOptions) -> PeerTarget:
+    """Read a URL and the keywords beside it.
+
+    Raises:
+        ConfigurationError: it is no such URL. InvalidArgument: a parameter's name or value.
+        InsecureListen: beyond loopback, and nobody said that this is meant.
+    """
+    place, _, query = url.partition(":")[2].removeprefix("//").partition("?")
+    mesh = place.rstrip("/")
+    if not mesh:
+        raise errors.ConfigurationError(
+            source=f"URL {url[:100]!r}", problem="it names no mesh", instead="write zf+peer://MESH"
+        )
+    check_name("mesh", mesh)
+    given: dict[str, Any] = {"seed": []}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "seed":
+            given["seed"].append(value)
+        else:
+            given[name] = value
+    given.update(options)
+    unknown = sorted(given.keys() - PeerOptions.__annotations__.keys())
+    if unknown:
+        known = ", ".join(sorted(PeerOptions.__annotations__))
+        raise errors.InvalidArgument(
+            name=unknown[0][:100], value=repr(given[unknown[0]])[:100], allowed=f"one of {known}"
+        )
+    insecure, role = _flag(given, "insecure", default=False), _text(given, "role", "peer")
+    if role not in ("peer", "client"):
+        raise errors.InvalidArgument(name="role", value=repr(role)[:100], allowed="'peer' or 'client'")
+    listen = _text(given, "listen", EVERYWHERE if insecure else LOOPBACK)
+    listen = listen if ":" in listen.rpartition("]")[2] else f"{listen}:0"
+    if not (insecure or role == "client" or is_loopback(listen.rpartition(":")[0])):
+        raise errors.InsecureListen(endpoint=listen)
+    seeds = [given["seed"]] if isinstance(given["seed"], str) else given["seed"]
+    if (
+        not isinstance(seeds, list | tuple)
+        or not all(isinstance(seed, str) for seed in seeds)
+        or len(seeds) > SEEDS_MAX
+    ):
+        raise errors.InvalidArgument(
+            name="seed", value=repr(seeds)[:100], allowed=f"HOST:PORT, or a list of at most {SEEDS_MAX} of these"
+        )
+    if role == "client" and not seeds:
+        raise errors.InvalidArgument(name="seed", value="none", allowed="HOST:PORT of a member, with role='client'")
+    return PeerTarget(
+        url=url,
+        mesh=mesh,
+        data=_text(given, "data", DEFAULT_DIRECTORY),
+        listen=listen,
+        seeds=list(seeds),
+        beacon=_flag(given, "beacon", default=True),
+        key=_text(given, "key", ""),
+        zone=_text(given, "zone", ""),
+        advertise=_text(given, "advertise", ""),
+        client=role == "client",
+    )
+
+
+def _text(given: dict[str, Any], name: str, default: str) -> str:
+    value = given.get(name, default)
+    if not isinstance(value, str) or "\0" in value or (default and not value):
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="text")
+    return value
+
+
+def _flag(given: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = given.get(name, default)
+    value = _FLAGS.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="True or False, in a URL 1 or 0")
+    return value
