@@ -13,6 +13,7 @@ from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Inflow
 from zfabric.core.client.responder import Responder
 from zfabric.sim.network import Weather
+from zfabric.testing.simulation import Simulation
 
 MIXES = {
     "nothing": (),
@@ -26,7 +27,7 @@ MIXES = {
 SEEDS = 30
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("faults", MIXES.values(), ids=MIXES)
 def test_whatever_fails_nothing_is_executed_twice_or_told_wrongly(faults, seed):
     run = Run(seed, faults).play()
@@ -34,12 +35,88 @@ def test_whatever_fails_nothing_is_executed_twice_or_told_wrongly(faults, seed):
     assert run.answered >= 0.8 * run.callers * run.requests
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_on_a_network_that_loses_messages_a_stream_fails_rather_than_having_a_hole(seed):
     """ZeroMQ does not lose any within a connection; a ROUTER does, when a peer takes nothing."""
     run = Run(seed, ("breaks",), Weather(loss=0.02), timeout=1.0).play()
     assert not {"wrong-reply", "executed-twice"} & set(run.anomalies)
     assert run.errors["ProtocolViolation"] + run.errors["RequestTimeout"] > 0
+
+
+async def offer(simulation, name, method, **options):
+    fabric = simulation.connect_async(name)
+    service = fabric.service("s", **options)
+    service.method("m")(method)
+    await service.start()
+    return service
+
+
+async def outcomes(simulation, fabric, count, **options):
+    """Ask so often at the same time; returns what came of it."""
+    found = []
+
+    async def ask():
+        try:
+            found.append(await fabric.request("s.m", **options))
+        except errors.ZFabricError as error:
+            found.append(error)
+
+    tasks = [simulation.start(ask()) for _ in range(count)]
+    for task in tasks:
+        await simulation.world.join(task)
+    return found
+
+
+def test_what_one_instance_refuses_another_takes_and_all_refuse_only_when_all_are_full():
+    """No request is lost between them; each of the two runs or queues three."""
+    with Simulation(1) as simulation:
+
+        async def slow(request):
+            await simulation.sleep(0.5)
+            return b"done"
+
+        async def play():
+            services = [await offer(simulation, f"host-{n}", slow, concurrency=2, queue=1) for n in range(2)]
+            fabric = simulation.connect_async("caller")
+            await outcomes(simulation, fabric, 1)
+            fitting = await outcomes(simulation, fabric, 6)
+            beyond = await outcomes(simulation, fabric, 10)
+            return services, fitting, beyond
+
+        ((services, fitting, beyond),) = simulation.run(play())
+        assert fitting == [b"done"] * 6
+        assert [type(found) for found in beyond if found != b"done"] == [errors.Overloaded] * 4
+        assert all(service.stats()["overloaded"] > 0 for service in services)
+
+
+def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while():
+    with Simulation(1) as simulation:
+        executed = []
+
+        async def broken(request):
+            executed.append("broken")
+            raise ValueError("disk")
+
+        async def sound(request):
+            executed.append("sound")
+            return b""
+
+        async def play():
+            await offer(simulation, "host-1", broken)
+            await offer(simulation, "host-2", sound)
+            fabric = simulation.connect_async("caller")
+            for _ in range(200):
+                await outcomes(simulation, fabric, 1)
+
+        simulation.run(play())
+        assert "broken" in executed[:100]
+        assert executed.count("broken") <= 60
+        assert "broken" not in executed[-50:]
+
+
+def test_a_service_of_the_synchronous_sdk_is_refused_in_a_simulation():
+    with Simulation() as simulation, pytest.raises(errors.NotSupported):
+        simulation.connect().service("s").start()
 
 
 @dataclass

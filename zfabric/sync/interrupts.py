@@ -5,7 +5,8 @@ while a batch gets its sequences, or between taking records and returning them. 
 has Python's own handler, ours is in its place. It raises the same, but not *inside*: there it only notes the signal.
 
 Inside is where the first frame of this package that one meets, going outwards, belongs to the client. What it calls of
-others is inside too, except an iterable that is being sent and a callback: those are the user's, and may take long.
+others is inside too, except an iterable that is being sent, a callback and a middleware: those are the user's, and may
+take long.
 
 Who gets the noted signal is decided by who takes it out of ``_held``: the waiting caller, who then raises at a point
 where nothing is half done (``Pump._drive``), or a thread that looks at the main thread once a millisecond, and sends
@@ -34,7 +35,7 @@ _PAUSE_S: Final = 0.001
 _PATIENCE_S: Final = 5.0
 """After this the signal strikes wherever the main thread is: nothing inside takes so long, so it hangs."""
 _OURS: Final = ("zfabric.sync.", "zfabric.core.", "zfabric.net.", "zfabric.wire.")
-_CALLS_OUT: Final = frozenset({"send_many", "_send_keyed", "<genexpr>", "run_callbacks"})
+_CALLS_OUT: Final = frozenset({"send_many", "_send_keyed", "<genexpr>", "run_callbacks", "_through"})
 _WAITS: Final = ("zfabric.store.directory", "attach_client")
 """Waits for a leader that ends, with nothing in its hands."""
 
