@@ -45,6 +45,15 @@ def records(fabric, topic):
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
+def ship_until(uplink, reached):
+    """Let an uplink go on until something is so."""
+    for _ in range(1_000):
+        if reached():
+            return
+        uplink.advance()
+    raise AssertionError("it did not come to pass")
+
+
 def values(fabric, topic):
     return [record.value for record in records(fabric, topic)]
 
@@ -104,19 +113,20 @@ def test_two_sources_share_a_topic_of_the_hub_and_are_not_mixed_up(plant, hub):
         assert found[3].headers["zf-origin"].endswith(b"simulated/t/0/3")
 
 
-def test_a_topic_that_is_made_anew_at_the_source_is_another_origin(plant, hub):
-    """Its offsets begin again, and none of its records is taken for one of the topic before."""
+@pytest.mark.parametrize("count", [3, 30])
+def test_a_topic_that_is_made_anew_at_the_source_is_another_origin(plant, hub, count):
+    """Its offsets begin again: none of its records is taken for one of the topic before, or shipped as one."""
     here, there = plant.connect(), hub.connect()
     here.topics.create("t")
     fill(here, "t", numbers(0, 10))
-    uplink = Uplink(here, there, topics="t", rescan=1.0)
-    uplink.run(once=True)
+    uplink = Uplink(here, there, topics="t", rescan=60.0)
+    ship_until(uplink, lambda: uplink.status().records >= 10)
     here.topics.delete("t")
     here.topics.create("t")
-    fill(here, "t", numbers(100, 103))
-    while uplink.status().records < 13:
-        uplink.advance()
-    assert values(there, "t") == numbers(0, 10) + numbers(100, 103)
+    fill(here, "t", numbers(100, 100 + count))
+    ship_until(uplink, lambda: uplink.status().records >= 10 + count)
+    plant.advance(10.0)
+    assert values(there, "t") == numbers(0, 10) + numbers(100, 100 + count)
 
 
 def test_what_retention_removed_while_the_link_was_away_is_a_gap_that_is_told(plant, hub):
@@ -174,6 +184,31 @@ def test_what_is_damaged_at_the_source_is_a_gap_that_is_told(plant, hub):
     assert (gaps[0].first, gaps[-1].next) == (first, following)
 
 
+def test_a_source_that_removes_faster_than_the_link_carries_is_followed_with_gaps_that_are_told(plant, hub):
+    here, there = plant.connect(), hub.connect()
+    here.topics.create("t", retention_bytes=2_000)
+    there.topics.create("t")
+    uplink = Uplink(plant.connect("uplink", timeout=60.0), there, topics="t", rescan=600.0)
+    uplink.advance()
+    written = 0
+    for _ in range(10):
+        plant.partition("uplink", 0)
+        fill(here, "t", numbers(written, written + 120))  # More than is kept.
+        plant.advance(1.0)
+        plant.heal()
+        written += 120
+        for _ in range(5):
+            uplink.advance()
+    uplink.run(once=True)
+    arrived = [int(value) for value in values(there, "t")]
+    gaps = [(notice.first, notice.next) for notice in uplink.take_notices() if notice.kind == "gap"]
+    missed = [offset for first, following in gaps for offset in range(first, following)]
+    status = uplink.status()
+    assert missed
+    assert sorted(arrived + missed) == list(range(written))
+    assert (status.skipped, status.lag) == (len(missed), 0)
+
+
 def test_a_source_that_was_set_back_is_told_and_nothing_of_it_is_dropped_in_silence(plant, hub):
     here, there = plant.connect(), hub.connect()
     here.topics.create("t")
@@ -199,11 +234,9 @@ def test_of_two_uplinks_of_one_topic_the_earlier_one_ends_with_a_typed_error(pla
     second.run(once=True)
     fill(here, "t", numbers(5, 10))
     with pytest.raises(errors.UplinkFenced) as caught:
-        first.run(once=False, give_up=100.0)
+        ship_until(first, lambda: False)
     assert caught.value.topic == "t"
     second.run(once=True)
-    while second.status().records < 10 and second.status().lag:
-        second.advance()
     assert values(there, "t") == numbers(0, 10)
 
 

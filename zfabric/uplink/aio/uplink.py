@@ -113,6 +113,8 @@ class Uplink:
             check_range("give_up", give_up, 0.001, 1e9, "s")
         check_callable("watch", watch)
         since, before = self._source.waiting.now(), self._progress()
+        for link in self._links.values():
+            link.end()  # What is there now is what "caught up" means.
         try:
             while not self._stopping:
                 await self.advance(TURN_SECONDS)

@@ -106,7 +106,7 @@ class Link:
             self.topic,
             group=self._group,
             partitions=[part.partition for part in info.partitions],
-            missing="skip",
+            missing="raise",  # To skip is not enough: a topic that was made anew has to begin as another origin.
             buffer_bytes=room,
         )
         consumer.open()
@@ -215,7 +215,25 @@ class Link:
             lane.position = following
             self._tell_gap(error.partition, (first, following), f"they are damaged at the source: {error.problem}")
             self._consumer.seek(error.partition, following)
-            return []
+        except errors.OffsetOutOfRange as error:
+            self._follow_start(error)
+        return []
+
+    def _follow_start(self, error: errors.OffsetOutOfRange) -> None:
+        """Go on where the source's log begins now.
+
+        Raises:
+            OffsetOutOfRange: that is not what happened: begin again.
+        """
+        assert self._info is not None
+        info = self._source.topics.describe(self.topic)
+        if info.id != self._info.id:
+            raise error
+        lane, start = self.lanes[error.partition], info.partitions[error.partition].start_offset
+        if start <= lane.position:
+            raise error
+        self._tell_gap(error.partition, lane.read(start, start), "retention removed them at the source")
+        self._seek(error.partition, lane)
 
     def _send(self, batch: RecordBatch) -> None:
         assert self._producer is not None
@@ -246,8 +264,9 @@ class Link:
         lag = self._consumer.lag
         moved = False
         for number, lane in self.lanes.items():
-            moved |= stored[number] > lane.acknowledged
-            lane.stored(stored[number])
+            last = stored.get(number, -1)  # The hub's topic may have been made anew with fewer partitions.
+            moved |= last > lane.acknowledged
+            lane.stored(last)
             lane.end = max(lane.end, lane.position + lag[number])
         if moved:
             self.backoff.succeeded()
