@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
 ROUNDS_MAX = 32
+DRAIN_MAX = 1_024
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +65,9 @@ class Driver:
         """Descriptors to poll for reading."""
         return self._ports.fds()
 
-    def step(self, ready: Iterable[int] | None = None, until: Awaited | None = None) -> int | None:
+    def step(
+        self, ready: Iterable[int] | None = None, until: Awaited | None = None, *, first: bool = False
+    ) -> int | None:
         """Do all there is to do now; returns when to come back (monotonic ns).
 
         What the core wants sent goes out before anything else: somebody waits for it.
@@ -74,7 +77,9 @@ class Driver:
                 in elsewhere makes the next poll return at once. None looks at all.
             until: what the caller waits for: when it is done the rest is left to the next step, which comes before the
                 next poll.
+            first: the first message that has come may well be it, so nothing else is looked at before.
         """
+        limit = 1 if first and ready else DRAIN_MAX
         core, ports = self.core, self._ports
         wanted = core.take_effects()
         asked = bool(wanted) and ports.perform(wanted)
@@ -83,8 +88,8 @@ class Driver:
                 self._locate()
             now = time.monotonic_ns()
             core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
-            incoming = ports.drain(ready=ready)
-            ready = ()
+            incoming = ports.drain(limit, ready)
+            ready, limit = (), DRAIN_MAX
             for session, what in incoming:
                 if type(what) is list:
                     core.receive(session, what, now)

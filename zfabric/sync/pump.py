@@ -83,8 +83,11 @@ class Pump:
         elif self._driving:
             self._wake()  # Whoever polls does so with an older set of descriptors or an older deadline.
 
-    def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
-        """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
+    def wait(self, pending: Pending[Any], timeout: float | None, *, first: bool = False) -> bool:
+        """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever.
+
+        ``first``: the first message that comes may well bring it.
+        """
         deadline_ns = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         interrupts.take_over()
         with self._changed:
@@ -93,7 +96,7 @@ class Pump:
                 self._wake()
             try:
                 ready: Sequence[int] = ()
-                while (found := self._drive(pending, deadline_ns, ready)) is not None:
+                while (found := self._drive(pending, deadline_ns, ready, first=first)) is not None:
                     ready = found
                     if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                         return pending.done
@@ -107,13 +110,15 @@ class Pump:
 
     def wait_for(self, pending: Pending[Any]) -> None:
         """Drive until ``pending`` is done, which the core sees to."""
-        self.wait(pending, None)
+        self.wait(pending, None, first=True)
 
-    def _drive(self, pending: Pending[Any], deadline_ns: int | None, ready: Sequence[int]) -> Sequence[int] | None:
+    def _drive(
+        self, pending: Pending[Any], deadline_ns: int | None, ready: Sequence[int], *, first: bool
+    ) -> Sequence[int] | None:
         """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
         self.check()
         self.stepped_ns = time.monotonic_ns()
-        due_ns = self.driver.step(ready, pending)
+        due_ns = self.driver.step(ready, pending, first=first)
         if pending.done:
             return None
         interrupts.deliver()

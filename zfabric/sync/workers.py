@@ -106,7 +106,7 @@ class Workers:
                     self.wake()
                 self._work(job)
             elif front:
-                pump.wait(ready, None)
+                pump.wait(ready, None, first=True)
             else:
                 self._parked.acquire()
                 with pump.lock:

@@ -37,5 +37,6 @@ def onward(context: Context | None, random: Random) -> bytes:
     if context is not None and context.traceparent:
         before = context.traceparent
         return b"%b-%016x-%b" % (before[:35], random.getrandbits(64) | 1, before[53:])
-    number = random.getrandbits(192)
-    return b"00-%032x-%016x-01" % (number >> 64 | 1, number & 0xFFFF_FFFF_FFFF_FFFF | 1)
+    # Neither part is 0 but once in 2**63 requests, and then the trace is only not followed.
+    number = random.getrandbits(192).to_bytes(24).hex()
+    return f"00-{number[:32]}-{number[32:]}-01".encode()
