@@ -171,6 +171,22 @@ def test_a_wiped_disk_is_another_origin_and_is_never_mixed_up_with_the_one_befor
         assert set(consumer.assignment) > {old, sent[0].partition}
 
 
+def test_the_own_disk_may_be_exchanged_under_a_client(simulation):
+    """Of all origins the own one has the address that is never looked up."""
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t")
+    with fabrics[0].consumer("t") as consumer:
+        old = send(fabrics[0], [b"old 0", b"old 1"])[0]
+        send(fabrics[1], [b"other"])
+        assert len(read(consumer, 3)) == 3
+        simulation.wipe_disk(0)
+        simulation.advance(2.0)
+        new = send(fabrics[0], [b"new 0", b"new 1", b"new 2"])
+        assert values(read(consumer, 3)) == [b"new 0", b"new 1", b"new 2"]
+        assert old.partition != new[0].partition
+        assert consumer.position[old.partition] == 2
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_what_a_reader_gets_of_a_place_is_of_one_disk_however_often_disks_are_exchanged(seed):
     """Publications and answers of the new disk must not be taken for those of the old one, in any order of events."""

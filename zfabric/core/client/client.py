@@ -29,6 +29,7 @@ from zfabric.core.client.repeating import persist
 from zfabric.core.client.requests import Requests
 from zfabric.core.client.survey import survey
 from zfabric.core.effects import ClientEffect
+from zfabric.model import TopicConfig
 from zfabric.settings import TOPIC_PARTITIONS_MAX
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
@@ -153,11 +154,10 @@ class Client:
         return self._topics.get(name) if self.origins is None else self.origins.view(name)
 
     def show(self, name: str) -> None:
-        """Tell readers how a topic looks now."""
-        view = self.view(name)
-        if view is not None:
-            for reader in self._readers:
-                reader.learn(view, self.now)
+        """Tell readers how a topic of a mesh looks now."""
+        view = self.view(name) or messages.TopicMeta(name, 0, TopicConfig(), [])
+        for reader in self._readers:
+            reader.learn(view, self.now)
 
     def number(self, number: int) -> int:
         """Return the number by which users know partition ``number`` of a topic in the own fabric."""

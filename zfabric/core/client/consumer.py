@@ -308,7 +308,9 @@ class Consumer:
 
         Where every origin has its own part of a topic, one that deleted its part ends nothing for the others.
         """
-        if self.skip_missing or self._client.scattered:
+        if self._client.scattered and cursor.position < 0:
+            self._drop(cursor)
+        elif self.skip_missing or self._client.scattered:
             cursor.expected = -1
         elif cursor.error is None:
             cursor.error = error
@@ -407,13 +409,17 @@ class Consumer:
         committed: Pending[None] = Pending()
         commits = self.commit(positions, self._client.now, deadline_ns)
         for number in numbers:
-            cursor = self.cursors.pop(number)
-            feed = self._feed(cursor.leader)
-            feed.subscribe(cursor, on=False)
-            feed.by_id.pop(cursor.id, None)
-            self._order.remove(number)
+            self._drop(self.cursors[number])
         commits.on_done(lambda: committed.resolve(None))
         return committed
+
+    def _drop(self, cursor: Cursor) -> None:
+        del self.cursors[cursor.number]
+        feed = self._feed(cursor.leader)
+        feed.subscribe(cursor, on=False)
+        if feed.by_id.get(cursor.id) is cursor:
+            del feed.by_id[cursor.id]
+        self._order.remove(cursor.number)
 
     def take_up(self) -> None:
         """Read what is to be read by now and is not read yet."""

@@ -104,6 +104,7 @@ class Origins:
         self._kept: dict[str, messages.TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
+        client.requests.own, client.requests.own_changed = client.bootstrap, self._rehome
 
     # For readers.
 
@@ -231,6 +232,13 @@ class Origins:
     def _address(self, leader: int) -> tuple[Origin, messages.LeaderAddress | None]:
         origin = self._by_leader[leader]
         return origin, origin.addresses.get(leader) if origin.endpoint else None
+
+    def _rehome(self, fabric: str) -> None:
+        """The own leader has another disk: what it led is another origin's, and is not to be found there any more."""
+        self._client.fabric = fabric
+        for topic in self._client.read_topics():
+            self._client.forget(topic)
+            self._client.show(topic)
 
     def _changed(self, changes: list[Change]) -> None:
         """The table of members has changed."""

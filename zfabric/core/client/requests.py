@@ -120,6 +120,8 @@ class Requests:
 
     Attributes:
         strangers: how often an endpoint had another fabric than was expected.
+        own: of a mesh: endpoint of the own leader; the first fabric that it welcomes us to is expected from then on.
+        own_changed: called with another one that it has later, before anything is sent to that.
     """
 
     def __init__(self, software: str, random: Random, *, home: str = "") -> None:
@@ -129,6 +131,8 @@ class Requests:
         self._expected: dict[str, str] = {}
         self._away: set[str] = set()
         self.strangers = 0
+        self.own = ""
+        self.own_changed: Callable[[str], None] = lambda _: None
         self._locate_ns: int | None = None
         self._connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
@@ -264,9 +268,7 @@ class Requests:
             return
         if connection.session is not None:
             self._shut(connection.session)
-        body = messages.failure_body(errors.Unreachable(url=endpoint, seconds=0.0, detail="it has left that address"))
-        for request in list(connection.waiting.values()):
-            request.answered(Command(Type.ERROR, 0, request.id, body, ()))
+        self._fail_passing(endpoint, list(connection.waiting.values()))
 
     def be_patient(self, endpoint: str, *, away: bool) -> None:
         """Whoever is at an endpoint is thought to be away: try to connect less often, until it is back."""
@@ -433,9 +435,13 @@ class Requests:
     def _welcome(self, connection: Connection, body: messages.Welcome, now: int) -> None:
         if connection.ready:
             return
+        if connection.endpoint == self.own and connection.endpoint not in self._expected:
+            self._expected[connection.endpoint] = body.fabric
         if body.fabric != self._expected.get(connection.endpoint, body.fabric):
             self.strangers += 1
             self._replace(connection, now)
+            if connection.endpoint == self.own:
+                self._change_own(connection, body.fabric)
             return
         connection.ready = connection.welcomed = True
         connection.pause_ns = PAUSE_NS
@@ -444,6 +450,19 @@ class Requests:
         for request in connection.waiting.values():
             request.sent_ns = now
             self._effects.append(Send(connection.session, request.frames))
+
+    def _change_own(self, connection: Connection, fabric: str) -> None:
+        """The own leader has another disk: nothing that was under way is meant for that."""
+        self._expected[connection.endpoint] = fabric
+        waiting = list(connection.waiting.values())
+        connection.waiting.clear()
+        self.own_changed(fabric)
+        self._fail_passing(connection.endpoint, waiting)
+
+    def _fail_passing(self, endpoint: str, waiting: list[Request]) -> None:
+        body = messages.failure_body(errors.Unreachable(url=endpoint, seconds=0.0, detail="it has left that address"))
+        for request in waiting:
+            request.answered(Command(Type.ERROR, 0, request.id, body, ()))
 
     def _scan(self, connection: Connection, now: int) -> None:
         connection.scan_ns = now + SCAN_NS if connection.waiting else None
