@@ -305,6 +305,21 @@ def test_closing_the_fabric_drains_its_services(fabric):
     assert fabric.services("s") == []
 
 
+def test_a_service_that_cannot_be_announced_or_cannot_listen_says_so(fabric):
+    with zfabric.connect("zf://127.0.0.1:9", timeout=0.3) as nowhere:
+        service = nowhere.service("s")
+        with pytest.raises((errors.Unreachable, errors.RequestTimeout)):
+            service.start()
+        assert service.ended
+        with pytest.raises(errors.Closed):
+            service.start()
+    with fabric.service("s", listen="tcp://127.0.0.1:*") as first, pytest.raises(errors.PortInUse) as taken:
+        fabric.service("s", listen=first.endpoint).start()
+    assert taken.value.endpoint == first.endpoint
+    with pytest.raises(errors.PortInUse):
+        fabric.service("s", listen="nonsense").start()
+
+
 # The asynchronous SDK.
 
 

@@ -152,8 +152,10 @@ class Service:
         """Listen, and announce it; returns when callers can find it.
 
         Raises:
-            PortInUse, Unreachable, LimitExceeded: it cannot listen, or be announced.
+            PortInUse, Unreachable, LimitExceeded: it cannot listen, or be announced. Closed: it has ended.
         """
+        if self.ended:
+            raise errors.Closed(what=f"service {self.name!r}")
         if self._started:
             return
         self._started = True
@@ -168,7 +170,8 @@ class Service:
         announced = responder.announced
         assert announced is not None
         try:
-            await pump.wait(announced, self._timeout)
+            if not await pump.wait(announced, self._timeout):
+                raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
             announced.result()
         except errors.ZFabricError:
             await self.stop(drain=0.0)
