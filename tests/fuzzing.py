@@ -52,7 +52,7 @@ def body(data: bytes) -> None:
     kind = kinds[data[0] % len(kinds)] if data else Type.HELLO
     frames = [messages.COMMAND.pack(messages.SIGNATURE, 1, kind, 0, 9) + data[1:]]
     with suppress(errors.ProtocolViolation):
-        command = messages.read([*frames, b""] if kind in {Type.FETCHED, Type.PRODUCE} else frames)
+        command = messages.read([*frames, b""] if kind in {Type.FETCHED, Type.FOLLOWED, Type.PRODUCE} else frames)
         assert command.request == 9
         if kind in messages.BODIES:
             again = messages.command(kind, 9, command.body)

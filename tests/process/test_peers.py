@@ -181,6 +181,29 @@ def test_a_wiped_disk_is_another_origin(peers):
         assert consumer.position[placed[0].partition] == 2
 
 
+def test_what_an_origin_has_is_read_at_its_keeper_when_it_is_gone_for_good(peers):
+    """Its application and its leader are killed, and nobody starts them again."""
+    reader, _ = peers.add("reader"), peers.add("keeper", keep="t.*")
+    origin = peers.add("origin")
+    peers.meet()
+    origin.topics.create("t.x", replicas=2)
+    with origin.producer() as producer:
+        assert producer.send("t.x", b"1").result(timeout=PATIENCE_S).offset == 0
+    with reader.consumer("t.x", group="g") as consumer:
+        assert read(consumer, 1) == [b"1"]
+        with origin.producer() as producer:
+            assert producer.send("t.x", b"2").result(timeout=PATIENCE_S).offset == 1
+        pid = leader(origin).pid
+        origin.close()
+        os.kill(pid, signal.SIGKILL)
+        assert read(consumer, 1) == [b"2"]
+        until(lambda: any(member.state == "failed" for member in reader.members()))
+        until(lambda: reader.topics.describe("t.x").partitions[0].online)  # At the keeper, which takes commits too.
+        consumer.commit()
+    with reader.consumer("t.x") as consumer:
+        assert read(consumer, 2) == [b"1", b"2"]
+
+
 def test_consumers_of_a_group_share_all_origins_and_a_killed_ones_part_moves(peers):
     fabrics = peers.three()
     for number, fabric in enumerate(fabrics):

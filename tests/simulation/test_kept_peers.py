@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from zfabric.core.leader.copies import Keep, KeptBatch
+from zfabric.model import TopicConfig
 from zfabric.testing.simulation import Simulation, Weather
+from zfabric.wire import batch, card
+from zfabric.wire.gossip import Member, Status
+from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import KeptPlace
 
 
 def send(fabric, values, topic="t"):
@@ -97,6 +103,53 @@ def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
             assert sorted(found) == sorted(b"%d" % number for number in range(count))
             connections = set(fabric._core.requests._connections)
             assert len(connections) <= 3
+
+
+def hold(process, origins):
+    """Let a keeper have a copy of one record of each of these origins."""
+    placement, leader, disk = process._turn._controller, process.leader, process.disk
+    txn = disk.write()
+    kept = [KeptPlace(number + 1, origin, 0, 0, 1) for number, origin in enumerate(origins)]
+    meta = placement._with_kept(placement._new("t", TopicConfig()), kept)
+    placement._next_partition = len(origins) + 1
+    placement._write_topic(meta, txn)
+    leader.handle(b"", Command(Type.ASSIGN, 0, 0, placement.assignment(0, leader.assignment_version), ()), txn)
+    batches = []
+    for place in kept:
+        payload = batch.encode_columns(0, None, [place.origin.encode()], None)
+        raw, payload = batch.seal(
+            payload, codec=0, flags=0, count=1, base_timestamp=1, max_timestamp=1, producer_id=0, producer_epoch=0,
+            base_sequence=0, last_sequence=0, partition=1,
+        )  # fmt: skip
+        raw = batch.stamp(raw, 1, 1, 1, 0, 1)
+        batches.append(KeptBatch(place.id, batch.parse(raw), raw, payload))
+    leader.handle(b"", Command(Type.KEEP, 0, 0, Keep(batches, [], [], {}, [], [], []), ()), txn)
+    leader.flush(txn)
+    disk.commit()
+    leader.settled()
+    leader.take_effects()
+    placement.take_effects()
+    process._schedule(0)
+
+
+def test_ten_thousand_origins_through_three_keepers_cost_a_consumer_three_connections():
+    with Simulation(seed=5, peers=4) as simulation:
+        simulation.advance(1.0)
+        origins = [f"{number:016x}" for number in range(10_000)]
+        for process in simulation.processes[1:]:
+            hold(process, origins)
+        for origin in origins:
+            metadata = card.fitting(card.Card(kind="peer", fabric=origin, topics=[card.TopicCard("t")]))
+            member = Member(origin.encode(), 1, 1, Status.ALIVE, f"sim://{origin}", 0, metadata)
+            simulation.processes[0].roster.note(member)
+        simulation.advance(5.0)
+        with simulation.connect("c") as fabric, fabric.consumer("t") as consumer:
+            seen = []
+            while len(seen) < len(origins) and (records := consumer.poll(5_000, timeout=60.0)):
+                seen += [record.value.decode() for record in records]
+            assert sorted(seen) == origins
+            own, *keepers = (process.endpoint for process in simulation.processes)
+            assert set(fabric._core.requests._connections) == {own, *keepers}
 
 
 @pytest.mark.parametrize("seed", range(4))

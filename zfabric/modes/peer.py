@@ -44,6 +44,8 @@ class Peer(Embedded):
             advertise=target.advertise,
             beacon=target.beacon,
         )
+        self._keep = tuple(target.keep)
+        self._keepers = tuple(f"tcp://{_place(keeper, 'keeper')}" for keeper in target.keepers)
         super().__init__(Target(target.url, "embedded", target.data, "", 0), settings, timeout=timeout)
         self.publish = self._publish
 
@@ -71,6 +73,8 @@ class Peer(Embedded):
             publish=self._publish,
             embedded=True,
             peer=self._peer,
+            keep=self._keep,
+            offer_to=self._keepers,
             settings=self._settings,
         )
 
@@ -81,15 +85,20 @@ class Observer(Node):
     mesh = True
 
     def __init__(self, target: PeerTarget) -> None:
-        places = [_split(seed) for seed in target.seeds]
+        places = [_split(seed, "seed") for seed in target.seeds]
         host, port = next((place for place in places[:-1] if _answers(*place)), places[-1])
         super().__init__(Target(target.url, "node", "", host, port))
 
 
-def _split(seed: str) -> tuple[str, int]:
+def _place(text: str, name: str) -> str:
+    host, port = _split(text, name)
+    return f"{host}:{port}"
+
+
+def _split(seed: str, name: str) -> tuple[str, int]:
     host, colon, digits = seed.rpartition(":")
     if not colon or not host or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits[:6]) <= 65_535:
-        raise errors.InvalidArgument(name="seed", value=repr(seed)[:100], allowed="HOST:PORT")
+        raise errors.InvalidArgument(name=name, value=repr(seed)[:100], allowed="HOST:PORT")
     return host, int(digits)
 
 

@@ -1,6 +1,7 @@
 """URLs of peers: ``zf+peer://MESH?data=DIR&listen=HOST:PORT&seed=HOST:PORT&…``.
 
-Each parameter is a keyword of ``connect`` as well, which goes before it; ``seed`` may be repeated.
+Each parameter is a keyword of ``connect`` as well, which goes before it; ``seed``, ``keep`` and ``keeper`` may be
+repeated.
 
 =============  =====================================================================================================
 parameter      meaning
@@ -14,6 +15,8 @@ parameter      meaning
 ``zone``       where this machine is, told to the mesh [none]
 ``advertise``  host by which others reach it [that of ``listen``, or a found one]
 ``insecure``   1: listen beyond loopback, though whoever reaches the ports can read and write [0]
+``keep``       pattern of topics, as ``sensor.*``, of which this peer keeps copies of what others originate [none]
+``keeper``     ``HOST:PORT`` of a keeper that cannot reach this peer and is dialled [none]
 ``role``       ``peer``, or ``client``: no leader and no data of its own; what it reads and asks it finds through the
                first ``seed`` that answers [``peer``]
 =============  =====================================================================================================
@@ -33,6 +36,7 @@ DEFAULT_DIRECTORY: Final = "zfabric-data"
 LOOPBACK: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - only where it was asked for
 SEEDS_MAX: Final = 32
+_LISTS: Final = {"seed": "HOST:PORT", "keep": "a pattern", "keeper": "HOST:PORT"}
 _FLAGS: Final = {"0": False, "1": True}
 
 
@@ -47,6 +51,8 @@ class PeerOptions(TypedDict, total=False):
     zone: str
     advertise: str
     insecure: bool
+    keep: str | list[str]
+    keeper: str | list[str]
     role: str
 
 
@@ -63,6 +69,8 @@ class PeerTarget(NamedTuple):
     zone: str
     advertise: str
     client: bool
+    keep: list[str]
+    keepers: list[str]
 
 
 def parse(url: str, options: PeerOptions) -> PeerTarget:
@@ -79,10 +87,10 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
             source=f"URL {url[:100]!r}", problem="it names no mesh", instead="write zf+peer://MESH"
         )
     check_name("mesh", mesh)
-    given: dict[str, Any] = {"seed": []}
+    given: dict[str, Any] = {name: [] for name in _LISTS}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == "seed":
-            given["seed"].append(value)
+        if name in _LISTS:
+            given[name].append(value)
         else:
             given[name] = value
     given.update(options)
@@ -99,15 +107,7 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
     listen = listen if ":" in listen.rpartition("]")[2] else f"{listen}:0"
     if not (insecure or role == "client" or is_loopback(listen.rpartition(":")[0])):
         raise errors.InsecureListen(endpoint=listen)
-    seeds = [given["seed"]] if isinstance(given["seed"], str) else given["seed"]
-    if (
-        not isinstance(seeds, list | tuple)
-        or not all(isinstance(seed, str) for seed in seeds)
-        or len(seeds) > SEEDS_MAX
-    ):
-        raise errors.InvalidArgument(
-            name="seed", value=repr(seeds)[:100], allowed=f"HOST:PORT, or a list of at most {SEEDS_MAX} of these"
-        )
+    seeds = _several(given, "seed")
     if role == "client" and not seeds:
         raise errors.InvalidArgument(name="seed", value="none", allowed="HOST:PORT of a member, with role='client'")
     return PeerTarget(
@@ -115,13 +115,25 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
         mesh=mesh,
         data=_text(given, "data", DEFAULT_DIRECTORY),
         listen=listen,
-        seeds=list(seeds),
+        seeds=seeds,
         beacon=_flag(given, "beacon", default=True),
         key=_text(given, "key", ""),
         zone=_text(given, "zone", ""),
         advertise=_text(given, "advertise", ""),
         client=role == "client",
+        keep=_several(given, "keep"),
+        keepers=_several(given, "keeper"),
     )
+
+
+def _several(given: dict[str, Any], name: str) -> list[str]:
+    values = [given[name]] if isinstance(given[name], str) else given[name]
+    several = isinstance(values, list | tuple) and len(values) <= SEEDS_MAX
+    if not several or not all(isinstance(value, str) and value for value in values):
+        raise errors.InvalidArgument(
+            name=name, value=repr(values)[:100], allowed=f"{_LISTS[name]}, or a list of at most {SEEDS_MAX} of these"
+        )
+    return list(values)
 
 
 def _text(given: dict[str, Any], name: str, default: str) -> str:

@@ -16,12 +16,12 @@ def test_a_name_is_enough():
 def test_everything_may_stand_in_the_url():
     target = parse(
         "zf+peer://chat/?data=%2Fvar%2Fa%20b&listen=127.0.0.2:7500&seed=10.0.0.1:7400&seed=10.0.0.2:7400&beacon=0"
-        "&key=mesh.key&zone=hall-2&advertise=me.local&insecure=1",
+        "&key=mesh.key&zone=hall-2&advertise=me.local&insecure=1&keep=a.*&keep=b&keeper=h:1",
         {},
     )
     assert target == (
         target.url, "chat", "/var/a b", "127.0.0.2:7500", ["10.0.0.1:7400", "10.0.0.2:7400"], False, "mesh.key",
-        "hall-2", "me.local", False,
+        "hall-2", "me.local", False, ["a.*", "b"], ["h:1"],
     )  # fmt: skip
 
 
@@ -56,6 +56,8 @@ def test_who_may_be_reached_from_everywhere_listens_everywhere():
     ("zf+peer://chat", {"data": 7}, "data"),
     ("zf+peer://chat", {"data": "a\0b"}, "data"),
     ("zf+peer://chat", {"seed": [7]}, "seed"),
+    ("zf+peer://chat?keep=", {}, "keep"),
+    ("zf+peer://chat", {"keeper": 7}, "keeper"),
     ("zf+peer://chat", {"seed": ["h:1"] * 33}, "seed"),
     ("zf+peer://chat?role=boss", {}, "role"),
     ("zf+peer://chat?role=client", {}, "seed"),

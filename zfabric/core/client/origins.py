@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 OWN_LEADERS: Final = 1 << 16
 MESH_NUMBER_MAX: Final = (1 << 52) - 1
-ORIGINS_MAX: Final = 10_000
-"""Origins of one client: as many as a mesh may have members."""
+ORIGINS_MAX: Final = 20_000
+"""Origins of one client: more than a mesh may have members."""
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
 SETTLE_NS: Final = 1_000_000_000
@@ -277,31 +277,34 @@ class Origins:
         # Of two that say that they are at one place, the more certain one is, then the one that started later.
         ranked = sorted(seen.items(), key=lambda item: item[1].rank)
         holders = {sighting.endpoint: fabric for fabric, sighting in ranked}
-        for fabric, sighting in ranked:
-            self._see(fabric, sighting, now, there=holders[sighting.endpoint] == fabric)
+        news = [self._see(fabric, sighting, there=holders[sighting.endpoint] == fabric) for fabric, sighting in ranked]
+        for new in news:  # Only now: whom to ask depends on all of them.
+            if new is not None:
+                new.pause_ns, new.retry_ns = PAUSE_NS, now
+                self._wish(new, now)
         if here != {fabric for fabric, origin in self._origins.items() if origin.here}:
             for topic in self._client.read_topics():
                 self._client.show(topic)  # What is away is read elsewhere, and what is back is read there again.
         self._settle(now)
 
-    def _see(self, fabric: str, sighting: Sighting, now: int, *, there: bool) -> None:
+    def _see(self, fabric: str, sighting: Sighting, *, there: bool) -> Origin | None:
+        """Take one member; returns it if it has news."""
         origin = self._origins.get(fabric)
         if origin is None:
             if len(self._origins) >= ORIGINS_MAX:
-                return
+                return None
             origin = self._origins[fabric] = Origin(fabric)
         here = sighting.here and there
         back = here and not origin.here
         hints = frozenset(topic.name for topic in sighting.card.topics)
         changed = hints != origin.hints or sighting.card.more != origin.more
         origin.hints, origin.more = hints, sighting.card.more
-        origin.keeps = frozenset(topic.name for topic in sighting.card.topics if topic.kept)
+        keeps = frozenset(topic.name for topic in sighting.card.topics if topic.kept)
+        changed |= keeps != origin.keeps
+        origin.keeps = keeps
         moved = there and origin.endpoint != sighting.endpoint and (here or not origin.endpoint)
         self._place(origin, sighting.endpoint if moved else origin.endpoint, here=here)
-        if back or moved or changed:
-            origin.pause_ns = PAUSE_NS
-            origin.retry_ns = now
-            self._wish(origin, now)
+        return origin if back or moved or changed else None
 
     def _place(self, origin: Origin, endpoint: str, *, here: bool) -> None:
         requests = self._client.requests

@@ -91,6 +91,7 @@ class Positions:
         group = self._consumer.group
         if group is None:
             _relay(gather([self._begin(cursor, start, deadline_ns) for cursor in cursors]), whole)
+            whole.on_done(lambda: self._consumer.tick(self._client.now))  # Once for all of them.
             return whole
         grouped = by_leader(cursors)
         asked = gather([
@@ -113,7 +114,7 @@ class Positions:
                         cursor.clear(part.offset)
             rest = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
             _relay(gather([self._begin(cursor, start, deadline_ns) for cursor in rest]), whole)
-            self._consumer.tick(self._client.now)
+            whole.on_done(lambda: self._consumer.tick(self._client.now))
 
         asked.on_done(known)
         return whole
@@ -153,7 +154,8 @@ class Positions:
                 cursor.end = part.end_offset
                 cursor.live = False
                 done.resolve(None)
-                self._consumer.tick(self._client.now)
+                if not opening:
+                    self._consumer.tick(self._client.now)
 
         asked.on_done(found)
         return done

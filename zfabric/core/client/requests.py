@@ -229,12 +229,6 @@ class Requests:
         if connection.session is not None:
             self._effects.append(Send(connection.session, frames))
 
-    def abandon(self, endpoint: str) -> None:
-        """Close the connection to ``endpoint``; what is not answered there never will be, and nobody is told."""
-        connection = self._connections.pop(endpoint, None)
-        if connection is not None and connection.session is not None:
-            self._shut(connection.session)
-
     def withdraw(self, request_id: int) -> None:
         """Stop repeating a request, wherever it goes; an answer that still comes is ignored."""
         for connection in self._connections.values():

@@ -21,7 +21,7 @@ a minute: a keeper of 10,000 idle origins asks 182 questions a second, and one o
 **Bounds.** A question to a source that is caught up asks for 32 KiB at most. One that is behind asks for 4 MiB, and at
 most 16 of these are under way. A source that fails, or whose batches could not be appended, is asked again after a
 pause that doubles from 0.1 s to 10 s. At most 1,000 sources are dialled at a time (OFFERs do not count): with more,
-one that is caught up makes room for the next after each of its answers, so they take turns.
+they stand in line, questions are held for 5 s, and one that is caught up or has failed makes room for the first.
 
 **Damage.** Each batch is verified (header, payload, place) against the ids of whoever was asked before it is handed on.
 One that is damaged is dropped with all behind it and asked for again; one that its leader finds damaged on its own disk
@@ -32,6 +32,7 @@ What clients have committed at a copy here is SHAREd with its origin, all of it 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -88,6 +89,7 @@ class Follower:
         self._in_turn: list[Source] = []
         self._bulk = 0
         self._dialled = 0
+        self._line: deque[Source] = deque()
         self._failures = 0
 
     # What the shell says.
@@ -244,7 +246,8 @@ class Follower:
     # FOLLOW.
 
     def _wait_ns(self) -> int:
-        return min(WAIT_MS + WAIT_SOURCE_MS * len(self._sources), FOLLOW_WAIT_MS_MAX) * 1_000_000
+        wait_ms = WAIT_MS if self._line else WAIT_MS + WAIT_SOURCE_MS * len(self._sources)
+        return min(wait_ms, FOLLOW_WAIT_MS_MAX) * 1_000_000
 
     def _follow(self, source: Source) -> None:
         if not source.fabric:
@@ -334,14 +337,15 @@ class Follower:
         else:
             source.ask_at = self._now
             source.pause_ns = PAUSE_NS
-            if not source.behind and self._dialled >= DIALLED_MAX:
+            if self._line and not source.behind:
                 self._hang_up(source)
-                source.ask_at = self._now + AGAIN_NS
         source.before = {}
 
     def _fail(self, source: Source) -> None:
         self._failures += 1
         source.fail(self._now)
+        if self._line:
+            self._hang_up(source)
 
     # Connections.
 
@@ -349,8 +353,8 @@ class Follower:
         """Make sure that the source may have a connection; False if all are taken."""
         if not source.dialled and not source.endpoint.startswith(_OFFERED):
             if self._dialled >= DIALLED_MAX:
-                source.ask_at = self._now + AGAIN_NS
-                source.metadata_due = max(source.metadata_due, source.ask_at)
+                source.in_line = True
+                self._line.append(source)
                 return False
             source.dialled = True
             self._dialled += 1
@@ -361,7 +365,17 @@ class Follower:
         if source.dialled:
             source.dialled = False
             self._dialled -= 1
-            self._caller.abandon(source.endpoint)
+            self._caller.leave(source.endpoint)
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """A connection is free: whoever waits first may have it."""
+        while self._line:
+            first = self._line.popleft()
+            first.in_line = False
+            if self._sources.knows(first):
+                self._sources.schedule(first)
+                return
 
     # SHARE.
 

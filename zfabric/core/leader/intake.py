@@ -73,7 +73,9 @@ class Intake:
                 self.keep.commits.append(told)
 
     def _part(self, source: Source, copy: int, part: FollowedPart, blob: memoryview, end: int) -> None:
-        if part.start_offset > end:
+        place = self._leader.kept.get(copy)
+        if part.start_offset > end and place is not None and place.origin == source.fabric:
+            # The origin alone says what is gone: what another keeper does not have, others may.
             self.keep.starts.append((copy, part.start_offset))
             source.behind = True
         elif blob:

@@ -54,8 +54,8 @@ class Caller(Protocol):
         """Tell whether there is a connection now."""
         ...
 
-    def abandon(self, endpoint: str) -> None:
-        """Close a connection."""
+    def leave(self, endpoint: str) -> None:
+        """Close a connection; what is under way there fails."""
         ...
 
 
@@ -86,7 +86,8 @@ class Source:
 
     ``led`` are the ids of its own partitions there; ``holds`` tells the id there of a copy, by (origin, id at the
     origin). ``asked`` maps the ids there of the question under way to our copies; ``before`` are the ends of those that
-    its answer had something for. ``answered_ns``: when it said something last. ``due``: its place in the queue.
+    its answer had something for. ``in_line``: it waits until a connection is free. ``answered_ns``: when it
+    said something last. ``due``: its place in the queue.
     """
 
     endpoint: str
@@ -105,6 +106,7 @@ class Source:
     before: dict[int, int] = field(default_factory=dict)
     due: int | None = None
     dialled: bool = False
+    in_line: bool = False
     run: int = 0
     since: int = 0
     answered_ns: int = -(1 << 62)
@@ -245,6 +247,8 @@ class Sources:
 
     def schedule(self, source: Source) -> None:
         """Put a source into the queue at the time at which it wants to be attended to."""
+        if source.in_line:
+            return
         wanted = [] if source.learning else [source.metadata_due]
         if not source.asking and not source.settling and source.fabric:
             wanted.append(source.ask_at)

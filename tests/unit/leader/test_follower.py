@@ -1,0 +1,214 @@
+"""Whom a keeper asks, for what and when; its connections are played by the test."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from random import Random
+
+import pytest
+
+from zfabric import errors
+from zfabric.core.client.pending import Pending
+from zfabric.core.leader.copies import Copies, Position
+from zfabric.core.leader.follower import Follower
+from zfabric.core.leader.intake import Intake
+from zfabric.core.leader.sources import Source
+from zfabric.model import TopicConfig
+from zfabric.wire import messages
+from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Followed, FollowedPart, KeptPlace
+
+SECOND = 1_000_000_000
+
+
+class Keeper:
+    """What a follower sees of its leader: adopts at once, and is at the end of everything."""
+
+    fabric = "me"
+
+    def __init__(self):
+        self.kept = {}
+        self.copies = Copies(None, 0)
+        self.assignment_version = 1
+
+    def handle(self, command):
+        if command.type == Type.ADOPT:
+            self.assignment_version += 1
+            for topic in command.body.topics:
+                for number, source in topic.partitions:
+                    copy = len(self.kept) + 1
+                    self.kept[copy] = KeptPlace(copy, command.body.origin, number, 0, source)
+        else:
+            for copy in command.body.load:
+                self.copies.positions[copy] = Position(0, 0, 0)
+
+
+class World:
+    """Origins that have one topic each and nothing in it; they hold a question for as long as they may."""
+
+    def __init__(self, origins, *, durability="fsync", leader=0):
+        self.now = 0
+        self.keeper = Keeper()
+        self.asked = []
+        self.due = []
+        self.endpoints = set()
+        self.config = TopicConfig(durability=durability)
+        self.leader = leader
+        self.away = set()
+        self.follower = Follower(["s.*"], self, self.keeper)
+        for number in range(origins):
+            self.follower.learn(f"offer:{number}")
+
+    # As connections.
+
+    def connected(self, endpoint):
+        return endpoint not in self.away
+
+    def leave(self, endpoint):
+        self.endpoints.discard(endpoint)
+        left, self.due = (
+            [entry for entry in self.due if entry[4] == endpoint],
+            [entry for entry in self.due if entry[4] != endpoint],
+        )
+        heapq.heapify(self.due)
+        for entry in left:
+            entry[2].fail(errors.Unreachable(url=endpoint, seconds=0.0))
+
+    def call(self, endpoint, kind, body, now, deadline_ns, what, seconds, *, patience_ns=0):
+        pending = Pending()
+        self.endpoints.add(endpoint)
+        self.asked.append((now, endpoint, kind, body))
+        fabric = f"f{endpoint}"
+        if kind == Type.METADATA:
+            places = [messages.PartitionPlace(7, 0, self.leader)]
+            metas = [messages.TopicMeta("s.x", 1, self.config, places), messages.TopicMeta("o", 2, self.config, places)]
+            answer, wait = messages.MetadataIs(fabric, [], metas, []), 0
+        else:
+            answer, wait = Followed(fabric, 1, 0, 1, []), 0 if body.run == 0 else body.wait_ms
+        entry = (now + wait * 1_000_000, len(self.asked), pending, Command(kind, 0, 1, answer, (b"",)), endpoint)
+        heapq.heappush(self.due, entry)
+        return pending
+
+    def run(self, seconds):
+        end = self.now + seconds * SECOND
+        while True:
+            wanted = self.follower.next_deadline()
+            nearest = min([self.due[0][0] if self.due else end, end if wanted is None else wanted])
+            if nearest >= end:
+                self.now = end
+                return
+            self.now = max(self.now, nearest)
+            self.follower.clock(self.now, 0)
+            while self.due and self.due[0][0] <= self.now:
+                _, _, pending, command, _ = heapq.heappop(self.due)
+                if command is None:
+                    pending.fail(errors.Unreachable(url="x", seconds=1.0))
+                else:
+                    pending.resolve(command)
+            self.follower.tick()
+            for command in self.follower.take_commands():
+                self.keeper.handle(command)
+            self.follower.settled()
+
+    def questions(self, since):
+        return [entry for entry in self.asked if entry[2] == Type.FOLLOW and entry[0] >= since]
+
+
+def test_what_matches_and_lies_on_disk_at_one_leader_is_adopted():
+    world = World(2)
+    world.run(1)
+    assert {(place.origin, place.source) for place in world.keeper.kept.values()} == {("foffer:0", 7), ("foffer:1", 7)}
+    for other in (World(2, durability="memory"), World(2, leader=1)):
+        other.run(1)
+        assert other.keeper.kept == {}
+
+
+def test_ten_thousand_idle_origins_cost_less_than_two_hundred_questions_a_second():
+    """Each holds a question for as long as it may: 5 s, and 5 ms more for each origin."""
+    world = World(10_000)
+    world.run(75)
+    assert len(world.keeper.kept) == 10_000
+    # Every round the same origins ask in the same moments: what counts is the mean over a round.
+    asked = world.questions(world.now - 55 * SECOND)
+    assert 9_000 <= len(asked) <= 11_000
+    assert all(entry[3].wait_ms == 55_000 for entry in asked)
+    assert {len(entry[3].parts) for entry in asked} == {1}
+
+
+def test_a_few_idle_origins_are_asked_every_five_seconds():
+    world = World(10)
+    world.run(60)
+    assert 20 <= len(world.questions(world.now - 10 * SECOND)) <= 30
+
+
+def test_no_more_than_a_thousand_origins_are_dialled_at_a_time_and_all_have_their_turns():
+    world = World(0)
+    for number in range(1_500):
+        world.follower.learn(f"tcp://{number}")
+    world.run(120)
+    assert len(world.endpoints) <= 1_000
+    assert len(world.keeper.kept) == 1_500
+    assert len({entry[1] for entry in world.questions(world.now - 60 * SECOND)}) == 1_500
+
+
+def test_an_origin_is_asked_by_one_of_its_addresses():
+    world = World(1)
+
+    call = world.call
+    same = {"tcp://same": "offer:0"}
+    world.call = lambda endpoint, *rest, **more: call(same.get(endpoint, endpoint), *rest, **more)
+    world.follower.learn("tcp://same")
+    world.run(30)
+    assert len(world.keeper.kept) == 1
+    assert len(world.questions(world.now - 10 * SECOND)) <= 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_answers_that_are_garbage_end_as_problems_of_their_copies(seed):
+    random = Random(seed)
+    keeper = Keeper()
+    keeper.kept[1] = KeptPlace(1, "o", 0, 0, 7)
+    keeper.copies.positions[1] = Position(5, 1, 0)
+    intake = Intake(keeper)
+    source = Source("tcp://o", fabric="o", asked={7: 1})
+    blob = random.randbytes(random.choice([10, 96, 300]))
+    parts = [
+        FollowedPart(7, random.choice([0, 5]), 9, len(blob)),
+        FollowedPart(8, 0, 9, 10**9),
+        FollowedPart(7, 0, 9, 3),
+        FollowedPart(7, 0, 0, 0, (999, {"x": "y"})),
+    ]
+    intake.answered(source, Followed("o", 1, 1, 1, parts), memoryview(blob), 0, 0)
+    assert intake.keep.batches == []
+    assert keeper.copies.problems[1]
+    assert intake.failures > 0
+
+
+def test_another_keeper_does_not_say_what_is_gone():
+    keeper = Keeper()
+    keeper.kept[1] = KeptPlace(1, "o", 0, 0, 7)
+    keeper.copies.positions[1] = Position(5, 1, 0)
+    for fabric, starts in (("k", []), ("o", [(1, 9)])):
+        intake = Intake(keeper)
+        source = Source("tcp://x", fabric=fabric, asked={7: 1})
+        intake.answered(source, Followed(fabric, 1, 1, 1, [FollowedPart(7, 9, 12, 0)]), memoryview(b""), 0, 0)
+        assert intake.keep.starts == starts
+
+
+def test_a_source_that_fails_is_asked_again_after_a_pause_that_grows():
+    world = World(1)
+    times = []
+
+    def refuse(endpoint, kind, body, now, *rest, **more):
+        times.append(now)
+        pending = Pending()
+        heapq.heappush(world.due, (now, len(times), pending, None, endpoint))
+        return pending
+
+    world.call = refuse
+    world.run(60)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[0] == SECOND // 10
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 10 * SECOND
