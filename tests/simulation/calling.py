@@ -5,7 +5,8 @@ Each request has a number. Handlers write down what they execute, callers what t
 * ``executed-twice``: a request that is not idempotent was executed more than once.
 * ``wrong-reply``: a reply, or a chunk of a stream, that is another request's, or out of order.
 * ``executed-though-refused``: a caller was told that a request was not executed, and it was.
-* ``late``: a call did not end by its deadline. ``late-loss``: a dead callee was noticed later than within two seconds.
+* ``late``: a call did not end by its deadline. ``late-loss``: a dead callee was noticed later than
+  within two seconds, by a request that goes to one only.
 * ``failed``: a request failed that may not in a run with such faults.
 """
 
@@ -120,7 +121,7 @@ class Run:
         took = self.simulation.now - began
         if took > self.timeout + 0.01:
             self.seen.append(("late", f"{method} {number} took {took}: {told!r}"))
-        if isinstance(told, errors.CalleeLost) and took > 2.0:
+        if method == "put" and isinstance(told, errors.CalleeLost) and took > 2.0:
             self.seen.append(("late-loss", f"{method} {number} took {took}"))
         if method in ("put", "tell") and self.executed[number] > 1:
             self.seen.append(("executed-twice", f"{method} {number}"))
