@@ -154,14 +154,15 @@ def test_ten_thousand_origins_through_three_keepers_cost_a_consumer_three_connec
 
 @pytest.mark.parametrize("seed", range(4))
 def test_with_origins_and_keepers_that_come_and_go_everything_is_read_once(seed):
-    weather = Weather(loss=0.01, duplicate=0.02, reorder=0.02)
-    with Simulation(seed=seed, peers=4, keep={2: ["t"], 3: ["t"]}, weather=weather) as simulation:
+    with Simulation(seed=seed, peers=4, keep={2: ["t"], 3: ["t"]}) as simulation:
         simulation.advance(1.0)
         random = simulation.world.random
         fabrics = [simulation.connect(f"p{number}", peer=number) for number in range(2)]
-        fabrics[0].topics.create("t", replicas=2)
+        for fabric in fabrics:
+            fabric.topics.create("t", replicas=2)
         reader = simulation.connect("c", peer=3)
         consumer = reader.consumer("t")
+        simulation.network.weather = Weather(loss=0.01, duplicate=0.02, reorder=0.02)
         sent, seen = [], []
         for number in range(30):
             value = b"%d" % number
