@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -252,6 +253,38 @@ def test_a_client_reads_everything_and_has_no_leader(peers, tmp_path):
         assert len(client.topics.describe("t").partitions) == 3
         with pytest.raises(errors.NotSupported, match="role='client'"):
             client.producer()
+
+
+def test_the_commands_work_with_peers(peers):
+    fabrics = peers.three()
+    for number, fabric in enumerate(fabrics):
+        send(fabric, b"%d" % number)
+
+    b = peers.url("b")
+
+    def run(*arguments, text="", url=b):
+        done = subprocess.run(
+            [sys.executable, "-m", "zfabric", *arguments, "--url", url], capture_output=True, text=True, input=text
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert sorted(run("consume", "t").split()) == ["0", "1", "2"]
+    assert sorted(run("consume", "t", "--group", "g").split()) == ["0", "1", "2"]
+    run("produce", "t", text="3\n")
+    assert run("consume", "t", "--group", "g").split() == ["3"]
+    described = json.loads(run("topic", "describe", "t", "--json"))["partitions"]
+    place = next(part["partition"] for part in described if part["end_offset"] == 2)
+    assert run("consume", "t", "--partition", str(place), "--from", "1").split() == ["3"]
+    assert len(run("consume", "t", "--follow", "--count", "4").split()) == 4
+    rows = json.loads(run("group", "reset", "g", "t", "--to", "earliest", "--json"))
+    assert [row["offset"] for row in rows] == [0, 0, 0]
+    seed = fabrics[0].members()[0].endpoint.removeprefix("tcp://")
+    assert len(run("consume", "t", url=f"zf+peer://{peers.mesh}?role=client&seed={seed}").split()) == 4
+    mistyped = peers.directory / "mistyped"
+    done = subprocess.run([sys.executable, "-m", "zfabric", "topic", "list", "--url", f"zf+peer://m?data={mistyped}"])
+    assert done.returncode == 4
+    assert not mistyped.exists()
 
 
 def test_a_directory_belongs_to_one_mesh_at_a_time(peers):

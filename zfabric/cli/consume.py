@@ -78,8 +78,8 @@ def command(  # noqa: PLR0917 - one parameter an option
     with connect(url, timeout) as fabric:
         info = fabric.topics.describe(topic)
         ends = {part.partition: part.end_offset for part in info.partitions}
-        with _consumer(fabric, info, group, start, check_partitions(info, partitions)) as consumer:
-            while follow or any(position < ends[number] for number, position in consumer.position.items()):
+        with _consumer(fabric, info, group, start, partitions, follow=follow) as consumer:
+            while follow or any(max(at, 0) < ends.get(number, 0) for number, at in consumer.position.items()):
                 wanted = 500 if count is None else min(500, count - printed)
                 records = consumer.poll(wanted, timeout=1.0)
                 for record in records:
@@ -95,11 +95,18 @@ def command(  # noqa: PLR0917 - one parameter an option
 
 
 @contextmanager
-def _consumer(fabric: Fabric, info: TopicInfo, group: str | None, start: str, numbers: list[int]) -> Iterator[Consumer]:
-    """Yield a consumer that stands where it is to begin."""
+def _consumer(
+    fabric: Fabric, info: TopicInfo, group: str | None, start: str, partitions: tuple[int, ...], *, follow: bool
+) -> Iterator[Consumer]:
+    """Yield a consumer that stands where it is to begin.
+
+    Who follows without saying which partitions reads those that are added as well, and of a mesh a group's share.
+    """
     offset = offset_of(start)
     first = start if offset is None else "earliest"
-    with fabric.consumer(info.name, group=group, start=first, partitions=numbers) as consumer:
+    numbers = check_partitions(info, partitions)
+    given = numbers if partitions or offset is not None or not follow else None
+    with fabric.consumer(info.name, group=group, start=first, partitions=given) as consumer:
         if offset is not None:
             committed = {
                 entry.partition

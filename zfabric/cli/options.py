@@ -95,10 +95,22 @@ def connect(url: str | None, timeout: float, *, create: bool = False) -> Fabric:
     from zfabric.modes import url as urls
     from zfabric.sync.fabric import connect as connect_fabric
 
-    target = urls.parse(url)
-    if target.mode == "embedded" and not create:
-        _check_directory(target.path)
+    directory = _directory(urls.text_of(url))
+    if directory is not None and not create:
+        _check_directory(directory)
     return connect_fabric(url, timeout=timeout)
+
+
+def _directory(url: str) -> str | None:
+    """Return the directory that a URL names; None if it names none."""
+    from zfabric.modes import peerurl
+    from zfabric.modes import url as urls
+
+    if url.startswith(f"{peerurl.SCHEME}:"):
+        peer = peerurl.parse(url, {})
+        return None if peer.client else peer.data
+    target = urls.parse(url)
+    return target.path if target.mode == "embedded" else None
 
 
 def _check_directory(path: str) -> None:

@@ -27,20 +27,21 @@ def check_partitions(info: TopicInfo, numbers: Iterable[int]) -> list[int]:
     Raises:
         UnknownPartition: the topic does not have one of them.
     """
-    last = len(info.partitions) - 1
+    known = [part.partition for part in info.partitions]
     wanted = list(dict.fromkeys(numbers))
     for number in wanted:
-        if not 0 <= number <= last:
-            raise errors.UnknownPartition(topic=info.name, partition=number, last=last)
-    return wanted or list(range(last + 1))
+        if number not in known:
+            raise errors.UnknownPartition(topic=info.name, partition=number, last=max(known))
+    return wanted or known
 
 
 def nearest(info: TopicInfo, offset: int, numbers: Iterable[int]) -> dict[int, int]:
     """Return by partition the offset nearest to ``offset`` that it has; those that are others are told on stderr."""
     found = {}
     moved = []
+    parts = {part.partition: part for part in info.partitions}
     for number in numbers:
-        part = info.partitions[number]
+        part = parts[number]
         place = found[number] = min(max(offset, part.start_offset), part.end_offset)
         if place != offset:
             moved.append(f"partition {number} has {part.start_offset} to {part.end_offset}: {place} is taken")

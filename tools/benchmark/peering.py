@@ -1,0 +1,117 @@
+"""From peer to peer: a record from one application to another one, each with its own leader, against one ZeroMQ hop.
+
+The way is application, own leader (which commits), the other application; the leader of the one that hears has no part
+in it. The floor is a PUB in the one process and a SUB in the other, over TCP.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmark.pacing import FILL, STAMP, intended
+from benchmark.report import AT_MOST, Row, compared
+from benchmark.running import environment, free_port, home
+
+GROUP = "peer to peer, 100 bytes, two applications"
+NOTHING = b"." * (STAMP.size + len(FILL))
+GOAL = 1.3
+
+
+class Hearing:
+    """The other process."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "benchmark.hearing", *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), cwd="/")
+        self.ready = threading.Event()
+        self._said: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._said.append(line)
+            self.ready.set()
+        self.ready.set()
+
+    def result(self) -> dict[str, float]:
+        """Wait until it has heard everything."""
+        self.process.wait(120)
+        self._reader.join()
+        if self.process.returncode or len(self._said) != 2:
+            sys.exit("peers: the hearing side failed")
+        found: dict[str, float] = json.loads(self._said[1])
+        return found
+
+
+@contextmanager
+def hearing(send: Callable[[bytes], object], *arguments: object) -> Iterator[Hearing]:
+    """Run the other process, and send it values until it hears."""
+    other = Hearing(*arguments)
+    try:
+        while not other.ready.wait(0.1):
+            send(NOTHING)
+        yield other
+    finally:
+        other.process.kill()
+        other.process.wait(20)
+
+
+def over_bare(count: int, rate: float) -> dict[str, float]:
+    """Measure one hop."""
+    import zmq
+
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.bind(address)
+        with hearing(socket.send, "bare", address, "t", count) as other:
+            for value in intended(rate, count):
+                socket.send(value)
+            return other.result()
+
+
+def over_peers(durability: str, count: int, rate: float) -> dict[str, float]:
+    """Measure a topic of that durability, from one new peer to another one."""
+    import zfabric
+
+    with home() as directory:
+        mesh = f"zf+peer://bench-{os.getpid()}"
+        with zfabric.connect(mesh, data=f"{directory}/a", beacon=False, timeout=60.0) as fabric:
+            fabric.topics.create("t", durability=durability)
+            seed = fabric.members()[0].endpoint.removeprefix("tcp://")
+            there = f"{mesh}?data={directory}/b&beacon=0&seed={seed}"
+            with fabric.producer() as producer:
+
+                def send(value: bytes) -> None:
+                    producer.send("t", value)
+
+                with hearing(send, "peer", there, "t", count) as other:
+                    time.sleep(1.0)  # The first records came by FETCH.
+                    for value in intended(rate, count):
+                        producer.send("t", value)
+                    return other.result()
+
+
+def measure(rate: float, seconds: float, runs: int, tell: Callable[[str], None]) -> list[Row]:
+    """Measure ``seconds`` of ``rate`` records a second of each kind in each run, the kinds one after the other."""
+    count = max(100, int(rate * seconds))
+    found: dict[str, list[dict[str, float]]] = {"bare": [], "memory": [], "os": [], "fsync": []}
+    for number in range(runs):
+        tell(f"peers, run {number + 1} of {runs}")
+        for kind, results in found.items():
+            results.append(over_bare(count, rate) if kind == "bare" else over_peers(kind, count, rate))
+    rows = []
+    for kind in ("memory", "os", "fsync"):
+        for quantile in ("p50", "p99"):
+            goal = (AT_MOST, GOAL) if (kind, quantile) == ("memory", "p50") else None
+            ours, floor = ([result[quantile] for result in found[name]] for name in (kind, "bare"))
+            rows.append(compared(GROUP, f"{kind} topic: {quantile}", ours, floor, "us", goal))
+    return rows
