@@ -65,6 +65,14 @@ def test_members_share_all_partitions_of_all_origins_and_read_each_record_once(g
     assert group.all() == list(range(120))
 
 
+def test_members_of_a_group_are_no_services(group):
+    """They are announced in the same way, and gossip carries them in the same card."""
+    group.join("m0", 0)
+    group.poll(3.0)
+    assert group.fabrics[1].services() == []
+    assert [member.services for member in group.fabrics[1].members()] == [[], [], []]
+
+
 def test_processes_of_one_peer_share_as_well(group):
     for number in range(3):
         group.join(f"m{number}", 0)

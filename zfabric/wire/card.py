@@ -43,6 +43,10 @@ class TopicCard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     kept: _U16 = 0
 
 
+GROUP_PREFIX: Final = "__group__."
+"""Begins the name of a :class:`ServiceCard` that is none: a member of a consumer group (``core/client/share.py``)."""
+
+
 class ServiceCard(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An instance of a service that can be reached through the member's machine.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import CloseSession, OpenSession
 from zfabric.wire import messages
-from zfabric.wire.card import ServiceCard
+from zfabric.wire.card import GROUP_PREFIX, ServiceCard
 from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Instances:
         """Take all instances of all services that there are."""
         by_name: dict[str, list[ServiceCard]] = {}
         for card in cards:
+            if card.name.startswith(GROUP_PREFIX):
+                continue
             by_name.setdefault(card.name, []).append(card)
         self.cards = by_name
         for pool in list(self.pools.values()):

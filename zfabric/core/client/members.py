@@ -20,7 +20,7 @@ from zfabric.core.client.pending import Pending
 from zfabric.model import MemberChange, MemberChangeKind, MemberInfo, MemberService, MemberState, MemberTopic
 from zfabric.wire import card as cards
 from zfabric.wire import messages
-from zfabric.wire.card import DRAINING, Card, ServiceCard
+from zfabric.wire.card import DRAINING, GROUP_PREFIX, Card, ServiceCard
 from zfabric.wire.gossip import Status
 from zfabric.wire.messages import Type
 
@@ -285,6 +285,7 @@ def info(member: Known) -> MemberInfo:
                 draining=bool(s.flags & DRAINING),
             )
             for s in card.services
+            if not s.name.startswith(GROUP_PREFIX)
         ],
         more=card.more,
     )

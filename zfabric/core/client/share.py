@@ -31,7 +31,7 @@ from xxhash import xxh3_64_hexdigest
 from zfabric.core.assignment import owner
 from zfabric.core.client.members import Change
 from zfabric.wire import messages
-from zfabric.wire.card import ServiceCard
+from zfabric.wire.card import GROUP_PREFIX, ServiceCard
 from zfabric.wire.messages import Type
 
 if TYPE_CHECKING:
@@ -45,13 +45,11 @@ PATIENCE_NS: Final = 3_000_000_000
 LOOK_NS: Final = 100_000_000
 """Between two looks at the table of members while something is waited for."""
 COMMIT_NS: Final = 2_000_000_000
-PREFIX: Final = "__group__."
-"""Names of services that are none: whoever lists services leaves them out."""
 
 
 def service_name(topic: str, group: str) -> str:
     """Return the name under which the members of a group that read a topic announce themselves."""
-    return PREFIX + xxh3_64_hexdigest(f"{topic}/{group}".encode())
+    return GROUP_PREFIX + xxh3_64_hexdigest(f"{topic}/{group}".encode())
 
 
 def agreement(members: Collection[int]) -> str:
