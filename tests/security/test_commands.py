@@ -80,6 +80,19 @@ def test_a_leaders_own_words_are_refused_from_a_client(node, kind):
     refused(node, packed(kind, bodies.get(kind, b"\x90")))
 
 
+@pytest.mark.parametrize("kind", [Type.KEEP, Type.ADOPT, Type.FOLLOWED, Type.OFFER])
+def test_what_a_keeper_says_to_itself_and_an_offer_to_whoever_keeps_nothing_are_refused(node, kind):
+    bodies = {Type.ADOPT: encode(["o", []]), Type.OFFER: encode(["o"]), Type.FOLLOWED: encode(["o", 1, 1, 1, []])}
+    frames = [packed(kind, bodies.get(kind, b"\x90"))]
+    refused(node, *frames, *([b""] if kind == Type.FOLLOWED else []))
+
+
+def test_whoever_asks_another_fabric_is_told_which_one_this_is(node):
+    asked = packed(Type.FOLLOW, encode(["another", "k", 1000, 0, 0, 0, 0, []]))
+    refused(node, asked, kind=errors.WrongFabric)
+    refused(node, packed(Type.SHARE, encode(["another", []])), kind=errors.WrongFabric)
+
+
 @pytest.mark.parametrize("flags", [1, 1 << 31])
 def test_unknown_flags_are_refused(node, flags):
     refused(node, packed(Type.STATUS, b"\x90", flags=flags))

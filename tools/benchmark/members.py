@@ -71,7 +71,7 @@ def measure(count: int, seconds: float, tell: TELL) -> list[Row]:
 
 
 def _measure(group: str, members: list[_Member], directory: str, count: int, seconds: float) -> list[Row]:
-    ports = _free_ports(2 * count)
+    ports = free_ports(2 * count)
     seeds = [f"tcp://127.0.0.1:{ports}"]
 
     def start(number: int) -> None:
@@ -112,7 +112,7 @@ def _until_all_know(members: list[_Member], count: int) -> None:
             time.sleep(0.05)
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """Return the first of ``count`` neighbouring ports that are free now."""
     free = 0
     for port in range(PORT_FIRST + os.getpid() % 5_000, PORT_LAST):
