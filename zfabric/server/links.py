@@ -75,18 +75,22 @@ class Links:
         for endpoint in follow:
             self.follower.learn(endpoint)
         self._dialled: dict[bytes, tuple[zmq.Socket[bytes], Offering]] = {}
+        self._monitors: dict[zmq.Socket[bytes], tuple[zmq.Socket[bytes], Offering]] = {}
         for endpoint in offer_to:
             socket = sockets.dealer(context, frame_max)
+            monitor = sockets.monitor(context, socket, zmq.Event.HANDSHAKE_SUCCEEDED)
             sockets.connect(socket, endpoint)
-            self._dialled[b"offer:" + os.urandom(8)] = (socket, Offering())
+            self._dialled[b"offer:" + os.urandom(8)] = (socket, offering := Offering())
+            self._monitors[monitor] = socket, offering
 
     # For the loop.
 
     def watch(self, poller: zmq.Poller) -> None:
         """Let ``poller`` watch what there is now."""
         if self._generation < 0:
-            for socket, _ in self._dialled.values():
+            for monitor, (socket, _) in self._monitors.items():
                 poller.register(socket, zmq.POLLIN)
+                poller.register(monitor, zmq.POLLIN)
         if self._generation != self._ports.generation:
             self._generation = self._ports.generation
             wanted = set(self._ports.fds())
@@ -96,10 +100,13 @@ class Links:
                 poller.register(fd, zmq.POLLIN)
             self._fds = wanted
 
-    def wake(self, ready: object) -> None:
+    def wake(self, ready: int | zmq.Socket[bytes]) -> None:
         """Something that is watched is readable."""
         if isinstance(ready, int):
             self._ready.append(ready)
+        elif ready in self._monitors:
+            ready.recv_multipart()
+            self._monitors[ready][1].connected()
 
     def next_deadline(self) -> int:
         """When :meth:`collect` is wanted next (monotonic ns)."""
@@ -131,7 +138,7 @@ class Links:
             said = offering.offer(self._leader.fabric, now)
             if said is not None:
                 self._say(socket, [said])
-            yield from self._asked(peer, socket, offering)
+            yield from self._asked(peer, socket, offering, now)
 
     def settled(self, now: int) -> list[Reply]:
         """The turn is durable: returns what goes out over connections of others."""
@@ -174,8 +181,8 @@ class Links:
     def close(self) -> None:
         """Close all connections."""
         self._ports.close()
-        for socket, _ in self._dialled.values():
-            socket.close(linger=0)
+        for monitor, (socket, _) in self._monitors.items():
+            sockets.close_monitored(socket, monitor)
         sockets.end(self._context)
 
     # Within.
@@ -204,7 +211,7 @@ class Links:
         wanted_ns = self._requests.next_deadline()
         self._tick_due = max(FAR if wanted_ns is None else wanted_ns, self._ticked + TICK_NS)
 
-    def _asked(self, peer: bytes, socket: zmq.Socket[bytes], offering: Offering) -> Iterator[Incoming]:
+    def _asked(self, peer: bytes, socket: zmq.Socket[bytes], offering: Offering, now: int) -> Iterator[Incoming]:
         while True:
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
@@ -215,7 +222,7 @@ class Links:
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
                 log.warning("keeper_misunderstood problem=%s", error)
                 continue
-            if offering.admits(command):
+            if offering.admits(command, now):
                 yield peer, command
 
     def _say(self, socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:

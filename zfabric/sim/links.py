@@ -75,6 +75,9 @@ class Links:
 
     def connected(self, session: int) -> None:
         """A connection is there."""
+        if session in self._lines:
+            self._lines[session][1].connected()
+            self._wake()
 
     def receive(self, session: int, frames: Frames) -> None:
         """A message has come."""
@@ -86,7 +89,7 @@ class Links:
                 command = messages.read(frames)
             except (errors.ProtocolViolation, errors.UnsupportedVersion):
                 return
-            if self._lines[session][1].admits(command):
+            if self._lines[session][1].admits(command, self._world.now):
                 self._asked.append((b"line %d" % session, command))
         self._wake()
 

@@ -1,7 +1,7 @@
 """Connections that run in reverse: a fabric that others cannot reach dials its keepers, and they ask it down that line.
 
-The dialling side (:class:`Offering`) says OFFER every two seconds, since it cannot see whether the other one is a new
-process behind an old connection, and answers what keepers may ask (``REVERSED``) and nothing else.
+The dialling side (:class:`Offering`) says OFFER on each new connection, and every two seconds while nobody asks FOLLOW:
+a message may be lost. It answers what keepers may ask (``REVERSED``) and nothing else.
 
 The keeper's side (:class:`Offers`) makes such a line look like a session to whoever asks: ``offer:FABRIC`` is its
 endpoint, a session opened there is the connection that said OFFER last. An older line of the same fabric is lost with
@@ -20,6 +20,7 @@ from zfabric.wire.replication import Offer
 
 SCHEME: Final = "offer:"
 REPEAT_NS: Final = 2_000_000_000
+QUIET_NS: Final = 10_000_000_000
 OFFERS_MAX: Final = 20_000
 """Lines known at a time; beyond, the one that has been quiet for longest is forgotten until it says OFFER again."""
 
@@ -34,6 +35,10 @@ class Offering:
         """When :meth:`offer` is wanted next (monotonic ns)."""
         return self._due
 
+    def connected(self) -> None:
+        """There is a new connection: whoever is behind it knows nothing of us."""
+        self._due = 0
+
     def offer(self, fabric: str, now: int) -> bytes | None:
         """Return what to say now, if it is time and there is something to offer."""
         if now < self._due:
@@ -41,8 +46,10 @@ class Offering:
         self._due = now + REPEAT_NS
         return messages.command(Type.OFFER, 1, Offer(fabric)) if fabric else None
 
-    def admits(self, command: Command) -> bool:
-        """Tell whether the keeper may ask this."""
+    def admits(self, command: Command, now: int) -> bool:
+        """Tell whether the keeper may ask this. One that has asked FOLLOW asks again when that is answered."""
+        if command.type == Type.FOLLOW:
+            self._due = now + command.body.wait_ms * 1_000_000 + QUIET_NS
         return command.type in messages.REVERSED
 
 
