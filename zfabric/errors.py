@@ -562,6 +562,16 @@ class WrongFabric(ZFabricError):
     fabric: str
 
 
+class OriginAway(ZFabricError):
+    """An origin of a mesh is away, and no keeper in reach has of it what is wanted. It may come back."""
+
+    code = 87
+    retriable = True
+    template = "origin {origin} of topic {topic!r} is away, and no keeper in reach has what is wanted of it"
+    topic: str
+    origin: str
+
+
 class LogsDiverged(ZFabricError):
     """A copy holds what its origin does not: the origin's data was rolled back. Neither side is changed."""
 

@@ -19,6 +19,8 @@ from zfabric.settings import LeaderSettings
 from zfabric.testing import temporary_fabric
 from zfabric.uplink import Uplink
 from zfabric.uplink.aio import Uplink as AsyncUplink
+from zfabric.wire import messages
+from zfabric.wire.messages import Type
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
 
@@ -84,6 +86,7 @@ def test_once_ships_what_is_there_and_says_so(fabrics, urls):
 
 def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
     source, _ = fabrics
+    origin = source.ask(Type.METADATA, messages.Metadata([]), "the fabric's id").fabric
     fill(source, "sensor.a", 50)
     with started(*urls, "--topic", "sensor.*", "--json", "--interval", "0.2", "--group", "shipper") as uplink:
         try:
@@ -94,7 +97,7 @@ def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
             assert (report["topics"], report["lag"], report["skipped"], report["problem"]) == (["sensor.a"], 0, 0, None)
             assert report["partitions"][1] == {
                 "topic": "sensor.a", "partition": 1, "target": "sensor.a", "offset": 25, "end": 25, "lag": 0,
-                "records": 25, "skipped": 0,
+                "records": 25, "skipped": 0, "origin": origin, "target_partition": 1,
             }  # fmt: skip
             fill(source, "sensor.a", 10, first=50)
             assert next(line for line in lines if line["event"] == "status" and line["records"] == 60)

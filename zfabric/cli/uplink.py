@@ -22,9 +22,15 @@ Watch = Callable[[float], None]
 
 @click.command()
 @click.option(
-    "--from", "source", required=True, metavar="URL", help="The fabric to read: zf://HOST:PORT or zf+file:DIR."
+    "--from",
+    "source",
+    required=True,
+    metavar="URL",
+    help="The fabric to read: zf://HOST:PORT, zf+file:DIR, or zf+peer://MESH, all members of a mesh.",
 )
-@click.option("--to", "target", required=True, metavar="URL", help="The fabric to write to; the same forms.")
+@click.option(
+    "--to", "target", required=True, metavar="URL", help="The fabric to write to: zf://HOST:PORT or zf+file:DIR."
+)
 @click.option(
     "--topic",
     "topics",

@@ -261,6 +261,14 @@ class Consumer:
         """Records between the position and the end last heard of, by partition."""
         return {number: max(0, cursor.end - cursor.position) for number, cursor in self._core.cursors.items()}
 
+    def log(self, partition: int) -> tuple[str, int]:
+        """Return what a partition has as long as it is the same log, though it be read at a keeper: origin, id there.
+
+        Without a mesh the origin is "". For a partition that is not read it is ``("", -1)``.
+        """
+        cursor = self._core.cursors.get(partition)
+        return ("", -1) if cursor is None else cursor.log
+
     @property
     def assignment(self) -> list[int]:
         """Partitions that this consumer reads."""

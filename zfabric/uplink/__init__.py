@@ -11,6 +11,11 @@ fail end in the same way to begin: ask the hub, seek there, go on.
 
 - *Exactly once*: I8 at the hub, and a producer that never jumps over what was given up (``core/client/producer.py``).
 - *Order*: of each source partition, as it is there.
+- *A mesh* as source: each partition of each origin has a link and a named producer of its own, made of the origin's
+  fabric id and the partition's id there, so one origin holds up no other. It goes to the hub's partition that has some
+  of it already, else to its mesh-wide number modulo the hub's partitions. What is away is read at a keeper. A copy
+  that ends before what the hub has is no error: the rest is at the origin. What the hub itself leads as a member of
+  the mesh is left out.
 - *Fenced*: of two uplinks of a topic into the same place the later one works, the other ends with UplinkFenced.
 - *Nothing in silence*: what retention removed at the source before it was shipped, or what is damaged there, is a gap,
   counted and told, and the rest goes on. A source that has fewer records than the hub got from it (it was restored from

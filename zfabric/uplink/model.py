@@ -19,10 +19,12 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     """One partition of the source on its way to the hub.
 
     Attributes:
-        topic, partition: at the source. target: topic at the hub; the partition has the same number there.
+        topic, partition: at the source, in a mesh the mesh-wide number. target: topic at the hub.
         offset: the next one that the hub does not have. end: the source's end as last heard of. lag: records between.
         records: acknowledged by the hub since this uplink began.
         skipped: offsets that were gone or damaged at the source before they could be shipped, since it began.
+        origin: fabric id of where it comes from: of the source, or of a mesh of the member that led it.
+        target_partition: at the hub; -1 before it is known.
     """
 
     topic: str
@@ -33,6 +35,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     lag: int
     records: int
     skipped: int
+    origin: str = ""
+    target_partition: int = -1
 
 
 class UplinkStatus(msgspec.Struct, frozen=True):

@@ -21,6 +21,27 @@ def identity(fabric: str, topic: int) -> str:
     return f"uplink.{fabric}.{topic}"
 
 
+def part_identity(origin: str, log: int) -> str:
+    """Return the name of the producer at the hub for one partition of an origin of a mesh.
+
+    ``log`` is the partition's id at its origin, which no other partition and no topic made anew has ever had there.
+    """
+    return f"uplink.{origin}.p{log}"
+
+
+def hub_partition(number: int, stored: dict[int, int]) -> int:
+    """Return the hub's partition for one of a mesh.
+
+    Args:
+        number: mesh-wide. stored: by the hub's partitions, the last offset that it has from there; -1 where none is.
+
+    Where the hub has some of it all the rest goes, though the hub's topic has grown; else the number, modulo the hub's
+    partitions, says it.
+    """
+    last, held = max((last, hub) for hub, last in stored.items())
+    return held if last >= 0 else number % len(stored)
+
+
 def group(fabric: str) -> str:
     """Return the group at the source whose committed offsets say what the hub has."""
     return f"uplink.{fabric}"
@@ -45,9 +66,9 @@ def options(config: TopicConfig) -> dict[str, Any]:
     }
 
 
-def with_origin(batch: RecordBatch, fabric: str) -> list[dict[str, bytes]]:
-    """Return the headers of a batch's records, each with where it comes from."""
-    place = f"{fabric}/{batch.topic}/{batch.partition}/"
+def with_origin(batch: RecordBatch, fabric: str, number: int) -> list[dict[str, bytes]]:
+    """Return the headers of a batch's records, each with where it comes from; ``number``: of the partition there."""
+    place = f"{fabric}/{batch.topic}/{number}/"
     return [
         {**own, ORIGIN: f"{place}{offset}".encode()} for own, offset in zip(batch.headers, batch.offsets, strict=True)
     ]

@@ -56,6 +56,21 @@ def test_the_producer_at_the_hub_is_another_for_another_fabric_or_topic():
         assert check_name("producer", name) == name
 
 
+def test_a_part_of_a_mesh_has_another_producer_than_a_topic_of_a_fabric():
+    names = {naming.part_identity(origin, log) for origin in ("a1", "a2") for log in (1, 2)}
+    assert len(names | {naming.identity("a1", 1)}) == 5
+    for name in names:
+        assert check_name("producer", name) == name
+
+
+@pytest.mark.parametrize(
+    ("stored", "hub"),
+    [({0: -1, 1: -1, 2: -1}, 4_503 % 3), ({0: 0, 1: -1, 2: -1}, 0), ({0: -1, 1: 17, 2: -1, 3: -1}, 1), ({0: -1}, 0)],
+)
+def test_a_part_goes_where_the_hub_has_some_of_it_and_else_where_its_number_says(stored, hub):
+    assert naming.hub_partition(4_503, stored) == hub
+
+
 def test_a_configuration_survives_the_arguments_of_create():
     config = TopicConfig("os", 5_000, 1 << 20, "compact,delete", 1_000, 0, 4_096)
     assert naming.options(config) == {

@@ -26,11 +26,12 @@ class Place(messages.PartitionPlace, frozen=True):
 
     Attributes:
         origin: fabric id of its origin. log: its id there: while that stays, it is the same log wherever it is read.
-        copy: it is read at a keeper.
+        there: its number there. copy: it is read at a keeper.
     """
 
     origin: str = ""
     log: int = 0
+    there: int = 0
     copy: bool = False
 
 
@@ -101,14 +102,14 @@ class Routes:
         if led is not None and not (able and (many or not led[0].here)):
             self._chosen.pop((origin, log), None)
             holder, place = led
-            return Place(place.id, place.number, holder.leader(place.leader), origin, log)
+            return Place(place.id, place.number, holder.leader(place.leader), origin, log, place.number)
         chosen = self._chosen.get((origin, log))
         holder, kept = min(
             able or copies,
             key=lambda entry: (entry[0].fabric != chosen, not entry[0].own, _preference(entry[0].fabric, origin)),
         )
         self._chosen[origin, log] = holder.fabric
-        return Place(kept.id, kept.number, holder.leader(kept.leader), origin, log, copy=True)
+        return Place(kept.id, kept.number, holder.leader(kept.leader), origin, log, kept.number, copy=True)
 
 
 def _preference(keeper: str, origin: str) -> int:

@@ -1,4 +1,4 @@
-"""One topic on its way: a consumer at the source, a producer at the hub, and a lane for each partition.
+"""One topic on its way, or one partition of a mesh: a consumer there, a producer at the hub, a lane for each partition.
 
 It has two states. Closed, it holds nothing but the lanes' counters. :meth:`Link.open` asks the hub what it has and
 begins there; whatever fails after that closes it, so there is one way to recover, the one by which everything starts.
@@ -12,9 +12,11 @@ from zfabric import errors
 from zfabric.aio.consumer import Consumer
 from zfabric.aio.fabric import Fabric
 from zfabric.aio.producer import Producer
+from zfabric.core.client.routes import Place
 from zfabric.model import TopicInfo
 from zfabric.settings import KIB, MIB
 from zfabric.uplink import naming
+from zfabric.uplink.aio.sources import Part, Whole
 from zfabric.uplink.lanes import Lane
 from zfabric.uplink.model import Notice, PartitionStatus, UplinkSettings
 from zfabric.uplink.pacing import Backoff
@@ -34,7 +36,7 @@ class Link:
     """One topic.
 
     Args:
-        origin: id of the source fabric. group: at the source. tell: takes notices.
+        reach: what is read. group: at the source. tell: takes notices.
 
     Attributes:
         topic, target: names at the source and at the hub. lanes: by partition number. opened: it is at work.
@@ -46,15 +48,14 @@ class Link:
         self,
         source: Fabric,
         hub: Fabric,
-        topic: str,
+        reach: Whole | Part,
         settings: UplinkSettings,
         *,
-        origin: str,
         group: str,
         tell: Callable[[Notice], None],
     ) -> None:
-        self.topic = topic
-        self.target = settings.prefix + topic
+        self.topic = reach.topic
+        self.target = settings.prefix + reach.topic
         self.lanes: dict[int, Lane] = {}
         self.opened = False
         self.backoff = Backoff()
@@ -63,7 +64,8 @@ class Link:
         self._source = source
         self._hub = hub
         self._settings = settings
-        self._origin = origin
+        self._reach = reach
+        self._to: dict[int, int] = {}
         self._group = group
         self._tell = tell
         self._info: TopicInfo | None = None
@@ -85,7 +87,7 @@ class Link:
         assert not self.opened, "a link that is at work begins nowhere"
         self.close(self.problem)
         settings, source = self._settings, self._source
-        info = await source.topics.describe(self.topic)
+        info = await self._reach.describe()
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
                 lane.goal = None  # Made anew: other offsets.
@@ -94,13 +96,14 @@ class Link:
         await self._prepare_target(info)
         room = min(max(settings.buffer_bytes // (4 * len(info.partitions)), READ_AHEAD_MIN), READ_AHEAD_MAX)
         producer = self._producer = self._hub.producer(
-            name=naming.identity(self._origin, info.id),
+            name=self._reach.identity(info),
             compression=settings.compression,
             batch_bytes=min(settings.buffer_bytes // 4, BATCH_BYTES_MAX),
             buffer_bytes=settings.buffer_bytes,
             delivery_timeout=settings.delivery_timeout,
         )
         stored = await producer.stored(self.target)
+        self._to = self._reach.places(info, stored)
         consumer = self._consumer = source.consumer(
             self.topic,
             group=self._group,
@@ -112,9 +115,11 @@ class Link:
         found = consumer.position
         for part in info.partitions:
             lane = self.lanes.setdefault(part.partition, Lane(self.topic, part.partition))
-            gap = lane.begin(stored[part.partition], part.start_offset, part.end_offset)
+            last = stored[self._to[part.partition]]
+            self._reach.check(last, part.end_offset)
+            gap = lane.begin(last, part.start_offset, part.end_offset)
             self._tell_gap(part.partition, gap, "retention had removed them at the source")
-            if found[part.partition] != lane.position:
+            if found.get(part.partition) != lane.position:
                 await self._seek(part.partition, lane)
         self.opened = self._begun = True
         self.problem = None
@@ -130,19 +135,19 @@ class Link:
             await self._consumer.seek(number, lane.position)
 
     async def _prepare_target(self, info: TopicInfo) -> None:
-        """Make sure that the topic is there, with as many partitions as the source's has.
+        """Make sure that the topic is there, with as many partitions as it needs.
 
         Raises:
             NotFound: it is not, and the uplink is not to change that.
         """
-        topics, wanted = self._hub.topics, len(info.partitions)
+        topics, wanted = self._hub.topics, self._reach.wanted(info)
         try:
             there = await topics.describe(self.target)
         except errors.UnknownTopic as error:
             if not self._settings.create:
                 raise errors.NotFound(kind="topic at the target", name=self.target) from error
             there = await topics.create(self.target, partitions=wanted, if_absent=True, **naming.options(info.config))
-        if len(there.partitions) < wanted:
+        if self._reach.grows and len(there.partitions) < wanted:
             if not self._settings.create:
                 raise errors.NotFound(kind=f"partition {wanted - 1} at the target of topic", name=self.target)
             await topics.alter(self.target, partitions=wanted)
@@ -205,7 +210,7 @@ class Link:
     async def _poll(self) -> list[RecordBatch]:
         assert self._consumer is not None
         try:
-            return await self._consumer.poll_batches(1, timeout=0.0)
+            found = await self._consumer.poll_batches(1, timeout=0.0)
         except errors.CorruptBatch as error:
             lane = self.lanes[error.partition]
             first = max(error.offset, lane.position)
@@ -216,6 +221,10 @@ class Link:
             await self._consumer.seek(error.partition, following)
         except errors.OffsetOutOfRange as error:
             await self._follow_start(error)
+        else:
+            if found and not self._reach.is_log(self._consumer.log(found[0].partition)):
+                raise errors.UnknownTopic(topic=self.topic)  # It was made anew, and is another one to ship.
+            return found
         return []
 
     async def _follow_start(self, error: errors.OffsetOutOfRange) -> None:
@@ -225,10 +234,11 @@ class Link:
             OffsetOutOfRange: that is not what happened: begin again.
         """
         assert self._info is not None
-        info = await self._source.topics.describe(self.topic)
+        info = await self._reach.describe()
         if info.id != self._info.id:
             raise error
-        lane, start = self.lanes[error.partition], info.partitions[error.partition].start_offset
+        lane = self.lanes[error.partition]
+        start = next(part.start_offset for part in info.partitions if part.partition == error.partition)
         if start <= lane.position:
             raise error
         self._tell_gap(error.partition, lane.read(start, start), "retention removed them at the source")
@@ -236,13 +246,15 @@ class Link:
 
     async def _send(self, batch: RecordBatch) -> None:
         assert self._producer is not None
-        lane = self.lanes[batch.partition]
+        lane, reach = self.lanes[batch.partition], self._reach
         failures = self._failures
-        headers = naming.with_origin(batch, self._origin) if self._settings.origin_headers else None
+        headers = None
+        if self._settings.origin_headers:
+            headers = naming.with_origin(batch, reach.origin, reach.number(batch.partition))
         taken = await self._producer.send_batch(
             self.target,
             batch,
-            partition=batch.partition,
+            partition=self._to[batch.partition],
             after=lane.sent,
             headers=headers,
             on_delivery=lambda _, error: None if error is None else failures.append(error),
@@ -263,10 +275,11 @@ class Link:
         lag = self._consumer.lag
         moved = False
         for number, lane in self.lanes.items():
-            last = stored.get(number, -1)  # The hub's topic may have been made anew with fewer partitions.
+            # The hub's topic may have been made anew with fewer partitions.
+            last = stored.get(self._to.get(number, -1), -1)
             moved |= last > lane.acknowledged
             lane.stored(last)
-            lane.end = max(lane.end, lane.position + lag[number])
+            lane.end = max(lane.end, lane.position + lag.get(number, 0))
         if moved:
             self.backoff.succeeded()
         self._count(self._producer)
@@ -296,7 +309,7 @@ class Link:
         assert self._info is not None
         parts: dict[int, list[messages.CommitOffset]] = {}
         for number in numbers:
-            place = self._info.partitions[number]
+            place = next(part for part in self._info.partitions if part.partition == number)
             offset = messages.CommitOffset(place.id, self.lanes[number].acknowledged + 1)
             parts.setdefault(place.leader, []).append(offset)
         for leader, mine in parts.items():
@@ -315,10 +328,9 @@ class Link:
 
     # Looking.
 
-    def changed(self, meta: messages.TopicMeta) -> bool:
-        """Tell whether the topic has become another at the source, or has more partitions."""
-        before = self._info
-        return before is not None and (before.id, len(before.partitions)) != (meta.id, len(meta.partitions))
+    def changed(self, meta: messages.TopicMeta, place: Place | None) -> bool:
+        """Take in how it looks at the source now; tells whether the link has to begin again."""
+        return self._info is not None and self._reach.changed(self._info, meta, place)
 
     @property
     def consumer(self) -> Consumer | None:
@@ -347,6 +359,8 @@ class Link:
                 lag=lane.lag,
                 records=lane.records,
                 skipped=lane.skipped,
+                origin=self._reach.origin,
+                target_partition=self._to.get(number, -1),
             )
             for number, lane in sorted(self.lanes.copy().items())
         ]

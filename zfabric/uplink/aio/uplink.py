@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable
 
 from zfabric import errors
 from zfabric.aio.fabric import Fabric
+from zfabric.core.client.routes import Place
 from zfabric.model import Codec
 from zfabric.settings import MIB, check_callable, check_flag, check_range
 from zfabric.uplink import naming
 from zfabric.uplink.aio.link import Link
+from zfabric.uplink.aio.sources import Part, Whole
 from zfabric.uplink.model import Notice, UplinkSettings, UplinkStatus, check_patterns
 from zfabric.uplink.pacing import SECOND, Backoff, Bucket, passes
 from zfabric.wire import messages
@@ -21,6 +23,9 @@ NOTICES_MAX = 1_000
 TURN_SECONDS = 1.0
 PATIENCE_SECONDS = 0.001
 PATIENCE_MAX_SECONDS = 0.064
+
+Key = tuple[str, str, int]
+"""Topic, and of a mesh an origin and the id of the partition there."""
 
 log = logging.getLogger("zfabric.uplink")
 log.addHandler(logging.NullHandler())
@@ -79,12 +84,12 @@ class Uplink:
         )
         self._source = source
         self._hub = target
-        self._links: dict[str, Link] = {}
+        self._links: dict[Key, Link] = {}
         self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self._bucket = Bucket(bandwidth)
         self._spent = 0
         self._gone_records = self._gone_skipped = self._gone_bytes = 0
-        self._origin = ""
+        self._origin = self._hub_id = ""
         self._group = ""
         self._scan_ns = 0
         self._scanning = Backoff()
@@ -180,25 +185,14 @@ class Uplink:
         try:
             if not self._origin:
                 await self._introduce()
-            question = messages.Metadata(None)
-            answer = await self._source.ask(Type.METADATA, question, "the source's topics")
-            topics = {meta.name: meta for meta in answer.topics}
-            found = naming.matching(sorted(topics), self._settings.patterns)
-            for topic in found:
-                if topic not in self._links:
-                    self._links[topic] = Link(
-                        self._source,
-                        self._hub,
-                        topic,
-                        self._settings,
-                        origin=self._origin,
-                        group=self._group,
-                        tell=self._tell,
-                    )
-                elif self._links[topic].changed(topics[topic]):
-                    self._links[topic].close()
-            for topic in [topic for topic in self._links if topic not in found]:
-                self._forget(topic)
+            found = self._matching(await self._source.survey(None))
+            for key, (meta, place) in found.items():
+                if key not in self._links:
+                    self._links[key] = self._link(meta, place)
+                elif self._links[key].changed(meta, place):
+                    self._links[key].close()
+            for key in [key for key in self._links if key not in found]:
+                self._forget(key)
         except errors.InvalidArgument:
             raise
         except errors.ZFabricError as error:
@@ -207,6 +201,24 @@ class Uplink:
             self._scanning.succeeded()
             self._problem = None
             self._scan_ns = now + int(self._settings.rescan * SECOND)
+
+    def _matching(self, topics: Iterable[messages.TopicMeta]) -> dict[Key, tuple[messages.TopicMeta, Place | None]]:
+        """Return what is to be shipped. What the hub leads as a member of the source's mesh has arrived."""
+        by_name = {meta.name: meta for meta in topics if meta.partitions}
+        found: dict[Key, tuple[messages.TopicMeta, Place | None]] = {}
+        for name in naming.matching(sorted(by_name), self._settings.patterns):
+            meta = by_name[name]
+            places = [place for place in meta.partitions if isinstance(place, Place)]
+            if not places:
+                found[name, "", 0] = (meta, None)
+            for place in places:
+                if place.origin != self._hub_id:
+                    found[name, place.origin, place.log] = (meta, place)
+        return found
+
+    def _link(self, meta: messages.TopicMeta, place: Place | None) -> Link:
+        reach = Whole(self._source, meta, self._origin) if place is None else Part(self._source, meta, place)
+        return Link(self._source, self._hub, reach, self._settings, group=self._group, tell=self._tell)
 
     async def _introduce(self) -> None:
         """Learn the ids of both fabrics.
@@ -220,16 +232,16 @@ class Uplink:
         if origin == hub:
             raise errors.InvalidArgument(name="target", value=self._hub.url, allowed="another fabric than the source")
         self._group = self._settings.group or naming.group(hub)
-        self._origin = origin
+        self._origin, self._hub_id = origin, hub
 
-    def _forget(self, topic: str) -> None:
-        link = self._links.pop(topic)
+    def _forget(self, key: Key) -> None:
+        link = self._links.pop(key)
         link.close()
         self._gone_bytes += link.sent_bytes
         for part in link.status():
             self._gone_records += part.records
             self._gone_skipped += part.skipped
-        self._tell(Notice("gone", topic, None, "the topic was deleted at the source"))
+        self._tell(Notice("gone", link.topic, None, "the topic was deleted at the source"))
 
     async def _tend(self, link: Link, room: int, now: int) -> bool:
         """Let one topic go on, or begin; tells whether it did."""
@@ -330,7 +342,7 @@ class Uplink:
         parts = [part for link in links for part in link.status()]
         problem = self._trouble()
         return UplinkStatus(
-            topics=sorted(link.topic for link in links),
+            topics=sorted({link.topic for link in links}),
             records=self._gone_records + sum(part.records for part in parts),
             skipped=self._gone_skipped + sum(part.skipped for part in parts),
             lag=sum(part.lag for part in parts),
