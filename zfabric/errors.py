@@ -706,7 +706,7 @@ def from_wire(code: int, values: dict[str, Value]) -> ZFabricError:
     if kind is not ZFabricError:
         wanted = {name: _KINDS[declared] for name, declared in kind.__annotations__.items() if declared in _KINDS}
         given = {name: values[name] for name in (*wanted, *kind.defaults) if name in values}
-        with suppress(KeyError, ValueError):
+        with suppress(KeyError, ValueError, TypeError):
             if all(isinstance(given[name], fits) for name, fits in wanted.items()):
                 return kind(**given)
     return ZFabricError(message=f"error {code}: {values}"[:_UNKNOWN_TEXT_MAX])

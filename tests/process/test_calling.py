@@ -231,6 +231,14 @@ def test_serializers_work_on_both_sides(fabric):
         (("s.m",), {"headers": {"a": "b"}}),
         (("s.m",), {"headers": {str(n): b"" for n in range(200)}}),
         (("s.m",), {"headers": {"a": bytes(70_000)}}),
+        (("s.m",), {"headers": ["a"]}),
+        (("s.m",), {"headers": {"\ud800": b""}}),
+        (("s.m",), {"headers": {"\U0001f600" * 10_000: bytes(30_000)}}),
+        (("s.\ud800",), {}),
+        (("s.m",), {"version": 1}),
+        (("s.m",), {"version": "\ud800"}),
+        (("s.m",), {"instance": "1"}),
+        (("s.m",), {"instance": -1}),
         (("s.m",), {"hedge": -1}),
         (("s.m",), {"idempotent": 1}),
     ],
@@ -371,3 +379,9 @@ async def test_cancelling_a_request_cancels_its_handler(zfabric_url):
             with pytest.raises(asyncio.CancelledError):
                 await asking
             assert await caller.request("s.health") == b"ok"
+
+
+@pytest.mark.parametrize("listen", [5, b"tcp://127.0.0.1:*", "tcp://\ud800:1"])
+def test_a_wrong_endpoint_of_a_service_is_named(fabric, listen):
+    with pytest.raises(errors.InvalidArgument):
+        fabric.service("s", listen=listen)

@@ -22,7 +22,6 @@ from zfabric.settings import (
     METHOD_BYTES_MAX,
     check_callable,
     check_flag,
-    check_iterable,
     check_name,
     check_range,
 )
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 VERSION_MAX = 100
 METHOD_CHARACTERS_MAX = METHOD_BYTES_MAX // 4
 _NONE: dict[str, bytes] = {}
+_ANY = ("", 0, None, None)
 
 
 class Outgoing:
@@ -95,6 +95,7 @@ class Calling:
         """
         check_name("service", name)
         _check_text("version", version)
+        _check_endpoint(listen)
         if concurrency is not None:
             check_range("concurrency", concurrency, 1, 100_000, "requests")
         check_range("queue", queue, 0, 1_000_000, "requests")
@@ -332,6 +333,7 @@ class Calling:
             raise errors.InvalidArgument(
                 name="value", value=type(value).__name__, allowed="bytes, or with a serializer"
             )
+        value = calls.flat(value)
         if len(value) > CALL_BYTES_MAX:
             raise errors.LimitExceeded(what="bytes of a request", value=len(value), limit=CALL_BYTES_MAX)
         if timeout is None:
@@ -339,6 +341,8 @@ class Calling:
         elif type(timeout) is not float or not 0.001 <= timeout <= 1e9:
             check_range("timeout", timeout, 0.001, 1e9, "s")
         _check_method(method)
+        if (version, instance, idempotent, hedge) != _ANY:
+            _check_options(version, instance, idempotent, hedge)
         context = tracing.current.get()
         deadline_ns = self._pump.now() + int(timeout * 1e9)
         if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
@@ -348,10 +352,6 @@ class Calling:
             carried |= _checked(headers or _NONE)
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"
-        if hedge is not None:
-            check_range("hedge", hedge, 0.0, 3_600.0, "s")
-        if idempotent is not None:
-            check_flag("idempotent", idempotent)
         return Errand(
             method,
             value,
@@ -385,29 +385,58 @@ def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:
 
 
 def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str) or len(value) > VERSION_MAX:
+    if not isinstance(value, str) or len(value) > VERSION_MAX or not _encodable(value):
         allowed = f"text of at most {VERSION_MAX} characters"
         raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=allowed)
 
 
+def _check_endpoint(listen: object) -> None:
+    if listen is not None and not (isinstance(listen, str) and listen.isascii()):
+        raise errors.InvalidArgument(name="listen", value=repr(listen)[:100], allowed="tcp://host:port")
+
+
+def _check_options(version: object, instance: object, idempotent: object, hedge: object) -> None:
+    _check_text("version", version)
+    check_range("instance", instance, 0, 2**64 - 1)
+    if idempotent is not None:
+        check_flag("idempotent", idempotent)
+    if hedge is not None:
+        check_range("hedge", hedge, 0.0, 3_600.0, "s")
+
+
 def _check_method(method: object) -> None:
-    fits = isinstance(method, str) and 0 < method.rfind(".") < len(method) - 1 and len(method) <= METHOD_CHARACTERS_MAX
+    fits = (
+        isinstance(method, str)
+        and 0 < method.rfind(".") < len(method) - 1
+        and len(method) <= METHOD_CHARACTERS_MAX
+        and (method.isascii() or _encodable(method))
+    )
     if not fits:
         raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed="SERVICE.METHOD")
 
 
+def _encodable(text: str) -> bool:
+    """Tell whether it has a form in UTF-8: half of a surrogate pair has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_header(name: object, content: object) -> None:
-    if not isinstance(name, str) or not isinstance(content, bytes):
+    if not isinstance(name, str) or not isinstance(content, bytes) or not _encodable(name):
         raise errors.InvalidArgument(name="headers", value=repr((name, content))[:100], allowed="text to bytes")
 
 
 def _checked(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    check_iterable("headers", headers, "names to bytes")
+    if not isinstance(headers, Mapping):
+        raise errors.InvalidArgument(name="headers", value=repr(headers)[:100], allowed="a mapping of text to bytes")
     check_range("number of headers", len(headers), 0, HEADERS_MAX - 2)
     size = 0
     for name, content in headers.items():
         _check_header(name, content)
-        size += len(name) + len(content) + 10
+        size += len(name.encode()) + len(content) + 10
     check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 200, "bytes")
     return headers
 

@@ -272,12 +272,12 @@ class Service:
 
     def _handle(self, job: Job) -> Any:
         method = job.method
-        value: Any = job.body if type(job.body) is bytes else bytes(job.body)
-        if self._deserializer is not None:
-            value = self._deserializer(method.name, value)
-        request = Request(job, self._pump, value)
+        request = Request(job, self._pump, job.body if type(job.body) is bytes else bytes(job.body))
+        # Before anything of the user's: whoever tells of its failure reads them again.
         traceparent = request.headers.get(tracing.HEADER, b"") if job.headers else b""
         tracing.current.set(tracing.Context(traceparent if tracing.valid(traceparent) else b"", job.deadline_ns))
+        if self._deserializer is not None:
+            request.value = self._deserializer(method.name, request.value)
         handler: Any = method.handler
         if self._middleware:
             result = self._through(request, handler)
@@ -318,10 +318,11 @@ class Service:
             result = self._serializer(method.name, result)
         if not isinstance(result, bytes | bytearray | memoryview):
             raise TypeError(f"the handler gave {type(result).__name__}; allowed: bytes")
-        if len(result) > CALL_BYTES_MAX:
+        body = calls.flat(result)
+        if len(body) > CALL_BYTES_MAX:
             what = f"bytes that method {method.name!r} gave"
-            raise errors.LimitExceeded(what=what, value=len(result), limit=CALL_BYTES_MAX, instead="give a stream")
-        return result
+            raise errors.LimitExceeded(what=what, value=len(body), limit=CALL_BYTES_MAX, instead="give a stream")
+        return body
 
     def _fail(self, job: Job, error: errors.ZFabricError) -> None:
         with self._pump.lock:
@@ -333,9 +334,16 @@ class Service:
         return errors.RemoteError(
             method=f"{self.name}.{job.method.name}",
             kind=type(error).__name__,
-            text=str(error)[:ERROR_TEXT_MAX],
+            text=_text(error),
             traceback=trace,
         )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:ERROR_TEXT_MAX]
+    except Exception:  # noqa: BLE001 - a handler's own exception, whose text may fail as well
+        return "<it has no text: str() of it failed>"
 
 
 def _healthy(request: Request) -> bytes:

@@ -80,6 +80,8 @@ GOODBYE: Final = 71
 FLAG_STREAM: Final = 1
 FLAG_IDEMPOTENT: Final = 1
 FLAG_END: Final = 2
+FAILURE_TEXT_MAX: Final = 20_000
+"""Characters of each text in FAILED and REFUSED; the rest is cut off."""
 INLINE_BYTES: Final = 4_096
 """Bodies to this size go in the first frame: a frame more costs each side more than the copy."""
 
@@ -148,6 +150,13 @@ def read_headers(data: Buffer) -> dict[str, bytes]:
         raise errors.ProtocolViolation(problem=f"headers of a request: {str(error)[:200]}", allowed=allowed) from error
 
 
+def flat(body: Buffer) -> Buffer:
+    """Return a body as one row of bytes, which a view need not be: of wider items, of more dimensions, or with gaps."""
+    if type(body) is memoryview and not (body.c_contiguous and body.ndim == 1 and body.format == "B"):
+        return body.tobytes()
+    return body
+
+
 def request(
     kind: int,
     number: int,
@@ -182,8 +191,27 @@ def chunk(number: int, place: int, body: Buffer, flags: int = 0) -> Frames:
 
 
 def failure(kind: int, number: int, error: errors.ZFabricError, flags: int = 0) -> Frames:
-    """Encode a FAILED or a REFUSED."""
-    return [COMMAND.pack(SIGNATURE, VERSION, kind, flags, number) + _encode(Failure(error.code, error.values))]
+    """Encode a FAILED or a REFUSED.
+
+    The error may be a handler's, and its values anything: what a caller could not read becomes text, and text is cut.
+    """
+    given = vars(error).get("values")
+    values = {name: _plain(value) for name, value in given.items()} if isinstance(given, dict) else {}
+    return [COMMAND.pack(SIGNATURE, VERSION, kind, flags, number) + _encode(Failure(error.code, values))]
+
+
+def _plain(value: object) -> str | int | float | None:
+    """Return a value of an error as its decoder takes it."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = bytes(value).decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        text = str.__getitem__(value, slice(FAILURE_TEXT_MAX))
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    if value is None or type(value) is float:
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**64:
+        return int(value)
+    return f"<{type(value).__name__}>"
 
 
 def bare(kind: int, number: int) -> Frames:

@@ -135,3 +135,23 @@ def test_another_version_is_told_apart_from_garbage():
 def test_headers_that_are_none_are_refused(data):
     with pytest.raises(errors.ProtocolViolation):
         calls.read_headers(data)
+
+
+@pytest.mark.parametrize("ceiling", [None, "x", -1, 0.5])
+def test_an_error_of_a_peer_is_an_error_whatever_its_values_are(ceiling):
+    values = {"size": 1, "topic": "t", "limit": 1, "ceiling": ceiling}
+    assert isinstance(errors.from_wire(errors.RecordTooLarge.code, values), errors.ZFabricError)
+
+
+def test_values_of_an_error_arrive_as_what_a_caller_can_read():
+    error = errors.NotFound(kind="caf\udce9", name=b"eve\xff")
+    error.values |= {"long": "x" * 30_000, "truth": True, "large": 2**70, "object": object()}
+    answer = calls.read_answered(calls.failure(calls.FAILED, 1, error))
+    assert answer.failure.values == {
+        "kind": "caf\\udce9",
+        "name": "eve\\xff",
+        "long": "x" * calls.FAILURE_TEXT_MAX,
+        "truth": 1,
+        "large": "<int>",
+        "object": "<object>",
+    }

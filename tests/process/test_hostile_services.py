@@ -1,0 +1,88 @@
+"""What a handler, a caller or an instance does wrongly, or on purpose, hurts nobody else."""
+
+from __future__ import annotations
+
+import array
+
+import pytest
+
+from zfabric import errors
+from zfabric.settings import CALL_BYTES_MAX
+from zfabric.wire import calls
+
+
+@pytest.fixture
+def fabric(zfabric_fabric):
+    return zfabric_fabric
+
+
+@pytest.fixture
+def service(fabric):
+    made = fabric.service("s", concurrency=2, deserializer=lambda method, value: value if method == "m" else value / 2)
+
+    @made.method("m")
+    def method(request):
+        return request.value
+
+    yield made
+    made.stop(drain=0.0)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Bare(errors.ZFabricError):
+    def __init__(self):
+        Exception.__init__(self, "without values")
+
+
+ODD = {
+    "half of a pair": ValueError("caf\udce9"),
+    "no text": Unspeakable(),
+    "bytes": errors.NotFound(kind="user", name=b"eve\xff"),
+    "an object": errors.NotFound(kind="user", name=object()),
+    "a truth": errors.LimitExceeded(what="x", value=True, limit=10**30),
+    "long": errors.NotFound(kind="user", name="x" * 50_000_000),
+    "bare": Bare(),
+}
+
+
+@pytest.mark.parametrize("error", ODD.values(), ids=ODD)
+def test_whatever_a_handler_raises_is_told_and_costs_no_worker_and_no_connection(fabric, service, error):
+    @service.method("m")
+    def method(request):
+        raise error
+
+    with service:
+        for _ in range(4):
+            with pytest.raises(errors.ZFabricError) as told:
+                fabric.request("s.m", timeout=20.0)
+            assert not isinstance(told.value, errors.RequestTimeout | errors.CalleeLost)
+            assert len(str(told.value)) < 30_000
+        assert service.stats()["running"] == 0
+
+
+def test_a_body_may_be_any_view_of_bytes(fabric, service):
+    @service.method("m")
+    def method(request):
+        return memoryview(request.value)[::-1]
+
+    with service:
+        assert fabric.request("s.m", memoryview(b"abcdef")[::2]) == b"eca"
+        assert fabric.request("s.m", memoryview(bytes(20_000))[::2]) == bytes(10_000)
+        assert len(fabric.request("s.m", memoryview(array.array("d", [0.0] * 10_000)))) == 80_000
+        with pytest.raises(errors.LimitExceeded):
+            fabric.request("s.m", memoryview(array.array("d", bytes(CALL_BYTES_MAX + 8))))
+
+
+def test_headers_that_are_none_cost_no_worker_even_if_the_value_is_none_either(fabric, service, monkeypatch):
+    with service:
+        with monkeypatch.context() as patched:
+            patched.setattr(calls, "headers", lambda values: b"\xc1")
+            for _ in range(4):
+                with pytest.raises(errors.ProtocolViolation):
+                    fabric.request("s.health", b"", timeout=20.0)
+        assert service.stats()["running"] == 0
+        assert fabric.request("s.m", b"x") == b"x"
