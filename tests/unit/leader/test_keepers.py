@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.leader.test_leader import Node
 from zfabric import errors
+from zfabric.core.leader import keys
 from zfabric.core.leader.copies import Heard, Keep, KeptBatch
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
@@ -327,3 +328,67 @@ def test_a_damaged_copy_is_an_error_and_never_other_bytes(bits):
     except errors.ZFabricError:
         return
     assert found == good[: len(found)]
+
+
+@pytest.mark.parametrize("group", ["\N{SNOWMAN}" * 200, "a/b", ".", "x" * 201])
+def test_a_group_with_a_name_that_is_none_is_not_shared_and_the_others_are(group):
+    node = KeeperNode()
+    names = [SharedOffset(1, group[:200] if len(group) < 201 else "-", 0, 0, 5), SharedOffset(1, "g", 0, 0, 5)]
+    node.ask(Type.SHARE, Share("f", names))
+    keys_there = [key for key, _ in node.disk.items() if key[:1] == keys.GROUP]
+    assert keys_there == [keys.group(1, "g")]
+
+
+def test_a_reset_of_a_group_that_was_set_back_as_often_as_can_be_told_can_still_be_told():
+    node = Node()
+    node.produce(0, [b"a", b"b"])
+    node.ask(Type.SHARE, Share("f", [SharedOffset(1, "g", (1 << 63) - 1, 2, 5)]))
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(1, 1)], True))
+    assert node.ask(Type.GET_OFFSETS, messages.GetOffsets("g", [1])).parts[0].offset == 1
+    [commit] = followed(follow(node)).commits
+    assert (commit.resets, commit.offset) == ((1 << 63) - 1, 1)
+
+
+def damage(node, key):
+    node.disk.write().put(key, b"\xc1")
+    node.disk.commit()
+
+
+def test_a_damaged_row_of_a_group_does_not_keep_a_turn_from_the_disk():
+    """A keeper confirms what it asks on from: that may not be ahead of its disk."""
+    node = KeeperNode()
+    node.keep(load=[7])
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("bad", [messages.CommitOffset(7, 0)]))
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("good", [messages.CommitOffset(7, 0)]))
+    damage(node, keys.group(7, "bad"))
+    node.keep([kept(0)], share=[7], check=[7], heard={7: Heard(5, 1)})
+    assert node.leader.copies.positions[7].end == 1
+    assert [shared.group for shared in node.leader.copies.shared] == ["good"]
+    node.restart()
+    node.keep(load=[7])
+    assert node.leader.copies.positions[7].end == 1
+
+
+def test_a_copy_with_a_damaged_row_of_a_group_does_not_expire():
+    node = KeeperNode()
+    node.keep([kept(0)], heard={7: Heard(5, 1)})
+    for group in ("bad", "good"):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(group, [messages.CommitOffset(7, 1)]))
+    node.wall += 1_000 * 86_400_000
+    node.keep(check=[7])
+    assert node.leader.copies.expired == [7]
+    node.leader.copies.expired.clear()
+    damage(node, keys.group(7, "bad"))
+    node.keep(check=[7])
+    assert node.leader.copies.expired == []
+
+
+def test_a_damaged_row_of_a_group_does_not_keep_others_from_keepers():
+    node = Node()
+    node.produce(0)
+    for group in ("a", "b", "c"):
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(group, [messages.CommitOffset(1, 1)]))
+    damage(node, keys.group(1, "b"))
+    answer = followed(follow(node))
+    assert [commit.group for commit in answer.commits] == ["a", "c"]
+    assert len(answer.parts) == 1

@@ -8,7 +8,9 @@ what changed, and a restart, which begins another list, tells everything once mo
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 
+from zfabric import errors
 from zfabric.core.leader import groups
 from zfabric.core.transaction import Transaction
 from zfabric.settings import SHARED_OFFSETS_MAX
@@ -32,9 +34,10 @@ class Commits:
         for partition_id in sorted(partitions - self._loaded):
             self._loaded.add(partition_id)
             for group in groups.names(partition_id, txn):
-                row = groups.committed(partition_id, group, txn)
-                if row is not None:
-                    self._note(partition_id, group, row)
+                with suppress(errors.CorruptRow):  # Whoever asks for this group's offset is told.
+                    row = groups.committed(partition_id, group, txn)
+                    if row is not None:
+                        self._note(partition_id, group, row)
 
     def note(self, partition_id: int, group: str, row: groups.GroupRow | None) -> bool:
         """A group has committed in a partition, or was forgotten (None); tells whether somebody follows it."""

@@ -28,6 +28,7 @@ from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer, TopicConfig
+from zfabric.settings import GROUP_BYTES_MAX, check_name
 from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, BatchHeader
 from zfabric.wire.replication import SharedOffset
@@ -162,22 +163,24 @@ class Copies:
             self._find(partition_id, txn)
         for partition_id, heard in body.heard.items():
             self._hear(partition_id, heard, txn)
-        self.shared += [entry for partition_id in body.share for entry in self._commits(partition_id, txn)]
+        self.shared += [entry for partition_id in body.share for entry in self._commits(partition_id, txn)[0]]
         self.expired += [partition_id for partition_id in body.check if self._is_expired(partition_id, wall_ms, txn)]
         return appended, changed
 
     def merge(self, commits: list[SharedOffset], txn: Transaction) -> list[tuple[int, str, groups.GroupRow]]:
         """Take committed offsets that are ahead of ours; returns those that changed something.
 
-        Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here.
+        Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here, nor of a
+        group whose name is none.
         """
         changed: list[tuple[int, str, groups.GroupRow]] = []
         for shared in commits:
             try:
+                check_name("group", shared.group, GROUP_BYTES_MAX)
                 partition = self._assigned.partition(shared.partition, txn)
                 known = shared.offset <= partition.log.state.end or shared.partition in self._assigned.kept
                 row = groups.merge(partition, shared, txn) if known else None
-            except (errors.NotLeader, errors.CorruptRow, errors.LimitExceeded):
+            except (errors.InvalidArgument, errors.NotLeader, errors.CorruptRow, errors.LimitExceeded):
                 self.refused += 1
                 continue
             if row is not None:
@@ -252,8 +255,8 @@ class Copies:
         if partition_id not in self._assigned.kept:
             return
         self.heard[partition_id] = heard
-        row = txn.get(keys.heard(partition_id))
-        if row is None or heard.wall_ms - keys.U64.unpack(row)[0] > HEARD_STEP_MS:
+        stored_ms = self._stored_ms(partition_id, txn)
+        if not stored_ms or heard.wall_ms - stored_ms > HEARD_STEP_MS:
             txn.put(keys.heard(partition_id), keys.U64.pack(heard.wall_ms))
             self.must_sync = True
 
@@ -262,8 +265,11 @@ class Copies:
         heard = self.heard.get(partition_id)
         if heard is not None:
             return heard.wall_ms
+        return self._stored_ms(partition_id, txn)
+
+    def _stored_ms(self, partition_id: int, txn: Transaction) -> int:
         row = txn.get(keys.heard(partition_id))
-        return 0 if row is None else int(keys.U64.unpack(row)[0])
+        return int(keys.U64.unpack(row)[0]) if row is not None and len(row) == keys.U64.size else 0
 
     def _is_expired(self, partition_id: int, wall_ms: int, txn: Transaction) -> bool:
         """Tell whether a copy may go: its origin silent for so long, and nothing in it that somebody has yet to read.
@@ -277,17 +283,24 @@ class Copies:
         state = partition.log.state
         if not state.batches:
             return True
-        offsets = [entry.offset for entry in self._commits(partition_id, txn)]
-        return bool(offsets) and min(offsets) >= state.end
+        commits, whole = self._commits(partition_id, txn)
+        return whole and bool(commits) and min(entry.offset for entry in commits) >= state.end
 
-    def _commits(self, partition_id: int, txn: Transaction) -> list[SharedOffset]:
-        found = []
+    def _commits(self, partition_id: int, txn: Transaction) -> tuple[list[SharedOffset], bool]:
+        """Return what groups have committed at a copy, and whether that is all: damaged rows are left out."""
+        found: list[SharedOffset] = []
+        whole = True
         if partition_id in self._assigned.kept:
             for group in groups.names(partition_id, txn):
-                row = groups.committed(partition_id, group, txn)
+                try:
+                    row = groups.committed(partition_id, group, txn)
+                except errors.CorruptRow as error:
+                    self.problems[partition_id] = str(error)
+                    whole = False
+                    continue
                 if row is not None:
                     found.append(SharedOffset(partition_id, group, row.resets, row.offset, row.timestamp))
-        return found
+        return found, whole
 
 
 def beyond(header: BatchHeader, payload: Buffer, offset: int) -> tuple[BatchHeader, bytes, bytes]:

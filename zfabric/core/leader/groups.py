@@ -11,6 +11,7 @@ reset.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.settings import GROUPS_PER_PARTITION_MAX
 from zfabric.wire.replication import SharedOffset
+
+RESETS_MAX: Final = (1 << 63) - 1
+"""What a command can carry: somebody may claim as many, and what is told of the group must stay readable."""
 
 
 class GroupRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -78,7 +82,7 @@ def commit(
     elif offset <= before.offset and not force:
         return None
     else:
-        resets = before.resets + (offset < before.offset)
+        resets = min(before.resets + (offset < before.offset), RESETS_MAX)
     return _store(partition.id, group, GroupRow(offset, wall_ms, resets), txn)
 
 
