@@ -402,5 +402,6 @@ def test_a_topic_that_was_deleted_and_made_anew_is_another_log():
             return kept
 
     assert run.run(make(b"first")) == {b"first"}
-    assert run.run(make(b"second")) == {b"second"}
-    assert [source for _, source, _ in run.copies(keeper)] == [2]
+    assert run.run(make(b"second")) == {b"first", b"second"}
+    assert [source for _, source, _ in run.copies(keeper)] == [1, 2]
+    assert [run.values(keeper, copy) for _, _, copy in run.copies(keeper)] == [[b"first"], [b"second"]]

@@ -10,6 +10,7 @@ from zfabric.model import TopicConfig
 from zfabric.sim.disk import SimDisk
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Adopt, AdoptedTopic
 
 
 class Controller:
@@ -205,3 +206,41 @@ def test_a_repeated_command_is_answered_again_also_after_a_restart():
     controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
     controller.create("t", token=9)
     assert controller.ask(Type.METADATA, messages.Metadata(None)).topics == [], "nor make what was deleted since"
+
+
+def adopt(controller, config=None, name="t", source=5):
+    body = Adopt("o", [AdoptedTopic(name, config or TopicConfig(), [(0, source)])])
+    controller.machine.handle(b"peer", Command(Type.ADOPT, 0, 0, body, ()), controller.disk.write())
+    controller.disk.commit()
+    controller.machine.take_effects()
+    [meta] = controller.ask(Type.METADATA, messages.Metadata([name])).topics
+    return [place.source for place in meta.kept]
+
+
+@pytest.mark.parametrize("durability", ["os", "memory"])
+def test_a_topic_that_is_not_on_disk_here_takes_no_copies(durability):
+    """A copy is what acks="all" of its origin counts on."""
+    controller = Controller(leaders=1)
+    controller.create("t", config=TopicConfig(durability=durability))
+    assert adopt(controller) == []
+    assert controller.machine.refused == 1
+    controller.create("u")
+    assert adopt(controller, name="u") == [5]
+
+
+@pytest.mark.parametrize("durability", ["os", "memory"])
+def test_a_topic_with_copies_is_made_on_disk_or_not_at_all(durability):
+    controller = Controller(leaders=1)
+    adopt(controller)
+    with pytest.raises(errors.InvalidArgument) as refused:
+        controller.create("t", config=TopicConfig(durability=durability))
+    assert refused.value.name == "durability"
+    assert [place.source for place in controller.create("t").kept] == [5]
+
+
+def test_a_partition_that_is_another_log_now_leaves_the_copy_of_the_first_one_alone():
+    """An origin that was rolled back gives ids anew, and anybody may claim to be one: nothing is lost by that."""
+    controller = Controller(leaders=1)
+    assert adopt(controller) == [5]
+    assert adopt(controller, source=6) == [5, 6]
+    assert adopt(controller, source=5) == [5, 6]

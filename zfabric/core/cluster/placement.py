@@ -353,6 +353,10 @@ class Placement:
                 raise errors.AlreadyExists(kind="topic", name=body.name)
             meta = row.meta
         else:
+            if row is not None and row.meta.kept and body.config.durability != "fsync":
+                raise errors.InvalidArgument(
+                    name="durability", value=repr(body.config.durability), allowed="'fsync' where copies of it are kept"
+                )
             meta = self._new(body.name, body.config) if row is None else row.meta
             places = self._places(body.partitions, 0)
             meta = messages.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
@@ -366,6 +370,7 @@ class Placement:
         return meta
 
     def _adopt(self, peer: bytes, command: Command, txn: Transaction) -> None:
+        """Keep what an origin leads; what was kept of a log that was made anew stays: it may be all there is of it."""
         body: Adopt = command.body
         if body.drop:
             self._let_go(set(body.drop), txn)
@@ -375,20 +380,21 @@ class Placement:
             check_config(topic.config)
             row = self._topics.get(topic.name)
             meta = self._new(topic.name, topic.config) if row is None else row.meta
-            kept = {(place.origin, place.number): place for place in meta.kept}
+            if meta.config.durability != "fsync":  # A copy is on disk.
+                self.refused += 1
+                continue
+            kept = {(place.origin, place.source): place for place in meta.kept}
             origins = {place.origin for place in meta.kept} | {body.origin}
             for number, source in topic.partitions:
-                known = kept.get((body.origin, number))
-                if known is not None and known.source == source:
+                if (body.origin, source) in kept:
                     continue
                 if room <= 0 or len(origins) > ORIGINS_PER_TOPIC_MAX:
                     self.refused += 1
                     break
-                room -= known is None
-                place = KeptPlace(self._next_partition, body.origin, number, KEEPING_LEADER, source)
-                kept[body.origin, number] = place
+                room -= 1
+                kept[body.origin, source] = KeptPlace(self._next_partition, body.origin, number, KEEPING_LEADER, source)
                 self._next_partition += 1
-            if len(kept) != len(meta.kept) or list(kept.values()) != meta.kept:
+            if len(kept) != len(meta.kept):
                 self._write_topic(self._with_kept(meta, list(kept.values())), txn)
 
     def _with_kept(self, meta: messages.TopicMeta, kept: list[KeptPlace]) -> messages.TopicMeta:
@@ -482,10 +488,8 @@ class Placement:
         self._heard[body.leader] = body.version
         self._learn(body.ends)
         assign = self.assignment(body.leader, body.version)
-        if assign is None:
-            self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))
-        else:
-            self._effects.append(Reply(peer, (messages.command(Type.ASSIGN, command.request, assign),)))
+        kind, answer = (Type.DONE, messages.Empty()) if assign is None else (Type.ASSIGN, assign)
+        self._effects.append(Reply(peer, (messages.command(kind, command.request, answer),)))
 
     def _members(self, peer: bytes, command: Command) -> None:
         answer = self.roster.answer(command.body)
