@@ -79,6 +79,7 @@ PRODUCER_BATCHES_KEPT: Final = 8
 """Batches that a leader remembers for each producer; clients keep at most five in flight."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
+_PATTERN = re.compile(r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+\Z")
 
 
 def check_range(name: str, value: object, low: int | float, high: int | float, unit: str = "") -> None:
@@ -115,6 +116,14 @@ def check_iterable(name: str, value: object, of: str) -> None:
     """Raise :class:`InvalidArgument` unless ``value`` can be iterated over."""
     if not isinstance(value, Iterable):
         raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=f"an iterable of {of}")
+
+
+def check_pattern(kind: str, value: object) -> str:
+    """Return ``value`` if it can match the name of a topic, else raise :class:`InvalidArgument`."""
+    if not isinstance(value, str) or len(value) > NAME_BYTES_MAX or not _PATTERN.match(value):
+        allowed = f"1 to {NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ -, and * ? [...]"
+        raise errors.InvalidArgument(name=kind, value=repr(value)[:100], allowed=allowed)
+    return value
 
 
 def check_name(kind: str, value: object, longest: int = NAME_BYTES_MAX) -> str:

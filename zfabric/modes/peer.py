@@ -19,7 +19,7 @@ from zfabric.modes.options import LeaderOptions, PeerPlace
 from zfabric.modes.peerurl import LOOPBACK, SCHEME, PeerTarget
 from zfabric.modes.url import Target
 from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
-from zfabric.settings import LeaderSettings
+from zfabric.settings import LeaderSettings, check_pattern
 from zfabric.store.directory import Holder
 
 PROBE_S = 1.0
@@ -44,7 +44,7 @@ class Peer(Embedded):
             advertise=target.advertise,
             beacon=target.beacon,
         )
-        self._keep = tuple(target.keep)
+        self._keep = tuple(check_pattern("keep", pattern) for pattern in target.keep)
         self._keepers = tuple(f"tcp://{_place(keeper, 'keeper')}" for keeper in target.keepers)
         super().__init__(Target(target.url, "embedded", target.data, "", 0), settings, timeout=timeout)
         self.publish = self._publish

@@ -39,6 +39,10 @@ log = logging.getLogger("zfabric.mesh")
 Send = Callable[[bytes, bytes], None]
 """Sends a frame to a peer of the ROUTER: routing id, frame."""
 
+_TOLD: Final = {
+    kind: f"member_{kind} member=%s endpoint=%s" for kind in ("joined", "returned", "failed", "left")
+}  # fmt: skip
+"""What is logged of the mesh's events."""
 SIGNATURE: Final = gossip.SIGNATURE
 UPKEEP_NS: Final = 1_000_000_000
 STORE_NS: Final = 60_000_000_000
@@ -176,8 +180,8 @@ class Gossip:
         inform(self._roster, self._mesh, event)
         if kind == "collided":
             self._collided(member, now)
-        if kind in ("joined", "returned", "failed", "left"):
-            log.info("member_%s member=%s endpoint=%s", kind, member.id.hex(), member.endpoint)
+        if kind in _TOLD:
+            log.info(_TOLD[kind], member.id.hex(), member.endpoint)
 
     def _collided(self, claim: Member, now: int) -> None:
         if now >= self._collision_due:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from zfabric import errors
 from zfabric.modes.options import MeshOptions
 from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
@@ -44,6 +46,20 @@ def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
     )
 
 
+def check_alone(mesh: MeshSection) -> None:
+    """Refuse what only makes sense with a mesh: whoever gives a key should not run without one.
+
+    Raises:
+        ConfigurationError: the mesh without a name has seeds, a key, or a host to be told to others.
+    """
+    for source, value in (("--seed", mesh.seeds), ("--mesh-key", mesh.key), ("--advertise", mesh.advertise)):
+        if value:
+            told = value if isinstance(value, str) else value[0]
+            raise errors.ConfigurationError(
+                source=f"{source} {told[:100]!r}", problem="there is no mesh for it", instead="say which: --mesh NAME"
+            )
+
+
 def split_place(text: str, source: str) -> tuple[str, int]:
     """Return (host, port) of ``HOST:PORT``, where ``source`` is what it came from.
 
@@ -78,7 +94,17 @@ def _place(text: str, source: str) -> tuple[str, int]:
 
 def _is_host(host: str) -> bool:
     fits = host.isascii() and host.isprintable() and not set(host) & set(" /;*")
-    return fits and len(host) < ENDPOINT_BYTES_MAX - len("tcp://:65535") and (":" not in host or host[0] == "[")
+    return (
+        fits and len(host) < ENDPOINT_BYTES_MAX - len("tcp://:65535") and (_is_ipv6(host) or not set(host) & set(":[]"))
+    )
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
+    except OSError:
+        return False
+    return (host[0], host[-1]) == ("[", "]")
 
 
 def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> str:

@@ -27,9 +27,9 @@ from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
 from zfabric.net.addresses import WILDCARDS, bindable, free_run, is_loopback
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import endpoints, mesh_options, split_place
+from zfabric.server.joining import check_alone, endpoints, mesh_options, split_place
 from zfabric.server.systemd import Manager
-from zfabric.settings import LeaderSettings, check_range
+from zfabric.settings import LeaderSettings, check_pattern, check_range
 from zfabric.store.directory import DataDirectory, unusable
 from zfabric.store.lockfile import FileLock
 
@@ -100,7 +100,7 @@ class Supervisor:
         announce: called with the node's URL once all leaders serve.
 
     Raises:
-        InsecureListen, ConfigurationError, DirectoryFormat. InvalidArgument: a setting of the mesh.
+        InsecureListen, ConfigurationError, DirectoryFormat. InvalidArgument: a pattern, or a setting of the mesh.
     """
 
     def __init__(
@@ -124,8 +124,10 @@ class Supervisor:
         self._wanted = min(os.cpu_count() or 1, LEADERS_MAX) if leaders is None else leaders
         check_range("leaders", self._wanted, 1, LEADERS_MAX)
         self._settings = settings or LeaderSettings()
+        if mesh is not None and not mesh.name:
+            check_alone(mesh)
         self._mesh = mesh if mesh is not None and mesh.name else None
-        self._keep = tuple(keep)
+        self._keep = tuple(check_pattern("keep", pattern) for pattern in keep)
         self._follow = endpoints(list(follow), "--follow")
         self._keepers = endpoints(list(keepers), "--keeper")
         if self._mesh is not None:

@@ -350,6 +350,7 @@ class Calling:
             deadline_ns = context.deadline_ns
         carried: dict[str, bytes] = {tracing.HEADER: tracing.onward(context, self._core.random)}
         if headers or traceback:
+            check_flag("traceback", traceback)
             carried |= _checked(headers or _NONE)
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"

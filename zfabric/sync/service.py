@@ -113,7 +113,7 @@ class Service:
     # Before it starts.
 
     def method(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
-        """Offer the decorated function under ``name``; callers ask for ``SERVICE.name``.
+        """Offer the decorated function under ``name``, which has no dot; callers ask for ``SERVICE.name``.
 
         It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream. What it raises goes to
         the caller: a ZFabricError as itself, anything else as RemoteError. ``health`` and ``stats`` are there from the
@@ -123,6 +123,8 @@ class Service:
             idempotent: a request may be executed twice without harm, so callers may repeat one whose answer is lost.
         """
         check_name("method", name)
+        if "." in name:
+            raise errors.InvalidArgument(name="method", value=repr(name), allowed="a name without '.'")
         check_flag("idempotent", idempotent)
 
         def offer(handler: Handler) -> Handler:

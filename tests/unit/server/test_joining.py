@@ -11,6 +11,7 @@ from zfabric.net import addresses
 from zfabric.server import joining
 from zfabric.server.config import MeshSection, load
 from zfabric.server.joining import mesh_options
+from zfabric.server.supervisor import Supervisor
 from zfabric.store import keyfile
 
 
@@ -47,7 +48,10 @@ def test_a_seed_that_is_no_address_is_named(seed):
     assert caught.value.source.startswith("--seed")
 
 
-@pytest.mark.parametrize("advertise", ["a b", "h/x", "*", "x" * 128, "\u0430"])
+@pytest.mark.parametrize(
+    "advertise",
+    ["a b", "h/x", "*", "x" * 128, "\u0430", "gate:7400", "[gate]:1", "[gate", "10.0.0.7:7400", "[::1]:7400"],
+)
 def test_an_advertised_host_that_is_none_is_named(advertise):
     with pytest.raises(errors.ConfigurationError) as caught:
         mesh_options(MeshSection(name="m", advertise=advertise), "127.0.0.1", 7400)
@@ -93,3 +97,18 @@ def test_options_go_before_variables_and_those_before_the_file(tmp_path, monkeyp
     assert load(str(file), {"mesh": "option", "zone": "option"}).mesh == MeshSection(
         name="option", seeds=["b:1", "c:1"], key="k", zone="option"
     )
+
+
+@pytest.mark.parametrize("given", [{"seeds": ["a:1"]}, {"key": "plant.key"}, {"advertise": "gate"}])
+def test_what_is_said_about_a_mesh_without_saying_which_is_refused(given, tmp_path):
+    """Whoever gives a key would otherwise run without one."""
+    with pytest.raises(errors.ConfigurationError, match="--mesh NAME"):
+        Supervisor(str(tmp_path / "data"), listen="127.0.0.1:0", mesh=MeshSection(**given))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("pattern", ["", "sens[or", "a b", "x" * 250, "a[]", "\u0430*"])
+def test_a_pattern_that_matches_no_topic_is_refused(pattern, tmp_path):
+    with pytest.raises(errors.InvalidArgument) as caught:
+        Supervisor(str(tmp_path / "data"), listen="127.0.0.1:0", keep=["sensor.[!ab]?*", pattern])
+    assert caught.value.name == "keep"

@@ -279,8 +279,10 @@ class Uplink:
     def _tell(self, notice: Notice) -> None:
         self._notices.append(notice)
         level = logging.INFO if notice.kind in ("begun", "gone") else logging.WARNING
-        partition = "" if notice.partition is None else f" partition={notice.partition}"
-        log.log(level, "uplink %s topic=%s%s: %s", notice.kind, notice.topic, partition, notice.text)
+        log.log(
+            level, "uplink_notice kind=%s topic=%s partition=%s text=%s",
+            notice.kind, notice.topic, notice.partition, notice.text,
+        )  # fmt: skip
 
     # Waiting.
 
