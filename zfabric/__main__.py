@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from zfabric.cli import run
+import sys
+
+
+def main() -> None:
+    """Entry point of the ``zfabric`` script: Ctrl-C ends it quietly, also while it is still being loaded."""
+    try:
+        from zfabric.cli import run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -524,7 +524,7 @@ class PortInUse(ZFabricError):
     """Another process listens there."""
 
     code = 55
-    template = "cannot listen on {endpoint}: {problem}; stop the other process or choose another --listen"
+    template = "cannot listen on {endpoint}: {problem}; choose another host or port, or stop what listens there"
     endpoint: str
     problem: str
 
@@ -535,7 +535,7 @@ class InsecureListen(ZFabricError):
     code = 56
     template = (
         "refusing to listen on {endpoint} without keys: anybody who reaches it could read and write; "
-        "listen on 127.0.0.1 or say --insecure"
+        "listen on 127.0.0.1 or say --insecure (peers: insecure=1)"
     )
     endpoint: str
 

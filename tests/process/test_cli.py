@@ -189,3 +189,16 @@ def test_bad_configuration_names_its_source(tmp_path):
     config.write_text("[leader]\nturn_messages = 0\n")
     done = run("serve", "--data", str(tmp_path / "d"), "--config", str(config))
     assert (done.returncode, b"zfabric.toml" in done.stderr, b"turn_messages" in done.stderr) == (2, True, True)
+
+
+def test_ctrl_c_while_the_command_is_still_being_loaded_is_quiet(tmp_path):
+    """On a slow machine that is the first second."""
+    (tmp_path / "click.py").write_text("import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)")
+    done = subprocess.run(
+        [sys.executable, "-m", "zfabric", "version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -25,9 +25,15 @@ def check_partitions(info: TopicInfo, numbers: Iterable[int]) -> list[int]:
     """Return the partitions meant: ``numbers``, or all if there are none.
 
     Raises:
-        UnknownPartition: the topic does not have one of them.
+        UnknownPartition: the topic does not have one of them. NotSupported: all that is here are copies of others'.
     """
     known = [part.partition for part in info.partitions]
+    if not known:
+        raise errors.NotSupported(
+            what=f"reading topic {info.name!r}",
+            where="through a keeper's own address, which has copies of it and no partition",
+            instead="use --url 'zf+peer://MESH?role=client&seed=HOST:PORT' with the keeper's HOST:PORT",
+        )
     wanted = list(dict.fromkeys(numbers))
     for number in wanted:
         if number not in known:

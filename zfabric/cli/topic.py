@@ -161,7 +161,13 @@ def _show(info: Any, *, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     click.echo(f"{info.name}: {', '.join(_told(info.config))}")
-    columns = ("partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification")
+    columns = ["partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification"]
+    if any(row["origin"] for row in rows):
+        columns += ["origin", "online"]
+    if info.config.replicas > 1 or any(row["keepers"] for row in rows):
+        columns.append("keepers")
+        for row in rows:
+            row["keepers"] = ", ".join(f"{keeper} has {end:,}" for keeper, end in sorted(row["keepers"].items()))
     if rows:
         show(rows, columns, as_json=False)
     if info.copies:
