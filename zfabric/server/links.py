@@ -20,7 +20,7 @@ from zfabric.core.cluster.roster import Roster
 from zfabric.core.effects import ClientEffect, Reply
 from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.leader import Leader
-from zfabric.core.leader.offers import SCHEME, Offering, Offers
+from zfabric.core.leader.offers import Offering, Offers
 from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.net import sockets
@@ -60,7 +60,6 @@ class Links:
         self._context = context = sockets.context()
         self._requests = Requests("zfabric", Random(os.urandom(8)))
         self._ports = Ports(context, frame_max)
-        self._offers = Offers()
         self._generation = -1
         self._fds: set[int] = set()
         self._ready: list[int] = []
@@ -68,6 +67,7 @@ class Links:
         self._tick_due = 0
         self._replies: list[Reply] = []
         self.follower = Follower(keep, self._requests, leader)
+        self._offers = Offers(self.follower)
         self._roster = roster
         self._sightings = Sightings(keep, self.follower)
         self._seen = messages.Members()
@@ -151,10 +151,8 @@ class Links:
     def offered(self, peer: bytes, command: Command, now: int) -> Reply:
         """Somebody has dialled us and says OFFER; returns the answer."""
         body: Offer = command.body
-        lost = self._offers.take(peer, body.fabric)
-        if lost is not None:
+        for lost in self._offers.take(peer, body.fabric):
             self._requests.lost(lost, now)
-        self.follower.learn(SCHEME + body.fabric)
         return Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),))
 
     def takes(self, peer: bytes, frames: Sequence[Any], now: int) -> bool:
@@ -167,8 +165,7 @@ class Links:
 
     def gone(self, peer: bytes, now: int) -> None:
         """A connection to the ROUTER has ended."""
-        lost = self._offers.gone(peer)
-        if lost is not None:
+        for lost in self._offers.gone(peer):
             self._requests.lost(lost, now)
 
     def reply(self, effect: Reply) -> bool:

@@ -11,7 +11,7 @@ from zfabric.core.cluster.roster import Roster
 from zfabric.core.effects import CloseSession, OpenSession, Reply, Send
 from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.leader import Leader
-from zfabric.core.leader.offers import SCHEME, Offering, Offers
+from zfabric.core.leader.offers import Offering, Offers
 from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.sim.network import Frames, Network
@@ -50,10 +50,10 @@ class Links:
         self._leader = leader
         self._wake = wake
         self._requests = Requests("simulated", Random(world.random.getrandbits(64)))
-        self._offers = Offers()
         self._replies: list[Reply] = []
         self._asked: list[Incoming] = []
         self.follower = Follower(keep, self._requests, leader)
+        self._offers = Offers(self.follower)
         self._roster = roster
         self._sightings = Sightings(keep, self.follower)
         self._seen = messages.Members()
@@ -143,10 +143,8 @@ class Links:
 
     def offered(self, peer: bytes, command: Command) -> Reply:
         """Somebody has dialled us; returns the answer."""
-        lost = self._offers.take(peer, command.body.fabric)
-        if lost is not None:
+        for lost in self._offers.take(peer, command.body.fabric):
             self._requests.lost(lost, self._world.now)
-        self.follower.learn(SCHEME + command.body.fabric)
         return Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),))
 
     def takes(self, peer: bytes, frames: Frames) -> bool:
@@ -159,8 +157,7 @@ class Links:
 
     def gone(self, peer: bytes) -> None:
         """A connection of somebody else has ended."""
-        lost = self._offers.gone(peer)
-        if lost is not None:
+        for lost in self._offers.gone(peer):
             self._requests.lost(lost, self._world.now)
 
     def reply(self, effect: Reply) -> bool:

@@ -17,7 +17,7 @@ from zfabric.core.leader.sources import Source
 from zfabric.model import TopicConfig
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
-from zfabric.wire.replication import Followed, FollowedPart, KeptPlace
+from zfabric.wire.replication import Followed, FollowedPart, KeptPlace, SharedOffset
 
 SECOND = 1_000_000_000
 
@@ -212,3 +212,90 @@ def test_a_source_that_fails_is_asked_again_after_a_pause_that_grows():
     assert pauses[0] == SECOND // 10
     assert pauses == sorted(pauses)
     assert pauses[-1] == 10 * SECOND
+
+
+def test_what_is_committed_in_a_partition_that_is_new_is_asked_for_from_the_beginning():
+    """Versions count all partitions that somebody follows: those of a new one may be older than what was told."""
+    world = World(1)
+    answer = world.call
+
+    def tell(endpoint, kind, body, *rest, **more):
+        pending = answer(endpoint, kind, body, *rest, **more)
+        [entry] = [entry for entry in world.due if entry[2] is pending]
+        body = entry[3].body
+        if kind == Type.METADATA and world.now >= 20 * SECOND:
+            place = messages.PartitionPlace(8, 0, 0)
+            body = messages.MetadataIs(
+                body.fabric, [], [*body.topics, messages.TopicMeta("s.y", 3, world.config, [place])], []
+            )
+        elif kind == Type.FOLLOW:
+            body = Followed(body.fabric, 1, 5, 2 if world.now >= 20 * SECOND else 1, [])
+        world.due[world.due.index(entry)] = (*entry[:3], entry[3]._replace(body=body), entry[4])
+        return pending
+
+    world.call = tell
+    world.run(60)
+    told = [([part.partition for part in body.parts], body.since) for _, _, _, body in world.questions(0)]
+    assert [since for parts, since in told if parts == [7]][:3] == [0, 5, 5]
+    assert [since for parts, since in told if sorted(parts) == [7, 8]][:3] == [0, 5, 5]
+
+
+def commit_for_ever(world, count):
+    """Let two groups commit at the first copy again and again."""
+    for offset in range(count):
+        world.keeper.copies.shared = [SharedOffset(1, group, 0, offset, 0) for group in ("a", "b")]
+        world.follower.settled()
+
+
+def test_what_waits_for_an_origin_that_is_silent_is_bounded_by_its_groups():
+    world = World(1)
+    world.run(20)
+    answer = world.call
+    shared = []
+
+    def silent(endpoint, kind, body, *rest, **more):
+        if kind == Type.SHARE:
+            shared.append(body)
+            return Pending()
+        return answer(endpoint, kind, body, *rest, **more)
+
+    world.call = silent
+    commit_for_ever(world, 1_000)
+    world.run(1)
+    commit_for_ever(world, 1_000)
+    assert [[(told.group, told.offset) for told in body.commits] for body in shared] == [[("a", 999), ("b", 999)]]
+    assert [len(waiting) for waiting in world.follower._to_share.values()] == [2]
+
+
+def test_what_is_committed_for_an_origin_that_is_gone_is_told_when_it_is_back():
+    world = World(1)
+    world.run(20)
+    world.follower.forget("offer:0")
+    commit_for_ever(world, 1_000)
+    world.follower.tick()
+    assert world.follower._to_share == {}
+    asked = []
+    world.keeper.handle = lambda command: asked.extend(command.body.share if command.type == Type.KEEP else [])
+    world.follower.learn("offer:0")
+    world.run(20)
+    assert asked == [1]
+
+
+def test_a_copy_of_an_origin_that_is_there_is_never_too_old():
+    """A clock that jumps makes everything look as if it had not been heard of for long."""
+    world = World(2)
+    checked = []
+    handle = world.keeper.handle
+
+    def note(command):
+        if command.type == Type.KEEP:
+            checked.extend(world.keeper.kept[copy].origin for copy in command.body.check)
+        handle(command)
+
+    world.keeper.handle = note
+    world.run(100)
+    assert checked == []
+    world.away.add("offer:0")
+    world.follower.forget("offer:0")
+    world.run(200)
+    assert set(checked) == {"foffer:0"}

@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Final
 
 from zfabric import errors
@@ -81,7 +82,7 @@ class Follower:
         self._adopt_due = 0
         self._drop: list[int] = []
         self._shared_to: set[str] = set()
-        self._to_share: dict[str, list[SharedOffset]] = {}
+        self._to_share: dict[str, dict[tuple[int, str], SharedOffset]] = {}
         self._sharing: set[str] = set()
         self._check_due = 0
         self._checking: list[int] = []
@@ -110,6 +111,7 @@ class Follower:
         if source is not None:
             self._hang_up(source)
             self._sources.remove(source)
+            self._caller.leave(endpoint)
 
     def hint(self, endpoint: str) -> None:
         """The topics of the fabric there have changed, as somebody says."""
@@ -182,7 +184,7 @@ class Follower:
             place = self._leader.kept.get(shared.partition)
             if place is not None:
                 told = SharedOffset(place.source, shared.group, shared.resets, shared.offset, shared.timestamp)
-                self._to_share.setdefault(place.origin, []).append(told)
+                self._to_share.setdefault(place.origin, {})[place.source, shared.group] = told
         copies.shared = []
         self._drop += copies.expired
         copies.expired = []
@@ -271,7 +273,6 @@ class Follower:
     def _ask(self, source: Source, wanted: dict[int, int]) -> None:
         source.bulk = source.behind and self._bulk < BULK_MAX
         self._bulk += source.bulk
-        source.asked = wanted
         source.asking = True
         source.question += 1
         question = source.question
@@ -279,9 +280,10 @@ class Follower:
         last = {there: at for at, there in enumerate(source.order)}
         # Those first that did not get anything last time.
         ordered = sorted(wanted, key=lambda there: last.get(there, -1))[:FETCH_PARTITIONS_MAX]
+        source.asked = {there: wanted[there] for there in ordered}
         body = Follow(
             source.fabric, self._leader.fabric, BULK_BYTES if source.bulk else IDLE_BYTES,
-            self._wait_ns() // 1_000_000, source.run, source.since, max(source.version, 0),
+            self._wait_ns() // 1_000_000, source.run, source.since(), max(source.version, 0),
             [FollowPart(there, *positions[wanted[there]]) for there in ordered],
         )  # fmt: skip
         patience = self._wait_ns() + PATIENCE_NS
@@ -304,7 +306,7 @@ class Follower:
             self._sources.schedule(source)
             return
         source.answered_ns = self._now
-        source.run, source.since = body.run, body.since
+        source.tell(body.run, body.since)
         if source.version != body.version:
             source.version = body.version
             source.metadata_due = self._now
@@ -384,14 +386,15 @@ class Follower:
         if committed:
             self._intake.keep.share.extend(sorted(committed))
             committed.clear()
-        for origin in list(self._to_share):
+        for origin, entries in list(self._to_share.items()):
             source = self._sources.of(origin)
+            if source is None:
+                self._share_later(origin)
             if source is None or origin in self._sharing:
                 continue
-            entries = self._to_share.pop(origin)
-            told, rest = entries[:SHARED_OFFSETS_MAX], entries[SHARED_OFFSETS_MAX:]
-            if rest:
-                self._to_share[origin] = rest
+            told = [entries.pop(which) for which in list(islice(entries, SHARED_OFFSETS_MAX))]
+            if not entries:
+                del self._to_share[origin]
             self._sharing.add(origin)
             answer = self._caller.call(
                 source.endpoint, Type.SHARE, Share(origin, told), self._now, self._now + 60 * SECOND, "share", 60.0
@@ -401,15 +404,25 @@ class Follower:
     def _shared(self, origin: str, answer: Answer) -> None:
         self._sharing.discard(origin)
         if answer.error is not None:
-            self._shared_to.discard(origin)  # All of it again, when it is back.
+            self._share_later(origin)
+
+    def _share_later(self, origin: str) -> None:
+        """All of it again, when it is back: it may be away for ever, and the rows know what was committed."""
+        self._shared_to.discard(origin)
+        self._to_share.pop(origin, None)
 
     # Age.
 
     def _check(self) -> None:
-        """Look, some at a time, for copies whose origins have gone for good."""
+        """Look, some at a time, for copies whose origins have gone for good.
+
+        One that is there has not, whatever the clock says now of the time at which it was heard of.
+        """
         self._check_due = self._now + CHECK_NS
         if not self._checking:
-            self._checking = sorted(self._leader.kept)
+            kept = self._leader.kept
+            away = {origin for origin in self._sources.mine if self._sources.is_away(origin, self._now)}
+            self._checking = sorted(copy for copy, place in kept.items() if place.origin in away)
         self._intake.keep.check.extend(self._checking[:CHECKED_AT_ONCE])
         del self._checking[:CHECKED_AT_ONCE]
         if self._checking:

@@ -5,7 +5,8 @@ a message may be lost. It answers what keepers may ask (``REVERSED``) and nothin
 
 The keeper's side (:class:`Offers`) makes such a line look like a session to whoever asks: ``offer:FABRIC`` is its
 endpoint, a session opened there is the connection that said OFFER last. An older line of the same fabric is lost with
-that: the fabric was started again, or its address has changed.
+that: the fabric was started again, or its address has changed. A connection offers one fabric, the one that it named
+last, and what has no connection any more is not asked: it says OFFER when it is back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from typing import Final
 
 from zfabric.core.effects import ClientEffect, CloseSession, OpenSession, Reply, Send
+from zfabric.core.leader.follower import Follower
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Offer
@@ -54,33 +56,44 @@ class Offering:
 
 
 class Offers:
-    """The keeper's side of all lines: sessions by number, as ``core/client/requests.py`` opens them."""
+    """The keeper's side of all lines: sessions by number, as ``core/client/requests.py`` opens them.
 
-    def __init__(self) -> None:
+    Args:
+        follower: is told what can be asked.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
         self._peers: OrderedDict[str, bytes] = OrderedDict()
         self._fabrics: dict[bytes, str] = {}
         self._sessions: dict[int, bytes] = {}
         self._by_peer: dict[bytes, int] = {}
 
-    def take(self, peer: bytes, fabric: str) -> int | None:
-        """An OFFER has come; returns the session that is lost by it, if there is one."""
+    def take(self, peer: bytes, fabric: str) -> list[int]:
+        """An OFFER has come; returns the sessions that are lost by it."""
+        lost = self.gone(peer) if self._fabrics.get(peer, fabric) != fabric else []
         before = self._peers.get(fabric)
+        if before is None and len(self._peers) >= OFFERS_MAX:
+            lost += self.gone(next(iter(self._peers.values())))
         self._peers[fabric] = peer
         self._peers.move_to_end(fabric)
         self._fabrics[peer] = fabric
-        if len(self._peers) > OFFERS_MAX:
-            before = self._peers.popitem(last=False)[1]
-        return self.gone(before) if before is not None and before != peer else None
+        if before is not None and before != peer:
+            lost += self.gone(before)
+        self._follower.learn(SCHEME + fabric)
+        return lost
 
-    def gone(self, peer: bytes) -> int | None:
-        """A connection has ended; returns the session that is lost by it, if there is one."""
+    def gone(self, peer: bytes) -> list[int]:
+        """A connection has ended; returns the sessions that are lost by it."""
         fabric = self._fabrics.pop(peer, None)
         if fabric is not None and self._peers.get(fabric) == peer:
             del self._peers[fabric]
+            self._follower.forget(SCHEME + fabric)
         session = self._by_peer.pop(peer, None)
-        if session is not None:
-            del self._sessions[session]
-        return session
+        if session is None:
+            return []
+        del self._sessions[session]
+        return [session]
 
     def session(self, peer: bytes) -> int | None:
         """Return the session that a message of ``peer`` belongs to, if it is one of these lines."""

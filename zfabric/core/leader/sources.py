@@ -86,8 +86,9 @@ class Source:
 
     ``led`` are the ids of its own partitions there; ``holds`` tells the id there of a copy, by (origin, id at the
     origin). ``asked`` maps the ids there of the question under way to our copies; ``before`` are the ends of those that
-    its answer had something for. ``in_line``: it waits until a connection is free. ``answered_ns``: when it
-    said something last. ``due``: its place in the queue.
+    its answer had something for. ``told``: by id there, up to which version of its ``run`` its commits are known.
+    ``in_line``: it waits until a connection is free. ``answered_ns``: when it said something last. ``due``: its place
+    in the queue.
     """
 
     endpoint: str
@@ -108,11 +109,22 @@ class Source:
     dialled: bool = False
     in_line: bool = False
     run: int = 0
-    since: int = 0
+    told: dict[int, int] = field(default_factory=dict)
     answered_ns: int = -(1 << 62)
     pause_ns: int = PAUSE_NS
     ask_at: int = 0
     order: list[int] = field(default_factory=list)
+
+    def since(self) -> int:
+        """Return the version of its commits that is known of all partitions that are asked for: of a new one, none."""
+        return min((self.told.get(there, 0) for there in self.asked), default=0)
+
+    def tell(self, run: int, version: int) -> None:
+        """It has told its commits up to ``version``, those of the partitions asked for."""
+        if run != self.run:
+            self.run, self.told = run, {}
+        for there in self.asked:
+            self.told[there] = max(version, self.told.get(there, 0))
 
     def fail(self, now: int) -> None:
         """It is asked again after a pause, which doubles."""
@@ -177,7 +189,8 @@ class Sources:
         self._unname(source)
         source.fabric = fabric
         source.led = set()
-        source.run = source.since = 0
+        source.run = 0
+        source.told = {}
         source.version = -1
         if self.is_away(fabric, now):
             self._by_fabric[fabric] = source
