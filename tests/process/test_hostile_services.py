@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import array
+import asyncio
+import threading
 
 import pytest
 
-from zfabric import errors
+from zfabric import aio, errors
 from zfabric.settings import CALL_BYTES_MAX
 from zfabric.wire import calls
 
@@ -86,3 +88,67 @@ def test_headers_that_are_none_cost_no_worker_even_if_the_value_is_none_either(f
                     fabric.request("s.health", b"", timeout=20.0)
         assert service.stats()["running"] == 0
         assert fabric.request("s.m", b"x") == b"x"
+
+
+def test_requests_that_nobody_waits_for_any_more_hold_no_place_in_the_queue(fabric):
+    service = fabric.service("s", concurrency=1, queue=10)
+    began, go_on = threading.Event(), threading.Event()
+
+    @service.method("m")
+    def method(request):
+        began.set()
+        return b"%d" % go_on.wait(60)
+
+    with service:
+        first = threading.Thread(target=fabric.request, args=("s.m",), kwargs={"timeout": 60.0})
+        first.start()
+        try:
+            assert began.wait(20)
+            for _ in range(150):
+                with pytest.raises(errors.RequestTimeout):
+                    fabric.request("s.m", timeout=0.003)
+        finally:
+            go_on.set()
+            first.join(20)
+        assert fabric.request("s.m") == b"1"
+
+
+async def test_a_task_that_is_cancelled_before_it_began_still_says_that_its_request_is_over(zfabric_url):
+    async with aio.connect(zfabric_url) as fabric:
+        service = fabric.service("s", concurrency=1)
+        waited = []
+
+        @service.method("m")
+        async def method(request):
+            waited.append(request.value)
+            await asyncio.sleep(0.0 if request.value == b"short" else 600)
+            return b"done"
+
+        async with service:
+            spawn = fabric._pump.spawn
+
+            def cancelled(body):
+                cancel = spawn(body)
+                cancel()
+                return cancel
+
+            fabric._pump.spawn = cancelled
+            with pytest.raises(errors.RemoteError) as told:
+                await fabric.request("s.m", timeout=20.0)
+            assert told.value.kind == "CancelledError"
+            fabric._pump.spawn = spawn
+            assert service.stats()["running"] == 0
+            assert await fabric.request("s.m", b"short", timeout=20.0) == b"done"
+
+
+async def test_a_start_that_is_cancelled_leaves_no_instance_behind(zfabric_url):
+    async with aio.connect(zfabric_url) as fabric:
+        service = fabric.service("s")
+        starting = asyncio.create_task(service.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert service.ended
+        with pytest.raises(errors.Closed):
+            await service.start()

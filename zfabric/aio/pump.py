@@ -174,14 +174,27 @@ class Pump:
             pending.forget(done)
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
-        """Begin a task; returns what cancels it."""
+        """Begin a task; returns what cancels it, where it first waits: its beginning runs in any case."""
         assert self._loop is not None
-        task = self._loop.create_task(body)
+        begun = unwanted = False
+
+        async def run() -> None:
+            nonlocal begun
+            begun = True
+            if unwanted:
+                task.cancel()
+            await body
+
+        task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
         def cancel() -> None:
-            task.cancel()
+            # A task that is cancelled before its first step never runs, and nobody would say that its request is over.
+            nonlocal unwanted
+            unwanted = True
+            if begun:
+                task.cancel()
 
         return cancel
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -161,23 +162,26 @@ class Service:
         if self._started:
             return
         self._started = True
+        with self._pump.lock:
+            self._pump.check()
+            self._responder.start(self._pump.now())
+        try:
+            await self._announce()
+        except BaseException:
+            self.abandon()
+            raise
+
+    async def _announce(self) -> None:
         pump, responder = self._pump, self._responder
-        with pump.lock:
-            pump.check()
-            responder.start(pump.now())
         if not await pump.wait(responder.listening, self._timeout):
             raise errors.RequestTimeout(what=f"start of service {self.name!r}", seconds=self._timeout)
         responder.listening.result()
         self._workers.start(responder)
         announced = responder.announced
         assert announced is not None
-        try:
-            if not await pump.wait(announced, self._timeout):
-                raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
-            announced.result()
-        except errors.ZFabricError:
-            await self.stop(drain=0.0)
-            raise
+        if not await pump.wait(announced, self._timeout):
+            raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
+        announced.result()
 
     async def stop(self, *, drain: float = 10.0) -> None:
         """Drain and end it: nothing new is taken, and nothing that was taken fails. A second call does nothing.
@@ -209,9 +213,11 @@ class Service:
             await self.stop(drain=drain)
 
     def abandon(self) -> None:
-        """End it at once, as a fabric does that is closed."""
-        with self._pump.lock:
-            self._responder.close(self._pump.now())
+        """End it at once: what waits is dropped, what runs is not answered."""
+        pump = self._pump
+        with pump.lock, suppress(errors.Closed, errors.Forked):
+            self._responder.close(pump.now())
+            pump.flush(look=False)
         self._workers.end()
 
     @property

@@ -7,6 +7,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -162,23 +163,26 @@ class Service:
         if self._started:
             return
         self._started = True
+        with self._pump.lock:
+            self._pump.check()
+            self._responder.start(self._pump.now())
+        try:
+            self._announce()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _announce(self) -> None:
         pump, responder = self._pump, self._responder
-        with pump.lock:
-            pump.check()
-            responder.start(pump.now())
         if not pump.wait(responder.listening, self._timeout):
             raise errors.RequestTimeout(what=f"start of service {self.name!r}", seconds=self._timeout)
         responder.listening.result()
         self._workers.start(responder)
         announced = responder.announced
         assert announced is not None
-        try:
-            if not pump.wait(announced, self._timeout):
-                raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
-            announced.result()
-        except errors.ZFabricError:
-            self.stop(drain=0.0)
-            raise
+        if not pump.wait(announced, self._timeout):
+            raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
+        announced.result()
 
     def stop(self, *, drain: float = 10.0) -> None:
         """Drain and end it: nothing new is taken, and nothing that was taken fails. A second call does nothing.
@@ -210,9 +214,11 @@ class Service:
             self.stop(drain=drain)
 
     def abandon(self) -> None:
-        """End it at once, as a fabric does that is closed."""
-        with self._pump.lock:
-            self._responder.close(self._pump.now())
+        """End it at once: what waits is dropped, what runs is not answered."""
+        pump = self._pump
+        with pump.lock, suppress(errors.Closed, errors.Forked):
+            self._responder.close(pump.now())
+            pump.flush(look=False)
         self._workers.end()
 
     @property

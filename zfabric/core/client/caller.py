@@ -220,6 +220,7 @@ class Caller:
             self._failed(pool, channel, now, own=True)
         for attempt in lost:
             errand = self._end(attempt)
+            errand.lost = channel.card.endpoint
             errand.tried.append(channel.card.instance)
             if not errand.attempts:  # Else the other one of two may still answer.
                 self._repeat_lost(pool, errand, channel, now)
@@ -248,7 +249,7 @@ class Caller:
         try:
             answer = calls.read_answered(frames)
         except (errors.ProtocolViolation, errors.UnsupportedVersion):
-            self.lost(session, now)
+            self._shun(channel, session, now)
             return
         kind = answer.type
         if kind == calls.PONG:
@@ -284,7 +285,7 @@ class Caller:
                 self._finish(errand, now)
                 errand.fail(error)
         else:
-            self.lost(session, now)
+            self._shun(channel, session, now)
             return
         if pool.hungry:
             self._feed(pool, now)
@@ -292,12 +293,16 @@ class Caller:
     def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
         channel.pause_ns = 0
         if answer.value != channel.card.instance:
-            self.lost(session, now)
-            channel.open_at_ns = now + instances.PAUSE_MAX_NS
+            self._shun(channel, session, now)
         elif answer.draining:
             self._retire(pool, channel)
         elif not channel.ready and not channel.draining:
             self._greeted(pool, channel, now)
+
+    def _shun(self, channel: Channel, session: int, now: int) -> None:
+        """It is not whom we want, or talks nonsense: as if it were lost, but not tried again so soon."""
+        self.lost(session, now)
+        channel.open_at_ns = now + instances.PAUSE_MAX_NS
 
     def _retire(self, pool: Pool, channel: Channel) -> None:
         """The instance drains: nothing new goes there, and it is told so once it has answered what it has."""
@@ -344,8 +349,12 @@ class Caller:
         if again:
             self._place(pool, errand, now)
         else:
-            self._finish(errand, now)
-            errand.fail(error)
+            self._not_done(errand, error, now)
+
+    def _not_done(self, errand: Errand, error: errors.ZFabricError, now: int) -> None:
+        """End it with an error that says it was not executed, which nobody knows if it was lost with an instance."""
+        self._finish(errand, now)
+        errand.fail(errors.CalleeLost(what=errand.what, endpoint=errand.lost) if errand.lost else error)
 
     def _succeeded(self, pool: Pool, channel: Channel) -> None:
         if channel.breaker.trial:
@@ -358,7 +367,8 @@ class Caller:
             self._want(channel.breaker.until_ns)
 
     def _remember(self, method: str, *, idempotent: bool) -> None:
-        if self._idempotent.get(method) is not idempotent and len(self._idempotent) < REMEMBERED_MAX:
+        known = self._idempotent.get(method)
+        if known is not idempotent and (known is not None or len(self._idempotent) < REMEMBERED_MAX):
             self._idempotent[method] = idempotent
 
     def reconnected(self, now: int) -> None:
@@ -401,9 +411,8 @@ class Caller:
                 return
             self._want(errand.deadline_ns)
         if errand.hungry_ns:
-            if errand.hungry_ns <= now and not any(channel.ready for channel in pool.channels.values()):
-                self._finish(errand, now)
-                errand.fail(errand.refused or self._unavailable(pool, errand, HUNGER_NS / 1e9))
+            if errand.hungry_ns <= now and not pool.serves(errand):
+                self._not_done(errand, errand.refused or self._unavailable(pool, errand, HUNGER_NS / 1e9), now)
                 return
             if errand.hungry_ns <= now:
                 errand.hungry_ns = now + HUNGER_NS

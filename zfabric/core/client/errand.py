@@ -40,7 +40,8 @@ class Errand:
         hedge_ns: when a second instance is asked, after the first one was; 0: never.
         pending: its result. inflow: of a stream.
         attempts: under way. tried: instances that refused it or were lost with it.
-        was_sent: some instance may have it, or have had it. losses, refusals: so far. hedge_at_ns: when that is due.
+        was_sent: some instance may have it, or have had it.
+        lost: endpoint of the last that was lost with it. losses, refusals: so far. hedge_at_ns: when that is due.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Errand:
         "instance",
         "kind",
         "losses",
+        "lost",
         "method",
         "pending",
         "refusals",
@@ -101,6 +103,7 @@ class Errand:
         self.tried: list[int] = []
         self.was_sent = False
         self.losses = 0
+        self.lost = ""
         self.refusals = 0
         self.refused: errors.ZFabricError | None = None
 

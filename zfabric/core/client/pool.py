@@ -162,6 +162,14 @@ class Pool:
                 found = found or self._pick(other, errand.tried, now)
         return found
 
+    def serves(self, errand: Errand) -> bool:
+        """Tell whether an instance that is connected is one that the errand may go to, though it has no room now."""
+        return any(
+            channel.ready and fits(channel.card.version, errand.version)
+            for channel in self.channels.values()
+            if errand.instance in (0, channel.card.instance)
+        )
+
     def _version(self, groups: Sequence[tuple[float, _Group]]) -> _Group:
         place = self._random() * groups[-1][0]
         return next((group for bound, group in groups if place < bound), groups[-1][1])

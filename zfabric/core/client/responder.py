@@ -47,6 +47,7 @@ PROBE_NS: Final = 10_000_000_000
 DRAIN_PROBE_NS: Final = 200_000_000
 QUEUED_BYTES_MAX: Final = 64 << 20
 PEERS_MAX: Final = 100_000
+WITHDRAWN_MAX: Final = 64
 
 
 class Method:
@@ -151,6 +152,7 @@ class Responder:
         self._wake = wake
         self._queue: deque[Job] = deque()
         self._queued_bytes = 0
+        self._withdrawn = 0
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
         self._session: int | None = None
@@ -210,7 +212,6 @@ class Responder:
         self.ended = True
         for job in list(self._jobs.values()):
             self._abandon(job)
-        self._queue.clear()
         self._client.shut(session)
         self._client.requests.effect(CloseSession(session))
         self._announce_ns = None
@@ -319,24 +320,29 @@ class Responder:
             kind = "for requests that want one reply" if method is not None else "for requests"
             known = ", ".join(sorted(self._methods))[:ERROR_TEXT_MAX]
             return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
-        waiting = len(self._queue) - max(self._concurrency - self.running, 0)
+        waiting = self._waiting - max(self._concurrency - self.running, 0)
         if waiting >= self._limit or self._queued_bytes + len(asked.body) > QUEUED_BYTES_MAX:
             self.counts["overloaded"] += 1
             return errors.Overloaded(
                 service=card.name,
-                running=min(self.running + len(self._queue), self._concurrency),
+                running=min(self.running + self._waiting, self._concurrency),
                 concurrency=self._concurrency,
                 queued=max(waiting, 0),
                 limit=self._limit,
             )
         return None
 
+    @property
+    def _waiting(self) -> int:
+        """How many requests wait for a worker."""
+        return len(self._queue) - self._withdrawn
+
     # For workers.
 
     @property
     def ready(self) -> bool:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
-        return self.ended or (bool(self._queue) and self.running < self._concurrency)
+        return self.ended or (self._waiting > 0 and self.running < self._concurrency)
 
     def take(self, now: int) -> Job | None:
         """Return the next request for a worker; it must come back by :meth:`answer` or :meth:`fail`."""
@@ -344,6 +350,7 @@ class Responder:
             job = self._queue.popleft()
             self._queued_bytes -= len(job.body)
             if job.over:
+                self._withdrawn -= 1
                 continue
             if job.deadline_ns is not None and job.deadline_ns <= now:
                 self.counts["expired"] += 1
@@ -435,11 +442,22 @@ class Responder:
     def _abandon(self, job: Job) -> None:
         job.cancelled = True
         if not job.started_ns:
-            job.over = True
-            self._jobs.pop((job.peer, job.number), None)
+            self._withdraw(job)
         elif job.cancel is not None:
-            self._client.later([(_called(job.cancel), None)], None)
+            cancel = job.cancel
+            self._client.later([(lambda _delivery, _error: cancel(), None)], None)
         self._credited(job)
+
+    def _withdraw(self, job: Job) -> None:
+        """A waiting request is not wanted any more: its place and its memory are free at once."""
+        self._jobs.pop((job.peer, job.number), None)
+        self._queued_bytes -= len(job.body)
+        job.over = True
+        job.body = job.headers = b""
+        self._withdrawn += 1
+        if self._withdrawn > max(WITHDRAWN_MAX, self._waiting):  # Cheaper than to look for each at once.
+            self._queue = deque(waiting for waiting in self._queue if not waiting.over)
+            self._withdrawn = 0
 
     def _send(self, peer: bytes, frames: calls.Frames) -> None:
         if self._session is not None:
@@ -479,9 +497,4 @@ class Responder:
 
     def stats(self) -> dict[str, int]:
         """Return counters, and how many requests run and wait."""
-        return {**self.counts, "running": self.running, "waiting": len(self._queue), "callers": len(self._peers)}
-
-
-def _called(action: Callable[[], None]) -> Callable[[Any, Exception | None], None]:
-    """Return ``action`` in the form that callbacks have."""
-    return lambda _delivery, _error: action()
+        return {**self.counts, "running": self.running, "waiting": self._waiting, "callers": len(self._peers)}

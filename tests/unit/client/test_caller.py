@@ -1,0 +1,135 @@
+"""A caller and instances that the test plays: what each word of theirs does to the requests under way."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from zfabric import errors
+from zfabric.core import effects
+from zfabric.core.client import caller as callers
+from zfabric.core.client.caller import Caller
+from zfabric.core.client.client import Client
+from zfabric.core.client.errand import Errand
+from zfabric.wire import calls
+from zfabric.wire.card import ServiceCard
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+
+
+class Stage:
+    """One caller, and instances 1 to ``count`` of service ``s`` that are there while they are ``up``."""
+
+    def __init__(self, *versions):
+        self.client = Client("tcp://h:1", "zf://h", "h", Random(1), software="test", locate=False)
+        self.caller = self.client.caller = Caller(self.client)
+        self.now = SECOND
+        self.up = set(range(1, len(versions) + 1))
+        self.sessions, self.opened, self.asked = {}, [], []
+        self.client.now = self.now
+        cards = [ServiceCard("s", version, f"tcp://i:{n}", n) for n, version in enumerate(versions, 1)]
+        self.caller.instances.use(self.now)
+        self.caller.instances.learn(cards, self.now)
+
+    def step(self):
+        for _ in range(1_000):
+            due = self.client.next_deadline()
+            if due is not None and due <= self.now:
+                self.client.tick(self.now)
+            wanted = self.client.take_effects()
+            if not wanted:
+                return
+            for effect in wanted:
+                self.perform(effect)
+        raise AssertionError("the caller never rests")
+
+    def perform(self, effect):
+        if isinstance(effect, effects.OpenSession) and effect.endpoint.startswith("tcp://i:"):
+            number = int(effect.endpoint.rpartition(":")[2])
+            self.opened.append(number)
+            self.sessions[effect.session] = number
+            if number in self.up:
+                self.client.connected(effect.session, self.now)
+        elif isinstance(effect, effects.CloseSession):
+            self.sessions.pop(effect.session, None)
+        elif isinstance(effect, effects.Send) and effect.session in self.sessions:
+            asked = calls.read_asked(effect.frames)
+            number = self.sessions[effect.session]
+            if asked.type == calls.PING:
+                self.say(number, calls.pong(asked.number, number, draining=False))
+            else:
+                self.asked.append((number, asked))
+
+    def say(self, number, frames):
+        session = next(session for session, known in self.sessions.items() if known == number)
+        self.client.receive(session, frames, self.now)
+
+    def lose(self, number):
+        """An instance has died."""
+        self.up.discard(number)
+        session = next(session for session, known in self.sessions.items() if known == number)
+        self.client.lost(session, self.now)
+        self.step()
+
+    def pass_time(self, seconds):
+        end = self.now + int(seconds * SECOND)
+        while self.now < end:
+            self.now += 10 * MS
+            self.step()
+
+    def ask(self, **options):
+        options = {"deadline_ns": self.now + 60 * SECOND, "seconds": 60.0, **options}
+        errand = Errand("s.m", b"", b"", **options)
+        self.caller.call(errand, self.now)
+        self.step()
+        return errand
+
+
+def test_a_request_that_was_lost_with_an_instance_is_never_called_unexecuted():
+    stage = Stage("1")
+    errand = stage.ask(idempotent=True)
+    stage.lose(1)
+    stage.pass_time(5.0)
+    assert isinstance(errand.pending.error, errors.CalleeLost)
+
+
+def test_what_another_instance_refuses_after_a_loss_is_a_loss():
+    stage = Stage("1", "1")
+    errand = stage.ask(idempotent=True)
+    stage.lose(stage.asked[0][0])
+    (_, _), (second, again) = stage.asked
+    refusal = errors.Overloaded(service="s", running=1, concurrency=1, queued=0, limit=0)
+    stage.say(second, calls.failure(calls.REFUSED, again.number, refusal))
+    stage.pass_time(5.0)
+    assert isinstance(errand.pending.error, errors.CalleeLost)
+
+
+@pytest.mark.parametrize("options", [{"version": "2"}, {"instance": 9}])
+def test_a_version_or_an_instance_that_is_not_there_is_told_after_a_second(options):
+    stage = Stage("1")
+    errand = stage.ask(**options)
+    stage.pass_time(2.0)
+    assert isinstance(errand.pending.error, errors.ServiceUnavailable)
+
+
+@pytest.mark.parametrize("word", [[b"garbage"], calls.pong(1, 5, draining=False)])
+def test_an_instance_that_talks_nonsense_is_not_connected_to_again_at_once(word):
+    stage = Stage("1")
+    stage.ask()
+    stage.say(1, word)
+    stage.pass_time(0.9)
+    assert stage.opened == [1]
+    stage.pass_time(0.5)
+    assert stage.opened == [1, 1]
+
+
+def test_a_method_that_is_not_idempotent_any_more_is_never_taken_for_one(monkeypatch):
+    monkeypatch.setattr(callers, "REMEMBERED_MAX", 1)
+    stage = Stage("1")
+    for flags in (calls.FLAG_IDEMPOTENT, 0):
+        errand = stage.ask()
+        stage.say(1, calls.reply(stage.asked[-1][1].number, b"", flags))
+        assert errand.pending.done
+    assert not stage.caller.idempotent(errand)
