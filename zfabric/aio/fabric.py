@@ -259,23 +259,29 @@ class Fabric(Calling):
             core = Watch(self._core.members, self._pump.now())
         return MemberWatch(self._pump, core, timeout)
 
-    async def ask(self, kind: int, body: Any, what: str, leader: int | None = None) -> Any:
+    async def ask(
+        self, kind: int, body: Any, what: str, leader: int | None = None, timeout: float | None = None
+    ) -> Any:
         """Send one command to a leader (to leader 0 by default) and return the body of its answer.
+
+        Args:
+            timeout: seconds to wait for it; None: the fabric's timeout.
 
         Raises:
             ZFabricError: what the leader answered, or that it did not.
         """
         core, pump = self._core, self._pump
+        seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         with pump.lock:
             pump.check()
             now = pump.now()
-            deadline_ns = now + int(self._timeout * 1e9)
+            deadline_ns = now + int(seconds * 1e9)
             if leader is None:
                 pending = core.control(kind, body, now, deadline_ns, what)
             else:
                 pending = core.call_partition(leader, kind, body, now, deadline_ns, what)
-        if not await pump.wait(pending, self._timeout + 1.0):
-            raise errors.RequestTimeout(what=what, seconds=self._timeout)
+        if not await pump.wait(pending, seconds + 1.0):
+            raise errors.RequestTimeout(what=what, seconds=seconds)
         answer = pending.result().body
         if kind == Type.METADATA:
             with pump.lock:
@@ -297,8 +303,11 @@ class Fabric(Calling):
             raise errors.RequestTimeout(what="list of topics", seconds=self._timeout)
         return pending.result()
 
-    async def ask_origin(self, kind: int, body: Any, what: str, leader: int) -> Any:
+    async def ask_origin(self, kind: int, body: Any, what: str, leader: int, patience: float | None = None) -> Any:
         """The same as :meth:`ask`, but None where the leader is of a member of a mesh that is away.
+
+        Args:
+            patience: seconds after which a member that does not answer is taken for away; None: the fabric's timeout.
 
         Raises:
             ZFabricError: what the leader answered; that it did not, if it is of the own fabric.
@@ -306,7 +315,7 @@ class Fabric(Calling):
         if self._core.origins is not None and not self._core.origins.here(leader):
             return None
         try:
-            return await self.ask(kind, body, what, leader)
+            return await self.ask(kind, body, what, leader, None if self._core.own(leader) else patience)
         except (errors.Unreachable, errors.RequestTimeout):
             if self._core.own(leader):
                 raise

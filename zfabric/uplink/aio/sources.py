@@ -14,6 +14,9 @@ from zfabric.uplink import naming
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
+ABSENT_SECONDS = 1.0
+"""Longest that one origin which may be away holds up the others; it is asked again and again."""
+
 
 class Whole:
     """A topic of a fabric that is no mesh: partition p goes to partition p of the hub.
@@ -92,7 +95,8 @@ class Part:
         """
         place, config = self._place, self._meta.config
         what = f"description of {self.topic!r}"
-        answer = await self._source.ask_origin(Type.DESCRIBE, messages.Describe([place.id]), what, place.leader)
+        body = messages.Describe([place.id])
+        answer = await self._source.ask_origin(Type.DESCRIBE, body, what, place.leader, ABSENT_SECONDS)
         if answer is None:
             raise errors.OriginAway(topic=self.topic, origin=self.origin)
         told: messages.PartitionIs = answer.partitions[0]
