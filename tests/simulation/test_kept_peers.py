@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from zfabric.core.leader.copies import Keep, KeptBatch
@@ -105,12 +106,29 @@ def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
             assert len(connections) <= 3
 
 
+def test_deleting_the_own_part_of_a_topic_at_a_peer_that_keeps_leaves_the_copies_of_others(simulation):
+    origin, keeper = simulation.connect("a", peer=0), simulation.connect("k", peer=1)
+    origin.topics.create("t")
+    send(origin, [b"1"])
+    send(keeper, [b"own"])
+    simulation.advance(5.0)
+    simulation.kill_leader(0)
+    simulation.advance(5.0)
+    keeper.topics.delete("t")
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 2, seconds=10.0) == [b"1"]
+    keeper.topics.create("t")
+    send(keeper, [b"again"])
+    with simulation.connect("d", peer=2) as fabric, fabric.consumer("t") as consumer:
+        assert sorted(read(consumer, 2)) == [b"1", b"again"]
+
+
 def hold(process, origins):
     """Let a keeper have a copy of one record of each of these origins."""
     placement, leader, disk = process._turn._controller, process.leader, process.disk
     txn = disk.write()
     kept = [KeptPlace(number + 1, origin, 0, 0, 1) for number, origin in enumerate(origins)]
-    meta = placement._with_kept(placement._new("t", TopicConfig()), kept)
+    meta = msgspec.structs.replace(placement._new("t", TopicConfig()), kept=kept)
     placement._next_partition = len(origins) + 1
     placement._write_topic(meta, txn)
     leader.handle(b"", Command(Type.ASSIGN, 0, 0, placement.assignment(0, leader.assignment_version), ()), txn)

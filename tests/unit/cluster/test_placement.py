@@ -244,3 +244,17 @@ def test_a_partition_that_is_another_log_now_leaves_the_copy_of_the_first_one_al
     assert adopt(controller) == [5]
     assert adopt(controller, source=6) == [5, 6]
     assert adopt(controller, source=5) == [5, 6]
+
+
+def test_deleting_the_own_part_of_a_topic_leaves_its_copies_and_deleting_again_takes_them():
+    controller = Controller()
+    controller.create("t", 2)
+    adopt(controller)
+    version = controller.machine.version
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    [meta] = controller.ask(Type.METADATA, messages.Metadata(["t"])).topics
+    assert (meta.partitions, [place.source for place in meta.kept]) == ([], [5])
+    assert [topic.partitions for topic in controller.machine.assignment(0, version).topics] == [[]]
+    assert [topic.partitions for topic in controller.machine.assignment(1, version).topics] == [[]]
+    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    assert controller.ask(Type.METADATA, messages.Metadata(["t"])).unknown == ["t"]

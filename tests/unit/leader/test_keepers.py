@@ -392,3 +392,16 @@ def test_a_damaged_row_of_a_group_does_not_keep_others_from_keepers():
     answer = followed(follow(node))
     assert [commit.group for commit in answer.commits] == ["a", "c"]
     assert len(answer.parts) == 1
+
+
+def test_a_leader_lets_go_of_the_own_part_of_a_topic_and_keeps_its_copies():
+    node = KeeperNode()
+    node.produce(0)
+    node.keep([kept(0)])
+    topic = messages.AssignedTopic(1, "t", node.config, [], [COPY])
+    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic], []))
+    assert [header.base_offset for header, _ in node.read(0)] == [0]
+    with pytest.raises(errors.NotLeader):
+        node.produce(1)
+    node.restart()
+    assert (node.leader.partition_ids(), list(node.leader.kept)) == ({7}, [7])

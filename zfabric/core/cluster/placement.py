@@ -285,8 +285,8 @@ class Placement:
         for row in self._topics.values():
             mine = [place for place in row.meta.partitions if place.leader == leader]
             kept = [place for place in row.meta.kept if place.leader == leader]
-            # The one that holds copies is also told when the last one has gone.
-            if row.version > since and (mine or kept or leader == KEEPING_LEADER):
+            # All hear when the own part of a topic with copies has gone, and the one that holds copies of their end.
+            if row.version > since and (mine or kept or row.meta.kept or leader == KEEPING_LEADER):
                 topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine, kept))
         gone = [topic for topic, version in self._gone.items() if version > since]
         return messages.Assign(self.fabric, self.version, topics, gone, since)
@@ -365,9 +365,8 @@ class Placement:
         self._tell(peer, command, meta)
 
     def _new(self, name: str, config: TopicConfig) -> messages.TopicMeta:
-        meta = messages.TopicMeta(name, self._next_topic, config, [])
         self._next_topic += 1
-        return meta
+        return messages.TopicMeta(name, self._next_topic - 1, config, [])
 
     def _adopt(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Keep what an origin leads; what was kept of a log that was made anew stays: it may be all there is of it."""
@@ -395,21 +394,14 @@ class Placement:
                 kept[body.origin, source] = KeptPlace(self._next_partition, body.origin, number, KEEPING_LEADER, source)
                 self._next_partition += 1
             if len(kept) != len(meta.kept):
-                self._write_topic(self._with_kept(meta, list(kept.values())), txn)
-
-    def _with_kept(self, meta: messages.TopicMeta, kept: list[KeptPlace]) -> messages.TopicMeta:
-        return messages.TopicMeta(meta.name, meta.id, meta.config, meta.partitions, kept)
+                self._write_topic(msgspec.structs.replace(meta, kept=list(kept.values())), txn)
 
     def _let_go(self, copies: set[int], txn: Transaction) -> None:
-        """Forget copies; a topic of which nothing is left was here only for them."""
+        """Forget copies."""
         for row in list(self._topics.values()):
             staying = [place for place in row.meta.kept if place.id not in copies]
-            if len(staying) == len(row.meta.kept):
-                continue
-            if staying or row.meta.partitions:
-                self._write_topic(self._with_kept(row.meta, staying), txn)
-            else:
-                self._remove(row.meta, txn)
+            if len(staying) < len(row.meta.kept):
+                self._leave(msgspec.structs.replace(row.meta, kept=staying), txn)
 
     def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.DeleteTopic = command.body
@@ -418,8 +410,17 @@ class Placement:
             return
         meta = self._find(body.name)
         self._note(body.token)
-        self._remove(meta, txn)
+        # Copies are others' records, and may be all there is of them: they go only where nothing else is meant.
+        kept = meta.kept if meta.partitions else []
+        self._leave(msgspec.structs.replace(meta, partitions=[], kept=kept), txn)
         self._tell(peer, command, meta)
+
+    def _leave(self, meta: messages.TopicMeta, txn: Transaction) -> None:
+        """Write what is left of a topic; one of which nothing is left is removed."""
+        if meta.partitions or meta.kept:
+            self._write_topic(meta, txn)
+        else:
+            self._remove(meta, txn)
 
     def _remove(self, meta: messages.TopicMeta, txn: Transaction) -> None:
         self._forget_gone(txn)
@@ -476,8 +477,7 @@ class Placement:
         names = self._topics if asked is None else dict.fromkeys(asked)
         known = [self._topics[name].meta for name in names if name in self._topics]
         unknown = [name for name in names if name not in self._topics]
-        leaders = list(self._leaders.values())
-        answer = messages.MetadataIs(self.fabric, leaders, known, unknown)
+        answer = messages.MetadataIs(self.fabric, list(self._leaders.values()), known, unknown)
         self._effects.append(Reply(peer, (messages.command(Type.METADATA_IS, command.request, answer),)))
 
     def _attach(self, peer: bytes, command: Command) -> None:

@@ -114,9 +114,9 @@ class Assigned:
             before = self._topics.get(topic.id)
             txn.put(keys.assigned(topic.id), _encode(topic))
             self._take(topic)
-            if before is not None and before.kept:
-                staying = {place.id for place in topic.kept}
-                dropped += self._doom([place.id for place in before.kept if place.id not in staying], txn)
+            if before is not None:
+                staying = {partition_id for partition_id, _ in topic.places()}
+                dropped += self._doom([gone for gone, _ in before.places() if gone not in staying], txn)
         dropped += [partition_id for topic_id in body.gone for partition_id in self._drop(topic_id, txn)]
         self.version = body.version
         txn.put(keys.volume("assignment"), keys.U64.pack(body.version))
