@@ -268,6 +268,10 @@ def called(data: bytes) -> None:
     frames = _pieces(data, 3)
     with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
         asked = calls.read_asked(frames)
+        plain = calls.read_plain([b"peer", *frames])
+        if plain is not None:
+            named = (*plain[:3], str(plain[3], "utf-8"), *plain[4:])
+            assert named == (asked.number, asked.instance, asked.remaining_us, asked.method, asked.headers, asked.body)
         calls.read_headers(asked.headers)
         if asked.type in {calls.REQUEST, calls.NOTIFY}:
             again = calls.request(
@@ -277,6 +281,8 @@ def called(data: bytes) -> None:
             assert calls.read_asked(again) == asked
     with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
         answer = calls.read_answered(frames)
+        reply = calls.read_reply(frames)
+        assert reply == ((answer.flags, answer.number, answer.body) if answer.type == calls.REPLY else None)
         if answer.failure is not None:
             assert isinstance(errors.from_wire(answer.failure.code, answer.failure.values), errors.ZFabricError)
 

@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 from zfabric import errors
 from zfabric.aio import workers
 from zfabric.aio.service import TRACEBACK_HEADER, Deserializer, Serializer, Service
-from zfabric.core.client import tracing
+from zfabric.core.client import arguments, tracing
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Errand
 from zfabric.model import ServiceInstance
-from zfabric.settings import (
-    CALL_BYTES_MAX,
-    CALL_HEADER_BYTES_MAX,
-    HEADERS_MAX,
-    METHOD_BYTES_MAX,
-    check_callable,
-    check_flag,
-    check_name,
-    check_range,
-)
+from zfabric.settings import CALL_BYTES_MAX, check_callable, check_flag, check_name, check_range
 from zfabric.wire import calls
 from zfabric.wire.card import DRAINING, ServiceCard
 
@@ -32,8 +23,8 @@ if TYPE_CHECKING:
     from zfabric.aio.pump import Pump
     from zfabric.core.client.client import Client
 
-VERSION_MAX = 100
-METHOD_CHARACTERS_MAX = METHOD_BYTES_MAX // 4
+METHODS_CHECKED_MAX = 1_000
+"""Names of methods that are remembered not to need another check."""
 _NONE: dict[str, bytes] = {}
 _ANY = ("", 0, None, None)
 
@@ -69,6 +60,7 @@ class Calling:
         self._services: list[Service] = []
         self._call_hooks: list[Middleware] = []
         self._caller: Caller | None = None
+        self._checked_methods: set[str] = set()
 
     def service(
         self,
@@ -94,8 +86,8 @@ class Calling:
             deserializer: ``(method, bytes) -> object`` for values.
         """
         check_name("service", name)
-        _check_text("version", version)
-        _check_endpoint(listen)
+        arguments.check_version(version)
+        arguments.check_listen(listen)
         if concurrency is not None:
             check_range("concurrency", concurrency, 1, 100_000, "requests")
         check_range("queue", queue, 0, 1_000_000, "requests")
@@ -329,34 +321,36 @@ class Calling:
     ) -> Errand:
         if serializer is not None:
             value = serializer(method, value)
-        if not isinstance(value, bytes | bytearray | memoryview):
-            raise errors.InvalidArgument(
-                name="value", value=type(value).__name__, allowed="bytes, or with a serializer"
-            )
-        value = calls.flat(value)
-        if len(value) > CALL_BYTES_MAX:
-            raise errors.LimitExceeded(what="bytes of a request", value=len(value), limit=CALL_BYTES_MAX)
+        if type(value) is not bytes or len(value) > CALL_BYTES_MAX:
+            value = arguments.flat(value)
         if timeout is None:
             timeout = self._timeout
         elif type(timeout) is not float or not 0.001 <= timeout <= 1e9:
             check_range("timeout", timeout, 0.001, 1e9, "s")
-        _check_method(method)
-        if (version, instance, idempotent, hedge) != _ANY:
-            _check_options(version, instance, idempotent, hedge)
+        if type(method) is not str or method not in self._checked_methods:
+            self._check_method(method)
+        usual = (version, instance, idempotent, hedge) == _ANY
+        if not usual:
+            arguments.check_options(version, instance, idempotent, hedge)
         context = tracing.current.get()
         deadline_ns = self._pump.now() + int(timeout * 1e9)
         if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
             deadline_ns = context.deadline_ns
-        carried: dict[str, bytes] = {tracing.HEADER: tracing.onward(context, self._core.random)}
+        trace = tracing.onward(context, self._core.random)
         if headers or traceback:
             check_flag("traceback", traceback)
-            carried |= _checked(headers or _NONE)
+            carried: dict[str, bytes] = {tracing.HEADER: trace, **arguments.checked(headers or _NONE)}
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"
+            encoded = calls.headers(carried)
+        else:
+            encoded = tracing.encoded(trace)
+        if usual:
+            return Errand(method, value, encoded, kind=kind, deadline_ns=deadline_ns, seconds=timeout, stream=stream)
         return Errand(
             method,
             value,
-            calls.headers(carried),
+            encoded,
             kind=kind,
             version=version,
             instance=instance,
@@ -366,6 +360,11 @@ class Calling:
             hedge_ns=0 if hedge is None else max(int(hedge * 1e9), 1),
             stream=stream,
         )
+
+    def _check_method(self, method: object) -> None:
+        arguments.check_method(method)
+        if type(method) is str and len(self._checked_methods) < METHODS_CHECKED_MAX:
+            self._checked_methods.add(method)
 
     async def _end_services(self) -> None:
         """Drain what is offered here: part of closing the fabric."""
@@ -383,63 +382,6 @@ def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:
         if caller is not None:
             caller.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), pump.now())
             pump.flush(look=False)
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str) or len(value) > VERSION_MAX or not _encodable(value):
-        allowed = f"text of at most {VERSION_MAX} characters"
-        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=allowed)
-
-
-def _check_endpoint(listen: object) -> None:
-    if listen is not None and not (isinstance(listen, str) and listen.isascii()):
-        raise errors.InvalidArgument(name="listen", value=repr(listen)[:100], allowed="tcp://host:port")
-
-
-def _check_options(version: object, instance: object, idempotent: object, hedge: object) -> None:
-    _check_text("version", version)
-    check_range("instance", instance, 0, 2**64 - 1)
-    if idempotent is not None:
-        check_flag("idempotent", idempotent)
-    if hedge is not None:
-        check_range("hedge", hedge, 0.0, 3_600.0, "s")
-
-
-def _check_method(method: object) -> None:
-    fits = (
-        isinstance(method, str)
-        and 0 < method.rfind(".") < len(method) - 1
-        and len(method) <= METHOD_CHARACTERS_MAX
-        and (method.isascii() or _encodable(method))
-    )
-    if not fits:
-        raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed="SERVICE.METHOD")
-
-
-def _encodable(text: str) -> bool:
-    """Tell whether it has a form in UTF-8: half of a surrogate pair has none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_header(name: object, content: object) -> None:
-    if not isinstance(name, str) or not isinstance(content, bytes) or not _encodable(name):
-        raise errors.InvalidArgument(name="headers", value=repr((name, content))[:100], allowed="text to bytes")
-
-
-def _checked(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    if not isinstance(headers, Mapping):
-        raise errors.InvalidArgument(name="headers", value=repr(headers)[:100], allowed="a mapping of text to bytes")
-    check_range("number of headers", len(headers), 0, HEADERS_MAX - 2)
-    size = 0
-    for name, content in headers.items():
-        _check_header(name, content)
-        size += len(name.encode()) + len(content) + 10
-    check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 200, "bytes")
-    return headers
 
 
 def _host() -> str:

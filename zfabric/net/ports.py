@@ -74,6 +74,7 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _READY: Final = int(zmq.Event.HANDSHAKE_SUCCEEDED)
 _EVENT: Final = struct.Struct("=HI")
+_Send: Final = effects.Send
 
 
 class Change(Enum):
@@ -170,10 +171,11 @@ class Ports:
         Effects on a session that is not open are dropped: the core has yet to hear that it was lost. A session that
         cannot be opened is lost at once. :meth:`drain` must follow before the next poll.
         """
-        self._mend()
+        if self._torn is not None:
+            self._mend()
         locate = False
         for effect in wanted:
-            if type(effect) is effects.Send:
+            if type(effect) is _Send:
                 session = self._sessions.get(effect.session)
                 if session is not None:
                     self._send(session, effect.frames)
@@ -205,7 +207,8 @@ class Ports:
             limit: messages, at least 1; if it stops the call, :attr:`more` is True.
             ready: the descriptors that a poll found readable, to look at these and at what is due; all if None.
         """
-        self._mend()
+        if self._torn is not None:
+            self._mend()
         incoming, due = self._incoming, self._due
         left = limit
         for fd in list(self._by_fd) if ready is None else ready:
@@ -397,12 +400,14 @@ class Ports:
     def _write(self, session: _Session, frames: effects.Frames) -> bool:
         """Send one message; return False if the queue is full. A frame after the first is always taken."""
         send = session.send
-        last = len(frames) - 1
         self._torn = session
         try:
-            for i in range(last):
-                send(frames[i], _MORE)
-            send(frames[last], _NOBLOCK)
+            if len(frames) == 1:
+                send(frames[0], _NOBLOCK)
+            else:
+                for frame in frames[:-1]:
+                    send(frame, _MORE)
+                send(frames[-1], _NOBLOCK)
         except zmq.Again:
             self._torn = None
             return False

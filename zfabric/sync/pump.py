@@ -24,7 +24,7 @@ from zfabric.sync import interrupts
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
-    from zfabric.net.driver import Driver
+    from zfabric.net.driver import Awaited, Driver
 
 _PATIENCE_NS = 2_000_000
 _PARK_NS = 20_000_000
@@ -52,6 +52,7 @@ class Pump:
         self._thread: threading.Thread | None = None
         self._waiters = 0
         self._driving = False
+        self._attended = False
         self._closed = False
         self._poller = select.poll()
         self._generation = -1
@@ -78,7 +79,7 @@ class Pump:
         interrupts.take_over()
         self.stepped_ns = time.monotonic_ns()
         self.driver.step(None if look else ())
-        if not self._waiters and not self._work.is_set() and self.driver.core.busy():
+        if not self._waiters and not self._attended and self.driver.core.busy():
             self._attend()
         elif self._driving:
             self._wake()  # Whoever polls does so with an older set of descriptors or an older deadline.
@@ -90,22 +91,30 @@ class Pump:
         """
         deadline_ns = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         interrupts.take_over()
-        with self._changed:
-            self._waiters += 1
-            if self._driving:
-                self._wake()
-            try:
-                ready: Sequence[int] = ()
-                while (found := self._drive(pending, deadline_ns, ready, first=first)) is not None:
-                    ready = found
-                    if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
-                        return pending.done
-            finally:
-                self._waiters -= 1
+        with self.lock:
+            if not self.drive(pending, deadline_ns, first=first):
+                return pending.done
+        if self.driver.core.calling:
+            self.driver.run_callbacks()
+        return True
+
+    def drive(self, pending: Awaited, deadline_ns: int | None, *, first: bool = False) -> bool:
+        """As :meth:`wait`, with the lock held once; callbacks may be left. False: ``deadline_ns`` came first."""
+        self._waiters += 1
+        if self._driving:
+            self._wake()
+        try:
+            ready: Sequence[int] = ()
+            while (found := self._drive(pending, deadline_ns, ready, first=first)) is not None:
+                ready = found
+                if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+                    return False
+        finally:
+            self._waiters -= 1
+            if self._waiters:
                 self._changed.notify_all()
-                if not (self._waiters or self._closed or self._work.is_set()) and self.driver.core.busy():
-                    self._attend()
-        self.driver.run_callbacks()
+            elif not (self._attended or self._closed) and self.driver.core.busy():
+                self._attend()
         return True
 
     def wait_for(self, pending: Pending[Any]) -> None:
@@ -113,10 +122,11 @@ class Pump:
         self.wait(pending, None, first=True)
 
     def _drive(
-        self, pending: Pending[Any], deadline_ns: int | None, ready: Sequence[int], *, first: bool
+        self, pending: Awaited, deadline_ns: int | None, ready: Sequence[int], *, first: bool
     ) -> Sequence[int] | None:
         """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
-        self.check()
+        if self._closed or self.forked:
+            self.check()
         self.stepped_ns = time.monotonic_ns()
         due_ns = self.driver.step(ready, pending, first=first)
         if pending.done:
@@ -162,10 +172,11 @@ class Pump:
         self._driving = True
         self.lock.release()
         try:
-            ready = [fd for fd, _ in self._poller.poll(None if seconds is None else seconds * 1e3)]
+            found = self._poller.poll(None if seconds is None else seconds * 1e3)
         finally:
             self.lock.acquire()
             self._driving = False
+        ready = [fd for fd, _ in found]
         if self._wake_reader in ready:
             os.read(self._wake_reader, 4096)
         if self._waiters > 1:
@@ -200,6 +211,7 @@ class Pump:
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="zfabric-pump", daemon=True)
             self._thread.start()
+        self._attended = True
         self._work.set()
 
     def _watch(self) -> None:
@@ -209,6 +221,7 @@ class Pump:
             # Should it have died of an error, which is printed, the next caller with something to do starts another.
             with self.lock:
                 self._thread = None
+                self._attended = False
                 self._work.clear()
 
     def _run(self) -> None:
@@ -221,6 +234,7 @@ class Pump:
                 quiet_ns = time.monotonic_ns() - self.stepped_ns
                 if self._waiters or not self.driver.core.busy():
                     if quiet_ns > _PARK_NS:
+                        self._attended = False
                         self._work.clear()
                     continue
                 if quiet_ns < _PATIENCE_NS:

@@ -15,7 +15,8 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import tracing
-from zfabric.core.client.responder import Job, Method, Responder
+from zfabric.core.client.job import Job, Method
+from zfabric.core.client.responder import Responder
 from zfabric.settings import CALL_BYTES_MAX, ERROR_TEXT_MAX, check_callable, check_flag, check_name, check_range
 from zfabric.sync import workers
 from zfabric.wire import calls
@@ -282,8 +283,10 @@ class Service:
         method = job.method
         request = Request(job, self._pump, job.body if type(job.body) is bytes else bytes(job.body))
         # Before anything of the user's: whoever tells of its failure reads them again.
-        traceparent = request.headers.get(tracing.HEADER, b"") if job.headers else b""
-        tracing.current.set(tracing.Context(traceparent if tracing.valid(traceparent) else b"", job.deadline_ns))
+        traceparent = tracing.alone(job.headers)
+        if traceparent is None:
+            traceparent = request.headers.get(tracing.HEADER, b"")
+        tracing.current.set(tracing.Context(traceparent, job.deadline_ns))
         if self._deserializer is not None:
             request.value = self._deserializer(method.name, request.value)
         handler: Any = method.handler
@@ -324,7 +327,7 @@ class Service:
     def _encoded(self, method: Method, result: Any) -> bytes | bytearray | memoryview:
         if self._serializer is not None:
             result = self._serializer(method.name, result)
-        if not isinstance(result, bytes | bytearray | memoryview):
+        if type(result) is not bytes and not isinstance(result, bytes | bytearray | memoryview):
             raise TypeError(f"the handler gave {type(result).__name__}; allowed: bytes")
         body = calls.flat(result)
         if len(body) > CALL_BYTES_MAX:

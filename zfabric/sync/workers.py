@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 
 if TYPE_CHECKING:
-    from zfabric.core.client.pending import Pending
-    from zfabric.core.client.responder import Job, Responder
+    from zfabric.core.client.job import Job
+    from zfabric.core.client.responder import Responder
     from zfabric.sync.pump import Pump
 
 END_S = 1.0
@@ -83,30 +83,30 @@ class Workers:
     def _loop(self) -> None:
         pump, responder = self._pump, self._responder
         assert responder is not None
-        ready = cast("Pending[None]", _Ready(responder))
-        front = False
+        core, ready = pump.driver.core, _Ready(responder)
         while True:
             with pump.lock:
-                if front:
-                    front = responder.attended = False
                 job = responder.take(pump.now())
+                while job is None and not responder.attended and not responder.ended:
+                    responder.attended = True
+                    try:
+                        pump.drive(ready, None, first=True)  # Begins with the answer to the request before.
+                    finally:
+                        responder.attended = False
+                    job = responder.take(pump.now())
                 if job is None and responder.ended:
                     return
-                more = False
-                if job is not None:
-                    more = responder.ready
-                elif not responder.attended:
-                    front = responder.attended = True
-                else:
+                more = job is not None and responder.ready
+                if job is None:
                     self._idle += 1
-                if not front and pump.driver.core.requests.wants:
-                    pump.flush(look=False)  # The answer to the request before.
+                if core.requests.wants:
+                    pump.flush(look=False)
+            if core.calling:
+                pump.driver.run_callbacks()
             if job is not None:
                 if more:
                     self.wake()
                 self._work(job)
-            elif front:
-                pump.wait(ready, None, first=True)
             else:
                 self._parked.acquire()
                 with pump.lock:

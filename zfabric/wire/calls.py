@@ -89,6 +89,8 @@ _FIXED: Final = struct.Struct("<QQHIH")
 _HEAD: Final = struct.Struct("<2sBBIQQQHIH")
 _REST: Final = struct.Struct("<IQ")
 _REPLY: Final = SIGNATURE + bytes((VERSION, REPLY))
+_REQUEST: Final = SIGNATURE + bytes((VERSION, REQUEST))
+_PLAIN: Final = struct.Struct("<IQQQHIH")
 _NUMBER: Final = struct.Struct("<I")
 _PONG: Final = struct.Struct("<QB")
 _START: Final = COMMAND_BYTES + _FIXED.size
@@ -229,6 +231,43 @@ def pong(number: int, instance: int, *, draining: bool) -> Frames:
     return [COMMAND.pack(SIGNATURE, VERSION, PONG, 0, number) + _PONG.pack(instance, draining)]
 
 
+def read_plain(frames: Sequence[Any]) -> tuple[int, int, int, bytes, bytes, bytes] | None:
+    """Decode what nearly all callers send, a REQUEST of one frame that wants one reply, in a fifth of the time.
+
+    Args:
+        frames: behind the routing id, which is the first.
+
+    Returns:
+        number, instance, remaining us, method, headers, body; None for whatever else it is, or is not: see
+        :func:`read_asked`.
+    """
+    if len(frames) != 2:
+        return None
+    first = frames[1]
+    if type(first) is not bytes or len(first) < _START or not first.startswith(_REQUEST):
+        return None
+    flags, number, instance, remaining_us, method_bytes, header_bytes, _ = _PLAIN.unpack_from(first, 4)
+    end = _START + method_bytes
+    header_end = end + header_bytes
+    if flags or method_bytes > METHOD_BYTES_MAX or header_bytes > CALL_HEADER_BYTES_MAX or header_end > len(first):
+        return None
+    return number, instance, remaining_us, first[_START:end], first[end:header_end], first[header_end:]
+
+
+def read_reply(frames: Sequence[Any]) -> tuple[int, int, Any] | None:
+    """Decode what nearly all instances send, a REPLY of one frame: flags, number, body.
+
+    Returns:
+        None for whatever else it is, or is not: see :func:`read_answered`.
+    """
+    first = frames[0]
+    if len(frames) == 1 and first[:4] == _REPLY and len(first) >= COMMAND_BYTES:
+        flags, number = _REST.unpack_from(first, 4)
+        if flags <= FLAG_IDEMPOTENT:
+            return flags, number, first[COMMAND_BYTES:]
+    return None
+
+
 def read_asked(frames: Sequence[Any]) -> Asked:
     """Decode what a caller sent, from its frames without the routing id.
 
@@ -272,11 +311,6 @@ def read_answered(frames: Sequence[Any]) -> Answered:
     Raises:
         ProtocolViolation: it is no command of an instance. UnsupportedVersion: of another version.
     """
-    if len(frames) == 1 and frames[0][:4] == _REPLY and len(frames[0]) >= COMMAND_BYTES:
-        # Nearly all are: the same as below, in half the time.
-        flags, number = _REST.unpack_from(frames[0], 4)
-        if flags <= FLAG_IDEMPOTENT:
-            return Answered(REPLY, flags, number, frames[0][COMMAND_BYTES:])
     first, kind, flags, number = _head(frames)
     if flags > (FLAG_IDEMPOTENT | FLAG_END if kind == CHUNK else FLAG_IDEMPOTENT):
         raise _wrong(kind, f"flags {flags:#x}")

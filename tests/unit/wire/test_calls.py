@@ -50,6 +50,30 @@ def test_every_command_has_its_bytes_written_down():
     assert set(GOLDEN) == {kind.name for kind in calls.Call}
 
 
+def test_the_short_way_reads_what_the_long_one_does():
+    frames = calls.request(calls.REQUEST, 9, 7, 10, b"s.m", b"\x80", b"body")
+    asked = calls.read_asked(frames)
+    assert calls.read_plain([b"peer", *frames]) == (9, 7, 10, b"s.m", b"\x80", b"body")
+    assert (asked.number, asked.instance, asked.remaining_us, asked.body) == (9, 7, 10, b"body")
+    assert calls.read_reply(calls.reply(9, b"ok", 1)) == (1, 9, b"ok")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        calls.request(calls.NOTIFY, 9, 0, 0, b"s.m", b"", b""),
+        calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"", b"", flags=1, window=8),
+        calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"", b"x" * (calls.INLINE_BYTES + 1)),
+        [calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"", b"")[0][:-1]],
+        [calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"", b"")[0][:20]],
+        calls.bare(calls.PING, 9),
+    ],
+)
+def test_the_short_way_leaves_what_is_not_plain_to_the_long_one(frames):
+    assert calls.read_plain([b"peer", *frames]) is None
+    assert calls.read_reply(frames) is None
+
+
 @given(
     method=st.text(min_size=1, max_size=50),
     headers=st.dictionaries(st.text(max_size=20), st.binary(max_size=20), max_size=5),

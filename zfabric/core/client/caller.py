@@ -61,7 +61,6 @@ class Caller:
     def __init__(self, client: Client, host: str = "", zone: str = "") -> None:
         self._client = client
         self.instances = Instances(client, self, host, zone, self._want, self._feed)
-        self._attempts: dict[int, Attempt] = {}
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
         self._due_ns: int | None = None
@@ -73,9 +72,13 @@ class Caller:
         """Do an errand: its ``pending`` is done, in the end."""
         self._client.now = now
         self._errands[errand] = None
-        if errand.deadline_ns is not None:
-            self._want(errand.deadline_ns)
-        pool = self.instances.pool(errand.service, now)
+        deadline_ns = errand.deadline_ns
+        if deadline_ns is not None and (self._due_ns is None or deadline_ns < self._due_ns):
+            self._due_ns = deadline_ns
+        pool = self.instances.pools.get(errand.service)
+        if pool is None:
+            pool = self.instances.pool(errand.service, now)
+        pool.used_ns = now
         pool.budget.earn()
         self._place(pool, errand, now)
 
@@ -114,7 +117,7 @@ class Caller:
         if not errand.hungry_ns:
             errand.hungry_ns = now + HUNGER_NS
             self._want(now + FEED_NS)
-        errand.tried.clear()  # Next time any of them will do.
+        errand.tried = ()  # Next time any of them will do.
         pool.hungry.append(errand)
         self._client.members.doubt(now)
         self.instances.warm(pool, now)
@@ -143,8 +146,7 @@ class Caller:
             self._finish(errand, now)
             errand.pending.resolve(b"")
             return
-        attempt = Attempt(number, errand, channel, now)
-        self._attempts[number] = channel.attempts[number] = attempt
+        attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts.append(attempt)
         if errand.hedge_ns and len(errand.attempts) == 1 and errand.hedge_at_ns is None:
             errand.hedge_at_ns = now + errand.hedge_ns
@@ -172,7 +174,7 @@ class Caller:
         """The errand is over: forget it, and cancel what is still under way for it."""
         self._errands.pop(errand, None)
         for attempt in errand.attempts:
-            if self._attempts.pop(attempt.number, None) is not None:
+            if attempt.number in attempt.channel.attempts:
                 self._release(attempt)
                 if attempt.channel.session is not None:
                     self._send(attempt.channel, calls.bare(calls.CANCEL, attempt.number))
@@ -187,7 +189,6 @@ class Caller:
 
     def _end(self, attempt: Attempt) -> Errand:
         """An attempt is over, one way or another."""
-        self._attempts.pop(attempt.number, None)
         self._release(attempt)
         attempt.errand.attempts.remove(attempt)
         return attempt.errand
@@ -221,7 +222,7 @@ class Caller:
         for attempt in lost:
             errand = self._end(attempt)
             errand.lost = channel.card.endpoint
-            errand.tried.append(channel.card.instance)
+            errand.tried += (channel.card.instance,)
             if not errand.attempts:  # Else the other one of two may still answer.
                 self._repeat_lost(pool, errand, channel, now)
         if channel.gone:
@@ -234,7 +235,7 @@ class Caller:
         paid = errand.losses == 1 or (errand.losses < LOSSES_MAX and pool.budget.spend())
         if self.idempotent(errand) and not begun and paid:
             if errand.losses > 1:
-                errand.tried.clear()
+                errand.tried = ()
             self._place(pool, errand, now)
         else:
             self._finish(errand, now)
@@ -245,7 +246,11 @@ class Caller:
         known = self.instances.by_session.get(session)
         if known is None:
             return
-        pool, channel = known
+        plain = calls.read_reply(frames)
+        if plain is None or not self._replied(*known, plain, now):
+            self._receive(*known, session, frames, now)
+
+    def _receive(self, pool: Pool, channel: Channel, session: int, frames: Sequence[Any], now: int) -> None:
         try:
             answer = calls.read_answered(frames)
         except (errors.ProtocolViolation, errors.UnsupportedVersion):
@@ -290,6 +295,25 @@ class Caller:
         if pool.hungry:
             self._feed(pool, now)
 
+    def _replied(self, pool: Pool, channel: Channel, reply: tuple[int, int, Any], now: int) -> bool:
+        """End an errand by the reply to its only attempt; False: nothing is done, it needs a closer look."""
+        flags, number, body = reply
+        attempt = channel.attempts.get(number)
+        if attempt is None or channel.draining or channel.breaker.trial or pool.hungry:
+            return False
+        errand = attempt.errand
+        if errand.inflow is not None or len(errand.attempts) > 1:
+            return False
+        idempotent = bool(flags)
+        if self._idempotent.get(errand.method) is not idempotent:
+            self._remember(errand.method, idempotent=idempotent)
+        channel.observe(now - attempt.sent_ns)
+        channel.breaker.success()
+        del channel.attempts[number], self._errands[errand]
+        errand.attempts.clear()
+        errand.pending.resolve(body)
+        return True
+
     def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
         channel.pause_ns = 0
         if answer.value != channel.card.instance:
@@ -330,7 +354,7 @@ class Caller:
     def _refused(self, pool: Pool, attempt: Attempt, error: errors.ZFabricError, now: int) -> None:
         channel = attempt.channel
         errand = self._end(attempt)
-        errand.tried.append(channel.card.instance)
+        errand.tried += (channel.card.instance,)
         errand.refusals += 1
         free = isinstance(error, _FREE)
         if isinstance(error, errors.ServiceDraining) and not channel.draining:
@@ -425,7 +449,7 @@ class Caller:
                 self._hedge(pool, errand, now)
 
     def _hedge(self, pool: Pool, errand: Errand, now: int) -> None:
-        errand.tried.append(errand.attempts[0].channel.card.instance)
+        errand.tried += (errand.attempts[0].channel.card.instance,)
         channel = pool.choose(errand, now)
         if channel is not None and self.idempotent(errand) and pool.budget.spend():
             self._attempt(channel, errand, now)

@@ -44,30 +44,16 @@ class Errand:
         lost: endpoint of the last that was lost with it. losses, refusals: so far. hedge_at_ns: when that is due.
     """
 
-    __slots__ = (
-        "attempts",
-        "body",
-        "deadline_ns",
-        "headers",
-        "hedge_at_ns",
-        "hedge_ns",
-        "hungry_ns",
-        "idempotent",
-        "inflow",
-        "instance",
-        "kind",
-        "losses",
-        "lost",
-        "method",
-        "pending",
-        "refusals",
-        "refused",
-        "seconds",
-        "service",
-        "tried",
-        "version",
-        "was_sent",
-    )
+    # Of the class as long as an errand has no other: most need none of them.
+    kind: int = calls.REQUEST
+    version = lost = ""
+    instance = hedge_ns = hungry_ns = losses = refusals = 0
+    idempotent: bool | None = None
+    hedge_at_ns: int | None = None
+    inflow: Inflow | None = None
+    tried: tuple[int, ...] = ()
+    was_sent = False
+    refused: errors.ZFabricError | None = None
 
     def __init__(
         self,
@@ -84,28 +70,18 @@ class Errand:
         hedge_ns: int = 0,
         stream: bool = False,
     ) -> None:
-        self.kind = kind
+        if version or instance or hedge_ns or idempotent is not None:
+            self.version, self.instance, self.idempotent, self.hedge_ns = version, instance, idempotent, hedge_ns
+        if stream or kind != calls.REQUEST:
+            self.kind, self.inflow = kind, Inflow() if stream else None
         self.service = method.rpartition(".")[0]
         self.method = method
         self.body = body
         self.headers = headers
-        self.version = version
-        self.instance = instance
-        self.idempotent = idempotent
         self.deadline_ns = deadline_ns
         self.seconds = seconds
-        self.hedge_ns = hedge_ns
-        self.hedge_at_ns: int | None = None
-        self.hungry_ns = 0
         self.pending: Pending[Buffer] = Pending()
-        self.inflow = Inflow() if stream else None
         self.attempts: list[Attempt] = []
-        self.tried: list[int] = []
-        self.was_sent = False
-        self.losses = 0
-        self.lost = ""
-        self.refusals = 0
-        self.refused: errors.ZFabricError | None = None
 
     @property
     def what(self) -> str:

@@ -21,13 +21,15 @@ class Pending(Generic[T]):
         self.done = False
         self._value: T | None = None
         self._error: Exception | None = None
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] | None = None
 
     def resolve(self, value: T) -> None:
         """Set the value; later settings are ignored: the first answer counts."""
         if not self.done:
             self._value = value
-            self._finish()
+            self.done = True
+            if self._callbacks is not None:
+                self._finish()
 
     def fail(self, error: Exception) -> None:
         """Set the error."""
@@ -37,8 +39,8 @@ class Pending(Generic[T]):
 
     def _finish(self) -> None:
         self.done = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             callback()
 
     def result(self) -> T:
@@ -57,12 +59,14 @@ class Pending(Generic[T]):
         """Call ``callback`` when the result comes, or now if it has."""
         if self.done:
             callback()
+        elif self._callbacks is None:
+            self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Take back what :meth:`on_done` was given: its caller waits no more."""
-        if callback in self._callbacks:
+        if self._callbacks is not None and callback in self._callbacks:
             self._callbacks.remove(callback)
 
 

@@ -99,12 +99,13 @@ class Channel:
 
 
 class _Group:
-    """Instances of one version, or of all."""
+    """Instances of one version, or of all; ``only``: there is one, and this is it."""
 
-    __slots__ = ("channels", "near")
+    __slots__ = ("channels", "near", "only")
 
     def __init__(self, channels: list[Channel]) -> None:
         self.channels = channels
+        self.only = channels[0] if len(channels) == 1 else None
         nearest = min(channel.near for channel in channels)
         self.near = [channel for channel in channels if channel.near == nearest]
 
@@ -156,6 +157,9 @@ class Pool:
         if not groups:
             return None
         chosen = groups[0][1] if len(groups) == 1 else self._version(groups)
+        only = chosen.only
+        if only is not None and not errand.tried and len(only.attempts) < CALLS_PER_INSTANCE_MAX:
+            return only
         found = self._pick(chosen, errand.tried, now)
         if found is None and len(groups) > 1:
             for _, other in groups:

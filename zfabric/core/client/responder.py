@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from zfabric import errors
+from zfabric.core.client.job import Job, Method
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import CloseSession, Listen, Send
 from zfabric.settings import ERROR_TEXT_MAX
@@ -48,68 +49,6 @@ DRAIN_PROBE_NS: Final = 200_000_000
 QUEUED_BYTES_MAX: Final = 64 << 20
 PEERS_MAX: Final = 100_000
 WITHDRAWN_MAX: Final = 64
-
-
-class Method:
-    """A method as its service offers it, and what became of its requests.
-
-    Attributes:
-        handler: of the shell's. idempotent: may be executed twice. stream: it answers in chunks.
-        calls, failed: how many were executed, and failed. busy_ns: time in handlers.
-    """
-
-    __slots__ = ("busy_ns", "calls", "failed", "handler", "idempotent", "name", "stream")
-
-    def __init__(self, name: str, handler: object, *, idempotent: bool, stream: bool) -> None:
-        self.name = name
-        self.handler = handler
-        self.idempotent = idempotent
-        self.stream = stream
-        self.calls = self.failed = self.busy_ns = 0
-
-
-class Job:
-    """One request at its instance.
-
-    Attributes:
-        peer, number: whom to answer. method, body, headers: what is asked. deadline_ns: monotonic, or None.
-        streaming: chunks are wanted, of which ``window`` may be sent now. oneway: no answer is.
-        cancelled: its caller does not want it any more. cancel: what the shell has called then.
-    """
-
-    __slots__ = (
-        "body",
-        "cancel",
-        "cancelled",
-        "credit",
-        "deadline_ns",
-        "headers",
-        "method",
-        "number",
-        "oneway",
-        "over",
-        "peer",
-        "place",
-        "started_ns",
-        "streaming",
-        "window",
-    )
-
-    def __init__(self, peer: bytes, asked: calls.Asked, method: Method, deadline_ns: int | None) -> None:
-        self.peer = peer
-        self.number = asked.number
-        self.method = method
-        self.body = asked.body
-        self.headers = asked.headers
-        self.deadline_ns = deadline_ns
-        self.streaming = bool(asked.flags)
-        self.window = asked.window
-        self.oneway = asked.type == calls.NOTIFY
-        self.cancelled = self.over = False
-        self.cancel: Callable[[], None] | None = None
-        self.credit: Pending[None] | None = None
-        self.place = 0
-        self.started_ns = 0
 
 
 class Responder:
@@ -155,6 +94,7 @@ class Responder:
         self._withdrawn = 0
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
+        self._names: dict[bytes, str] = {}
         self._session: int | None = None
         self._announced: Pending[Any] | None = None
         self._announce_ns: int | None = None
@@ -261,6 +201,9 @@ class Responder:
 
     def received(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take what a caller says."""
+        plain = calls.read_plain(frames)
+        if plain is not None and self._begin(frames[0], plain, now):
+            return
         peer = bytes(frames[0])
         try:
             asked = calls.read_asked(frames[1:])
@@ -288,6 +231,30 @@ class Responder:
                 job.window = min(job.window + asked.value, 0xFFFF)
                 self._credited(job)
 
+    def _begin(self, peer: bytes, plain: tuple[int, int, int, bytes, bytes, bytes], now: int) -> bool:
+        """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
+        number, instance, remaining_us, asked, headers, body = plain
+        method = self._methods.get(self._names.get(asked, ""))
+        key = peer, number
+        if (
+            method is None
+            or method.stream
+            or self._draining
+            or len(self._queue) + self.running >= self._concurrency
+            or self._queued_bytes + len(body) > QUEUED_BYTES_MAX
+            or instance not in (self.card.instance, 0)
+            or key in self._jobs
+        ):
+            return False
+        self.counts["requests"] += 1
+        job = Job(peer, number, method, body, headers, now + remaining_us * 1_000 if remaining_us else None)
+        self._jobs[key] = job
+        self._queue.append(job)
+        self._queued_bytes += len(body)
+        if not self.attended:
+            self._call()
+        return True
+
     def _take(self, peer: bytes, asked: calls.Asked, now: int) -> None:
         self.counts["requests"] += 1
         service, _, name = asked.method.rpartition(".")
@@ -300,11 +267,13 @@ class Responder:
                 self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
             return
         assert method is not None
+        self._names[asked.method.encode()] = name
         key = peer, asked.number
         if key in self._jobs:
             return  # Said twice: it is under way.
         deadline_ns = now + asked.remaining_us * 1_000 if asked.remaining_us else None
-        job = self._jobs[key] = Job(peer, asked, method, deadline_ns)
+        job = self._jobs[key] = Job(peer, asked.number, method, asked.body, asked.headers, deadline_ns)
+        job.streaming, job.window, job.oneway = bool(asked.flags), asked.window, asked.type == calls.NOTIFY
         self._queue.append(job)
         self._queued_bytes += len(job.body)
         if not self.attended and self.running < self._concurrency:

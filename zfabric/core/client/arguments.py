@@ -1,0 +1,99 @@
+"""What users give to calls, checked: versions, methods, values, headers and options of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from zfabric import errors
+from zfabric.settings import (
+    CALL_BYTES_MAX,
+    CALL_HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    METHOD_BYTES_MAX,
+    check_flag,
+    check_range,
+)
+from zfabric.wire import calls
+
+if TYPE_CHECKING:
+    from zfabric.model import Buffer
+
+VERSION_MAX: Final = 100
+METHOD_CHARACTERS_MAX: Final = METHOD_BYTES_MAX // 4
+
+
+def check_version(value: object) -> None:
+    """Raise InvalidArgument unless it is a version: text of at most ``VERSION_MAX`` characters."""
+    if not isinstance(value, str) or len(value) > VERSION_MAX or not _encodable(value):
+        allowed = f"text of at most {VERSION_MAX} characters"
+        raise errors.InvalidArgument(name="version", value=repr(value)[:100], allowed=allowed)
+
+
+def flat(value: object) -> Buffer:
+    """Return what is to be sent as one row of bytes.
+
+    Raises:
+        InvalidArgument: it is none. LimitExceeded: of more than ``CALL_BYTES_MAX`` bytes.
+    """
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise errors.InvalidArgument(name="value", value=type(value).__name__, allowed="bytes, or with a serializer")
+    body = calls.flat(value)
+    if len(body) > CALL_BYTES_MAX:
+        raise errors.LimitExceeded(what="bytes of a request", value=len(body), limit=CALL_BYTES_MAX)
+    return body
+
+
+def check_listen(listen: object) -> None:
+    """Raise InvalidArgument unless it can be an endpoint."""
+    if listen is not None and not (isinstance(listen, str) and listen.isascii()):
+        raise errors.InvalidArgument(name="listen", value=repr(listen)[:100], allowed="tcp://host:port")
+
+
+def check_options(version: object, instance: object, idempotent: object, hedge: object) -> None:
+    """Raise InvalidArgument unless they are options of a request; ``hedge`` is in seconds, 0 to 3,600."""
+    check_version(version)
+    check_range("instance", instance, 0, 2**64 - 1)
+    if idempotent is not None:
+        check_flag("idempotent", idempotent)
+    if hedge is not None:
+        check_range("hedge", hedge, 0.0, 3_600.0, "s")
+
+
+def check_method(method: object) -> None:
+    """Raise InvalidArgument unless it is ``SERVICE.METHOD``, of at most ``METHOD_CHARACTERS_MAX`` characters."""
+    fits = (
+        isinstance(method, str)
+        and 0 < method.rfind(".") < len(method) - 1
+        and len(method) <= METHOD_CHARACTERS_MAX
+        and (method.isascii() or _encodable(method))
+    )
+    if not fits:
+        raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed="SERVICE.METHOD")
+
+
+def _encodable(text: str) -> bool:
+    """Tell whether it has a form in UTF-8: half of a surrogate pair has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_header(name: object, content: object) -> None:
+    if not isinstance(name, str) or not isinstance(content, bytes) or not _encodable(name):
+        raise errors.InvalidArgument(name="headers", value=repr((name, content))[:100], allowed="text to bytes")
+
+
+def checked(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Return headers of a request; raise InvalidArgument unless they are text to bytes, and few enough."""
+    if not isinstance(headers, Mapping):
+        raise errors.InvalidArgument(name="headers", value=repr(headers)[:100], allowed="a mapping of text to bytes")
+    check_range("number of headers", len(headers), 0, HEADERS_MAX - 2)
+    size = 0
+    for name, content in headers.items():
+        _check_header(name, content)
+        size += len(name.encode()) + len(content) + 10
+    check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 200, "bytes")
+    return headers
