@@ -34,6 +34,8 @@ log = logging.getLogger("zfabric.links")
 TICK_NS = 20_000_000
 """Connections are looked after this often at most: there may be thousands."""
 LOOK_NS = 500_000_000
+ASKED_MAX = 100
+"""Questions of one keeper in a turn."""
 FAR = 1 << 62
 
 
@@ -69,7 +71,7 @@ class Links:
         self.follower = Follower(keep, self._requests, leader)
         self._offers = Offers(self.follower)
         self._roster = roster
-        self._sightings = Sightings(keep, self.follower)
+        self._sightings = Sightings(keep, self.follower, follow)
         self._seen = messages.Members()
         self._look_due = 0
         for endpoint in follow:
@@ -209,7 +211,7 @@ class Links:
         self._tick_due = max(FAR if wanted_ns is None else wanted_ns, self._ticked + TICK_NS)
 
     def _asked(self, peer: bytes, socket: zmq.Socket[bytes], offering: Offering, now: int) -> Iterator[Incoming]:
-        while True:
+        for _ in range(ASKED_MAX):
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -55,7 +55,7 @@ class Links:
         self.follower = Follower(keep, self._requests, leader)
         self._offers = Offers(self.follower)
         self._roster = roster
-        self._sightings = Sightings(keep, self.follower)
+        self._sightings = Sightings(keep, self.follower, follow)
         self._seen = messages.Members()
         self._look_due = 0
         for endpoint in follow:

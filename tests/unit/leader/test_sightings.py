@@ -62,3 +62,26 @@ def test_a_member_that_is_away_is_followed_again_when_it_is_back_wherever(sighti
 def test_what_is_no_card_is_nobody_to_follow(sightings, told):
     sightings.take([MemberIs(OTHER, 0, 1, "tcp://o:1", b"\xc1")], ME)
     assert told.endpoints == []
+
+
+@pytest.mark.parametrize("endpoint", ["offer:f", "ipc:///tmp/x", "inproc://x", "@00", "", "x"])
+def test_a_member_at_what_is_no_address_of_the_network_is_not_followed(sightings, told, endpoint):
+    sightings.take([member("sensor.x", endpoint=endpoint)], ME)
+    sightings.take([member("sensor.x", endpoint=endpoint, status=Status.LEFT)], ME)
+    assert told.endpoints == []
+
+
+def test_what_is_followed_without_the_mesh_is_followed_whatever_the_mesh_says(told):
+    told.learn("tcp://o:1")
+    sightings = Sightings(["sensor.*"], told, ["tcp://o:1"])
+    sightings.take([member("sensor.x")], ME)
+    sightings.take([member("sensor.x", status=Status.FAILED)], ME)
+    assert told.endpoints == ["tcp://o:1"]
+
+
+def test_an_endpoint_of_two_members_is_followed_while_one_of_them_is_there(sightings, told):
+    sightings.take([member("sensor.x"), member("sensor.x", id=b"p" * 16)], ME)
+    sightings.take([member("sensor.x", status=Status.LEFT)], ME)
+    assert told.endpoints == ["tcp://o:1"]
+    sightings.take([member("sensor.x", id=b"p" * 16, status=Status.LEFT)], ME)
+    assert told.endpoints == []

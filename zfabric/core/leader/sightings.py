@@ -1,11 +1,13 @@
 """Which members of a mesh a keeper follows: those that are there and lead a topic that it keeps, or may lead one.
 
 A member that has failed or left is forgotten as a source until it is back; its copies stay. What a card says is a hint:
-the follower asks the member itself which topics it has.
+the follower asks the member itself which topics it has. Anybody may be one where a mesh has no key, so only addresses
+of the network are taken from it, and it ends nothing that was known without it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -16,32 +18,40 @@ from zfabric.wire.gossip import Status
 from zfabric.wire.messages import MemberIs
 
 _THERE: Final = (Status.ALIVE, Status.SUSPECT)
+_SCHEMES: Final = ("tcp://", "sim://")
 
 
 class Sightings:
     """What a keeper has seen of its mesh.
 
     Args:
-        patterns: of the topics that it keeps. follower: is told.
+        patterns: of the topics that it keeps. follower: is told. known: endpoints that are followed in any case.
     """
 
-    def __init__(self, patterns: Sequence[str], follower: Follower) -> None:
+    def __init__(self, patterns: Sequence[str], follower: Follower, known: Sequence[str] = ()) -> None:
         self._patterns = tuple(patterns)
         self._follower = follower
         self._places: dict[bytes, str] = {}
+        self._at = Counter(known)
 
     def take(self, members: Iterable[MemberIs], me: bytes) -> None:
         """Take members that have changed; ``me`` is the keeper itself."""
         for member in members:
             endpoint = member.endpoint if member.id != me and self._is_wanted(member) else ""
             before = self._places.pop(member.id, "")
-            if before and before != endpoint and before not in self._places.values():
-                self._follower.forget(before)
             if endpoint:
                 self._places[member.id] = endpoint
+                self._at[endpoint] += 1
                 self._follower.learn(endpoint)
+            if before:
+                self._at[before] -= 1
+                if not self._at[before]:
+                    del self._at[before]
+                    self._follower.forget(before)
 
     def _is_wanted(self, member: MemberIs) -> bool:
+        if not member.endpoint.startswith(_SCHEMES):
+            return False
         card = cards.read(member.metadata) if member.status in _THERE else None
         if card is None:
             return False
