@@ -48,6 +48,21 @@ def test_a_consumer_reads_what_every_peer_has_produced(simulation):
             assert len(consumer.assignment) == 3
 
 
+def test_a_topic_is_described_though_its_peer_was_not_met_yet():
+    """As by a command of a peer that starts with it: nobody is known when the question comes."""
+    with Simulation(seed=1, peers=2) as simulation:
+        simulation.kill_leader(1)
+        first = simulation.connect("first", peer=0)
+        first.topics.create("t")
+        simulation.start_leader(1)
+        second = simulation.connect("second", peer=1)
+        assert len(second.topics.describe("t").partitions) == 1
+        with pytest.raises(errors.UnknownTopic):
+            second.topics.describe("nowhere")
+        with pytest.raises(errors.UnknownTopic):
+            second.topics.alter("t", retention=60.0)  # Only the own part, and there is none.
+
+
 def test_a_partition_has_the_same_number_for_everybody(simulation):
     fabrics = connected(simulation)
     fabrics[0].topics.create("t", partitions=3)

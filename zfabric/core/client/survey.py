@@ -1,6 +1,8 @@
 """All topics as they are now: what leader 0 has, and of a mesh what every member has that is there.
 
-A member that does not answer within a second is away: what it was known to have is part of a topic all the same.
+A member that does not answer within a second is away: what it was known to have is part of a topic all the same. A
+topic that was asked for by its name and that nobody shows yet is waited for as its readers wait, up to
+``origins.UNKNOWN_NS``: a peer that has just started knows nobody.
 """
 
 from __future__ import annotations
@@ -73,7 +75,15 @@ def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline
                 body: messages.MetadataIs = call.result().body
                 origins.take(origin, body)
                 found.update(meta.name for meta in body.topics)
-        whole.resolve([view for name in sorted(found) if (view := client.view(name)) is not None])
+        hidden = [name for name in names or () if client.view(name) is None]
+        if hidden:
+            waited = [origins.want(name, client.now, deadline_ns) for name in hidden]
+            gather_all(waited).on_done(lambda: whole.resolve(views(found)))
+        else:
+            whole.resolve(views(found))
+
+    def views(found: set[str]) -> Topics:
+        return [view for name in sorted(found) if (view := client.view(name)) is not None]
 
     fresh.on_done(ask)
     return whole
