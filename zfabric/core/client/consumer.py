@@ -269,11 +269,12 @@ class Consumer:
         """Follow partitions: to where they are led now, to those that were added, to those of a topic made again."""
         if meta.name != self.topic or not self.opened:
             return
+        added: list[Cursor] = []
         for place in meta.partitions:
             cursor = self.cursors.get(place.number)
             if cursor is None:
                 if self._reads(place.number):
-                    self._positions.find_added(self._take_up(place))
+                    added.append(self._take_up(place))
             elif (cursor.id, cursor.leader) != (place.id, place.leader):
                 if cursor.log != log_of(place):
                     self._replaced(cursor)
@@ -282,6 +283,7 @@ class Consumer:
                 before.by_id.pop(cursor.id, None)
                 cursor.move(place)
                 self._feed(cursor.leader).by_id[cursor.id] = cursor
+        self._positions.find_added(added)
         there = {place.number for place in meta.partitions}
         for number in self.cursors.keys() - there:
             last = max(there, default=-1)

@@ -1,5 +1,8 @@
 """Where a consumer begins: what its group has committed, else what it was told, asked of each partition's leader.
 
+A question is about up to :data:`QUESTION_PARTS` partitions of one leader, so that a topic of 10,000 is opened with ten
+of them, and none keeps a leader's turn long.
+
 Where leaders are scattered (see ``origins.py``), one that does not answer within a second keeps nobody waiting: its
 partitions are asked for again, however long it is away, and begin when it is there.
 """
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 ABSENT_NS: Final = 1_000_000_000
 """Longest that opening waits for a leader that may be away."""
+QUESTION_PARTS: Final = 1_000
+"""Most partitions that one question is about."""
 Start = int | str
 """An offset, "earliest", "latest", or "@MS": the first record at or after that many ms since 1970."""
 
@@ -55,8 +60,7 @@ class Positions:
             if placed.error is None:
                 done.resolve(None)
             elif getattr(placed.error, "retriable", False) or isinstance(placed.error, errors.UnknownTopic):
-                for cursor in cursors:
-                    self._find(cursor, self._start)
+                self._find(cursors, self._start)
                 done.resolve(None)
             else:
                 done.fail(placed.error)
@@ -64,22 +68,36 @@ class Positions:
         placed.on_done(known)
         return done
 
-    def find_added(self, cursor: Cursor) -> None:
-        """Set the position of a partition that was added, however long its leader is away.
+    def find_added(self, cursors: list[Cursor]) -> None:
+        """Set the positions of partitions that were added, however long their leaders are away.
 
-        It begins with its first record. A part of a topic whose leaders are scattered may have been there all the
+        They begin with their first records. A part of a topic whose leaders are scattered may have been there all the
         time and only not seen, so it begins where the others did, unless that was an offset.
         """
         late = self._start if self._client.scattered and isinstance(self._start, str) else "earliest"
-        self._find(cursor, late)
+        for mine in by_leader(cursors).values():
+            self._find(mine, late)
 
-    def _find(self, cursor: Cursor, start: Start) -> None:
+    def _find(self, cursors: list[Cursor], start: Start) -> None:
+        """Ask for the positions of a leader's partitions until all are known."""
         client = self._client
+        alone = False
 
         def find() -> None:
-            if not self._consumer.closed and cursor.position < 0 and self._holds(cursor):
-                placed = self._place([cursor], start, client.now + CALL_NS)
-                placed.on_done(lambda: client.after(client.now + IDLE_NS, find) if placed.error else None)
+            left = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
+            if self._consumer.closed or not left:
+                return
+            if alone and len(left) > 1:
+                for cursor in left:
+                    self._find([cursor], start)
+                return
+            placed = self._place(left, start, client.now + CALL_NS)
+            placed.on_done(lambda: again(placed.error) if placed.error else None)
+
+        def again(error: Exception) -> None:
+            nonlocal alone
+            alone = not getattr(error, "retriable", False)  # It may be one that keeps the others from beginning.
+            client.after(client.now + IDLE_NS, find)
 
         find()
 
@@ -90,21 +108,21 @@ class Positions:
         whole: Pending[None] = Pending()
         group = self._consumer.group
         if group is None:
-            _relay(gather([self._begin(cursor, start, deadline_ns) for cursor in cursors]), whole)
+            _relay(gather([self._begin(mine, start, deadline_ns) for mine in questions(cursors)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))  # Once for all of them.
             return whole
-        grouped = by_leader(cursors)
+        asked_of = questions(cursors)
         asked = gather([
-            self._call(leader, Type.GET_OFFSETS, messages.GetOffsets(group, [c.id for c in mine]),
+            self._call(mine[0].leader, Type.GET_OFFSETS, messages.GetOffsets(group, [c.id for c in mine]),
                        self._client.now, deadline_ns, "committed offsets")
-            for leader, mine in grouped.items()
+            for mine in asked_of
         ])  # fmt: skip
 
         def known() -> None:
             if asked.error is not None:
                 whole.fail(asked.error)
                 return
-            for mine, answer in zip(grouped.values(), asked.result(), strict=True):
+            for mine, answer in zip(asked_of, asked.result(), strict=True):
                 by_id = {cursor.id: cursor for cursor in mine}
                 for part in answer.body.parts:
                     cursor = by_id.get(part.partition)
@@ -113,52 +131,81 @@ class Positions:
                         cursor.end = part.end_offset
                         cursor.clear(part.offset)
             rest = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
-            _relay(gather([self._begin(cursor, start, deadline_ns) for cursor in rest]), whole)
+            _relay(gather([self._begin(mine, start, deadline_ns) for mine in questions(rest)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))
 
         asked.on_done(known)
         return whole
 
-    def _begin(self, cursor: Cursor, start: Start, deadline_ns: int) -> Pending[None]:
-        return self.seek(cursor, start, self._client.now, deadline_ns, opening=True)
+    def _begin(self, cursors: list[Cursor], start: Start, deadline_ns: int) -> Pending[None]:
+        """Begin with partitions of one leader; the first that cannot is the error, and the others can."""
+        done: Pending[None] = Pending()
+        asked = self._ask(cursors, start, self._client.now, deadline_ns)
+
+        def found() -> None:
+            if asked.error is not None:
+                done.fail(asked.error)
+                return
+            places = zip(cursors, asked.result().body.parts, strict=True)
+            problems = [error for cursor, part in places if (error := self._go_on(cursor, start, part, opening=True))]
+            if problems:
+                done.fail(problems[0])
+            else:
+                done.resolve(None)
+
+        asked.on_done(found)
+        return done
+
+    def _ask(self, cursors: list[Cursor], start: Start, now: int, deadline_ns: int) -> Pending[Command]:
+        """Ask the leader of these partitions for the offset that ``start`` stands for, and the bounds of their logs."""
+        wanted = [messages.FindOffset(cursor.id, _timestamp(start)) for cursor in cursors]
+        return self._call(
+            cursors[0].leader, Type.FIND_OFFSETS, messages.FindOffsets(wanted), now, deadline_ns, "offsets"
+        )
 
     def _call(self, leader: int, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
         return self._client.call_partition(leader, kind, body, now, deadline_ns, what, self._consumer.topic)
 
-    def seek(self, cursor: Cursor, start: Start, now: int, deadline_ns: int, *, opening: bool = False) -> Pending[None]:
-        """Go on from ``start`` in one partition; comes when the offset is known.
-
-        When a consumer that skips what is missing opens, an offset that was removed stands for the log's start.
-        """
+    def seek(self, cursor: Cursor, start: Start, now: int, deadline_ns: int) -> Pending[None]:
+        """Go on from ``start`` in one partition; comes when the offset is known."""
         done: Pending[None] = Pending()
-        timestamp = {"earliest": -2, "latest": -1}.get(str(start))
-        if timestamp is None and isinstance(start, str):
-            timestamp = int(start.removeprefix("@"))
-        wanted = messages.FindOffset(cursor.id, -1 if timestamp is None else timestamp)
-        asked = self._call(
-            cursor.leader, Type.FIND_OFFSETS, messages.FindOffsets([wanted]), now, deadline_ns, "offsets"
-        )
+        asked = self._ask([cursor], start, now, deadline_ns)
 
         def found() -> None:
             if asked.error is not None or done.done:
                 done.fail(asked.error or errors.Closed(what="seek"))
-                return
-            part: messages.OffsetIs = asked.result().body.parts[0]
-            offset = part.offset if timestamp is not None else int(start)
-            if opening and self._consumer.skip_missing:
-                offset = max(offset, part.start_offset)
-            if not part.start_offset <= offset <= part.end_offset:
-                done.fail(outside(cursor, offset, part.start_offset, part.end_offset))
+            elif problem := self._go_on(cursor, start, asked.result().body.parts[0], opening=False):
+                done.fail(problem)
             else:
-                cursor.clear(offset)
-                cursor.end = part.end_offset
-                cursor.live = False
                 done.resolve(None)
-                if not opening:
-                    self._consumer.tick(self._client.now)
+                self._consumer.tick(self._client.now)
 
         asked.on_done(found)
         return done
+
+    def _go_on(
+        self, cursor: Cursor, start: Start, part: messages.OffsetIs, *, opening: bool
+    ) -> errors.OffsetOutOfRange | None:
+        """Read on from what was found; returns why that cannot be.
+
+        When a consumer that skips what is missing opens, an offset that was removed stands for the log's start.
+        """
+        offset = part.offset if isinstance(start, str) else start
+        if opening and self._consumer.skip_missing:
+            offset = max(offset, part.start_offset)
+        if not part.start_offset <= offset <= part.end_offset:
+            return outside(cursor, offset, part.start_offset, part.end_offset)
+        cursor.clear(offset)
+        cursor.end = part.end_offset
+        cursor.live = False
+        return None
+
+
+def _timestamp(start: Start) -> int:
+    """Return what FIND_OFFSETS asks for: of a plain offset the log's bounds are all that is wanted."""
+    if isinstance(start, int):
+        return -1
+    return {"earliest": -2, "latest": -1}.get(start) or int(start.removeprefix("@"))
 
 
 def outside(cursor: Cursor, offset: int, start: int, end: int) -> errors.OffsetOutOfRange:
@@ -172,6 +219,15 @@ def by_leader(cursors: list[Cursor]) -> dict[int, list[Cursor]]:
     for cursor in cursors:
         grouped.setdefault(cursor.leader, []).append(cursor)
     return grouped
+
+
+def questions(cursors: list[Cursor]) -> list[list[Cursor]]:
+    """Return cursors in groups of one leader and at most :data:`QUESTION_PARTS`."""
+    return [
+        mine[at : at + QUESTION_PARTS]
+        for mine in by_leader(cursors).values()
+        for at in range(0, len(mine), QUESTION_PARTS)
+    ]
 
 
 def _relay(source: Pending[list[None]], target: Pending[None]) -> None:

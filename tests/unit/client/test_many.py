@@ -1,0 +1,107 @@
+"""Consumers of very many partitions: what is asked and looked at grows with what is wanted, not with what there is."""
+
+from __future__ import annotations
+
+from tests.unit.client.wire import SECOND, Wire
+from zfabric import errors
+from zfabric.model import TopicConfig
+from zfabric.wire import messages
+from zfabric.wire.messages import Type
+
+
+def many(count, leaders=1):
+    return Wire(leaders, topics={"t": (1, list(range(1, count + 1)), TopicConfig())})
+
+
+def sizes(commands, kind):
+    """Return of how many partitions each of these commands is."""
+    bodies = [command.body for command in commands if command.type == kind]
+    return [len(body.partitions if kind == Type.GET_OFFSETS else body.parts) for body in bodies]
+
+
+def nothing_committed(wire, command):
+    parts = [messages.Committed("g", number, -1, 0, 0) for number in command.body.partitions]
+    return wire.answer(command, Type.COMMITTED_ARE, messages.CommittedAre(parts))
+
+
+# Where to begin.
+
+
+def test_opening_asks_each_leader_once_for_a_thousand_partitions():
+    wire = many(4_500, leaders=2)
+    consumer = wire.consumer()
+    wire.open(consumer)
+    commands = [command for _, command in wire.sent]
+    assert sizes(commands, Type.FIND_OFFSETS) == [1_000, 1_000, 250] * 2
+    assert {cursor.position for cursor in consumer.cursors.values()} == {0}
+
+
+def test_a_group_asks_so_for_what_it_has_committed_too():
+    wire = many(1_500)
+    consumer = wire.consumer(group="g")
+    opening = consumer.open(wire.now, wire.now + SECOND)
+    asked = wire.step()
+    assert sizes(asked, Type.GET_OFFSETS) == [1_000, 500]
+    for command in asked:
+        found = nothing_committed(wire, command)
+    assert sizes(found, Type.FIND_OFFSETS) == [1_000, 500]
+    for command in found:
+        wire.found(command)
+    assert (opening.done, opening.error) == (True, None)
+
+
+def test_of_an_offset_that_some_do_not_have_the_first_of_them_is_the_error():
+    wire = many(3)
+    consumer = wire.consumer(start=5)
+    opening = consumer.open(wire.now, wire.now + SECOND)
+    [command] = wire.step()
+    parts = [messages.OffsetIs(1, 9, 0, 9), messages.OffsetIs(2, 4, 0, 4), messages.OffsetIs(3, 3, 0, 3)]
+    wire.answer(command, Type.OFFSETS_ARE, messages.OffsetsAre(parts))
+    assert isinstance(opening.error, errors.OffsetOutOfRange)
+    assert (opening.error.values["partition"], opening.error.values["end"]) == (1, 4)
+
+
+def grown(wire):
+    """Open a consumer of one partition, then add three; returns the questions for where those begin."""
+    consumer = wire.consumer()
+    wire.open(consumer)
+    wire.fetched(wire.fetches()[0])
+    wire.topics["t"] = (1, [1, 2, 3, 4], TopicConfig())
+    before = len(wire.sent)
+    wire.pass_time(31.0)
+    return consumer, [command for _, command in wire.sent[before:] if command.type == Type.FIND_OFFSETS]
+
+
+def test_partitions_that_are_added_together_are_asked_for_together():
+    wire = many(1)
+    consumer, asked = grown(wire)
+    assert sizes(asked, Type.FIND_OFFSETS) == [3]
+    wire.found(asked[0])
+    assert [consumer.cursor(number).position for number in range(4)] == [0, 0, 0, 0]
+
+
+def test_one_that_is_damaged_keeps_none_of_those_that_were_added_with_it_waiting():
+    wire = many(1)
+    consumer, asked = grown(wire)
+    damage = errors.CorruptBatch(topic="t", partition=1, offset=0, next_offset=1, problem="a checksum")
+    before = len(wire.sent)
+    wire.fail(asked[0], damage)
+    wire.pass_time(0.6)
+    again = [command for _, command in wire.sent[before:] if command.type == Type.FIND_OFFSETS]
+    assert [[part.partition for part in command.body.parts] for command in again] == [[2], [3], [4]]
+    wire.fail(again[0], damage)
+    for command in again[1:]:
+        wire.found(command)
+    assert [consumer.cursor(number).position for number in range(4)] == [0, -1, 0, 0]
+
+
+def test_while_their_leader_is_busy_those_that_were_added_are_asked_for_together_again():
+    wire = many(1)
+    consumer, asked = grown(wire)
+    before = len(wire.sent)
+    wire.fail(asked[0], errors.RequestTimeout(what="offsets", seconds=30.0))
+    wire.pass_time(0.6)
+    again = [command for _, command in wire.sent[before:] if command.type == Type.FIND_OFFSETS]
+    assert sizes(again, Type.FIND_OFFSETS) == [3]
+    wire.found(again[0])
+    assert [consumer.cursor(number).position for number in range(4)] == [0, 0, 0, 0]
