@@ -59,7 +59,7 @@ class Consumer:
         self._core = core
         self._deserializer = deserializer
         self._timeout = timeout
-        # Of an iteration: taken from the core and not yielded yet, and the positions behind all of it.
+        # Of an iteration: what was taken from the core and not yielded yet, and the positions behind all of it.
         self._left: deque[Record] = deque()
         self._after: dict[int, int] = {}
 
@@ -207,7 +207,7 @@ class Consumer:
     def _fill(self) -> None:
         """Take records for an iteration; the positions stay before them, so that a commit does not pass any."""
         self._left.extend(self._core.take(500))
-        self._after = self.position
+        self._after = {number: self._core.cursors[number].position for number in {r.partition for r in self._left}}
         for record in reversed(self._left):
             self._core.cursors[record.partition].position = record.offset
 

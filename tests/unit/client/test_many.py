@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.unit.client.wire import SECOND, Wire
+import sys
+from contextlib import suppress
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.client.wire import SECOND, Wire, published, stored
 from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import messages
@@ -105,3 +111,114 @@ def test_while_their_leader_is_busy_those_that_were_added_are_asked_for_together
     assert sizes(again, Type.FIND_OFFSETS) == [3]
     wire.found(again[0])
     assert [consumer.cursor(number).position for number in range(4)] == [0, 0, 0, 0]
+
+
+# Taking.
+
+
+def following(wire, ends=None):
+    """Open a consumer that has caught up with logs that are empty."""
+    consumer = wire.consumer()
+    wire.open(consumer, ends)
+    wire.fetched(next(command for _, command in wire.sent if command.type == Type.FETCH))
+    wire.serve(0.1)
+    return consumer
+
+
+def calls_of(action):
+    """Return how many Python functions and generators are entered while ``action`` runs."""
+    entered = 0
+
+    def count(frame, event, argument):
+        nonlocal entered
+        entered += event == "call"
+
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+def test_a_record_of_one_partition_costs_no_look_at_the_others():
+    wire = many(2_000)
+    consumer = following(wire)
+    session, frames = max(wire.sessions), published(1_234, 0, [b"a"])
+    taken = []
+
+    def cycle():
+        consumer.ready()
+        wire.client.receive(session, frames, wire.now)
+        taken.extend(consumer.take(10))
+        wire.client.next_deadline()
+        consumer.ready()
+
+    assert calls_of(cycle) < 200
+    assert [(record.partition, record.value) for record in taken] == [(1_233, b"a")]
+
+
+def test_partitions_come_in_turn_whatever_the_order_in_which_they_get_something():
+    wire = many(4)
+    consumer = following(wire)
+    session, taken = max(wire.sessions), []
+    for number in (4, 2, 1, 3, 2, 2):
+        base = consumer.cursor(number - 1).expected
+        wire.client.receive(session, published(number, base, [b"a"]), wire.now)
+    taken += [record.partition for record in consumer.take(2)]
+    wire.client.receive(session, published(1, 1, [b"a"]), wire.now)
+    taken += [record.partition for record in consumer.take(10)]
+    assert taken == [0, 1, 2, 3, 0, 1, 1]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["publish", "lose", "damage", "take", "batch", "pause", "resume", "seek", "fetched", "wait"]),
+        st.integers(0, 2),
+    ),
+    min_size=15,
+    max_size=40,
+)
+
+
+@given(steps=STEPS)
+@settings(max_examples=60)
+def test_what_is_found_without_a_look_at_all_is_what_a_look_at_all_finds(steps):
+    wire = many(3)
+    consumer = following(wire)
+    consumer.buffer_bytes = 400
+    for step, number in steps:
+        cursor = consumer.cursor(number)
+        session = max(wire.sessions)
+        if step in ("publish", "lose"):
+            frames = published(cursor.id, cursor.expected + (step == "lose"), [b"a", b"b"])
+            wire.client.receive(session, frames, wire.now)
+        elif step == "damage":
+            cursor.take_blob(memoryview(bytes(stored(cursor.id, cursor.expected, [b"a"])[:-1] + b"?")))
+        elif step in ("pause", "resume"):
+            consumer.pause([number], wire.now, paused=step == "pause")
+        elif step == "seek":
+            consumer.seek(number, "earliest", wire.now, wire.now + SECOND)
+            [asked] = [command for command in wire.step() if command.type == Type.FIND_OFFSETS]
+            wire.found(asked)
+        elif step == "fetched":
+            command, asked = wire.fetches()
+            found = {there: [stored(there, offset, [b"c"])] for there, offset in asked.items()}
+            wire.fetched(command, found, {there: offset + 2 for there, offset in asked.items()})
+        elif step == "wait":
+            wire.pass_time(0.6)
+        else:
+            with suppress(errors.ZFabricError):
+                _ = consumer.take(1) if step == "take" else consumer.take_batch()
+        wire.step()
+        agree(wire, consumer)
+
+
+def agree(wire, consumer):
+    cursors = list(consumer.cursors.values())
+    unpaused = [cursor for cursor in cursors if not cursor.paused]
+    something = any(cursor.records or cursor.buffer or cursor.error for cursor in unpaused)
+    assert consumer.ready().done == something
+    half = consumer.buffer_bytes // 2
+    [feed] = {id(cursor.lists[2]): cursor.lists[2] for cursor in cursors}.values()
+    assert feed.all() == [cursor for cursor in cursors if cursor.behind and cursor.buffered <= half]

@@ -17,11 +17,11 @@ is read no more, and nothing is raised for either.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.feed import IDLE_NS, Feed
 from zfabric.core.client.pending import Pending, gather
@@ -74,7 +74,11 @@ class Consumer:
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
         self._waiting: Pending[None] | None = None
-        self._order: deque[int] = deque()
+        # Of those that may be taken from: who has something, who has nothing but an error, who was taken from last.
+        self._stocked = Candidates(_stocked)
+        self._failed = Candidates(_failed)
+        self._last = -1
+        self._places = 0
         # In a mesh the members of a group share what there is; see share.py.
         shared = client.scattered and group is not None and numbers is None
         self._share = Share(client, self, topic, group) if shared and group is not None else None
@@ -103,10 +107,13 @@ class Consumer:
             if self.skip_missing is None:
                 self.skip_missing = meta.config.durability == "memory"
             # An attempt before this one may have left those of a topic that was another.
+            for cursor in self.cursors.values():
+                cursor.lists = ()
             self.cursors.clear()
-            self._order.clear()
+            self._stocked.clear()
+            self._failed.clear()
             for feed in self._feeds.values():
-                feed.by_id.clear()
+                feed.clear()
             if self._share is not None:
                 self._share.start(self._client.now)
                 opening.resolve(None)
@@ -129,10 +136,17 @@ class Consumer:
             self.take_up()  # What was seen meanwhile.
 
     def _take_up(self, place: messages.PartitionPlace) -> Cursor:
-        cursor = self.cursors[place.number] = Cursor(self.topic, place)
-        self._feed(cursor.leader).by_id[cursor.id] = cursor
-        self._order.append(cursor.number)
+        cursor = self.cursors[place.number] = Cursor(self.topic, place, self._places)
+        self._places += 1
+        self._join(cursor)
         return cursor
+
+    def _join(self, cursor: Cursor) -> None:
+        """Read a partition at its leader from now on."""
+        feed = self._feed(cursor.leader)
+        feed.by_id[cursor.id] = cursor
+        cursor.lists = (self._stocked, self._failed, feed.behind)
+        cursor.changed()
 
     @property
     def opened(self) -> bool:
@@ -167,7 +181,7 @@ class Consumer:
         return waiting
 
     def _available(self) -> bool:
-        return self.closed or any((c.buffer or c.records or c.error) and not c.paused for c in self.cursors.values())
+        return self.closed or self._stocked.first() is not None or self._failed.first() is not None
 
     def wake(self) -> None:
         """Let those go on who wait for something to take, if there is something."""
@@ -179,15 +193,14 @@ class Consumer:
 
     def _next(self) -> Cursor | None:
         """Return the next partition, in turn, that has something."""
-        for _ in range(len(self._order)):
-            number = self._order[0]
-            self._order.rotate(-1)
-            cursor = self.cursors[number]
-            if not cursor.paused and (cursor.records or cursor.buffer):
-                return cursor
-        for cursor in self.cursors.values():
-            if cursor.error is not None and not cursor.paused:
-                raise cursor.error
+        cursor = self._stocked.first(self._last)
+        if cursor is not None:
+            self._last = cursor.place
+            return cursor
+        failed = self._failed.first()
+        if failed is not None:
+            assert failed.error is not None, "who failed has an error"
+            raise failed.error
         return None
 
     def take(self, most: int) -> list[Record]:
@@ -198,7 +211,7 @@ class Consumer:
         """
         taken: list[Record] = []
         while len(taken) < most:
-            if taken and not any((c.records or c.buffer) and not c.paused for c in self.cursors.values()):
+            if taken and self._stocked.first() is None:
                 break
             cursor = self._next()
             if cursor is None:
@@ -227,8 +240,12 @@ class Consumer:
         """Store positions (or ``offsets`` by partition number) for the group."""
         if self.group is None:
             raise errors.InvalidArgument(name="group", value="None", allowed="a consumer made with group=… to commit")
-        wanted = {c.number: c.position for c in self.cursors.values()} if offsets is None else offsets
-        changed = [c for number, offset in wanted.items() if (c := self.cursor(number)).committed != offset >= 0]
+        if offsets is None:
+            changed = [c for c in self.cursors.values() if c.committed != c.position >= 0]
+            wanted = {c.number: c.position for c in changed}
+        else:
+            changed = [c for number, offset in offsets.items() if (c := self.cursor(number)).committed != offset >= 0]
+            wanted = offsets
         calls = []
         for leader, mine in by_leader(changed).items():
             parts = [messages.CommitOffset(c.id, wanted[c.number]) for c in mine]
@@ -280,9 +297,9 @@ class Consumer:
                     self._replaced(cursor)
                 before = self._feed(cursor.leader)
                 before.subscribe(cursor, on=False)
-                before.by_id.pop(cursor.id, None)
+                before.leave(cursor)
                 cursor.move(place)
-                self._feed(cursor.leader).by_id[cursor.id] = cursor
+                self._join(cursor)
         self._positions.find_added(added)
         there = {place.number for place in meta.partitions}
         for number in self.cursors.keys() - there:
@@ -419,9 +436,10 @@ class Consumer:
         del self.cursors[cursor.number]
         feed = self._feed(cursor.leader)
         feed.subscribe(cursor, on=False)
-        if feed.by_id.get(cursor.id) is cursor:
-            del feed.by_id[cursor.id]
-        self._order.remove(cursor.number)
+        feed.leave(cursor)
+        self._stocked.forget(cursor)
+        self._failed.forget(cursor)
+        cursor.lists = ()  # It may be a part of something that is under way.
 
     def take_up(self) -> None:
         """Read what is to be read by now and is not read yet."""
@@ -447,3 +465,11 @@ class Consumer:
         cursor.expected = target
         if not cursor.buffer:
             cursor.position = target
+
+
+def _stocked(cursor: Cursor) -> bool:
+    return bool(cursor.records or cursor.buffer) and not cursor.paused
+
+
+def _failed(cursor: Cursor) -> bool:
+    return cursor.error is not None and not cursor.paused

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
 from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
+
+if TYPE_CHECKING:
+    from zfabric.core.client.candidates import Candidates
 
 
 class Cursor:
@@ -18,18 +21,21 @@ class Cursor:
     Attributes:
         position: next offset for the application, or -1 while unknown. expected: next offset to receive.
         log: what stays the same while this is the same log, wherever it is read. copy: it is read at a keeper.
-        live, subscribed: published batches are taken; the leader was asked to publish here.
+        subscribed: the leader was asked to publish here.
         heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
-        end: end offset last heard of. committed: as stored for the group. error: damage that is to be raised.
+        end: end offset last heard of. committed: as stored for the group.
+        place: its place among its consumer's cursors. lists: the candidates' lists that hear of its changes.
     """
 
-    def __init__(self, topic: str, place: messages.PartitionPlace) -> None:
+    def __init__(self, topic: str, at: messages.PartitionPlace, place: int) -> None:
         self.topic = topic
-        self.id = place.id
-        self.number = place.number
-        self.leader = place.leader
-        self.log = log_of(place)
-        self.copy = isinstance(place, Place) and place.copy
+        self.place = place
+        self.lists: tuple[Candidates, ...] = ()
+        self.id = at.id
+        self.number = at.number
+        self.leader = at.leader
+        self.log = log_of(at)
+        self.copy = isinstance(at, Place) and at.copy
         self.position = -1
         self.expected = -1
         self.end = -1
@@ -38,17 +44,52 @@ class Cursor:
         self.buffered = 0
         self.records: list[Record] = []
         self.taken = 0
-        self.paused = False
-        self.live = False
+        self._paused = False
+        self._live = False
         self.subscribed = False
         self.heard_ns = 0
-        self.error: errors.ZFabricError | None = None
+        self._error: errors.ZFabricError | None = None
 
-    def move(self, place: messages.PartitionPlace) -> None:
+    def changed(self) -> None:
+        """Tell the lists that there may be something to take here, or something to ask for."""
+        for candidates in self.lists:
+            candidates.note(self)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the application wants nothing of it."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self.changed()
+
+    @property
+    def live(self) -> bool:
+        """Whether published batches are taken."""
+        return self._live
+
+    @live.setter
+    def live(self, live: bool) -> None:
+        self._live = live
+        self.changed()
+
+    @property
+    def error(self) -> errors.ZFabricError | None:
+        """Why it cannot go on: raised once everything before it is taken."""
+        return self._error
+
+    @error.setter
+    def error(self, error: errors.ZFabricError | None) -> None:
+        self._error = error
+        self.changed()
+
+    def move(self, at: messages.PartitionPlace) -> None:
         """Read it elsewhere from now on, from where it is."""
-        self.id, self.leader, self.live = place.id, place.leader, False
-        self.log = log_of(place)
-        self.copy = isinstance(place, Place) and place.copy
+        self.id, self.leader, self.live = at.id, at.leader, False
+        self.log = log_of(at)
+        self.copy = isinstance(at, Place) and at.copy
 
     def clear(self, offset: int) -> None:
         """Go on from ``offset``, forgetting what was buffered."""
@@ -78,6 +119,7 @@ class Cursor:
         if len(entry) > 0:
             self.buffer.append(entry)
             self.buffered += header.payload_length + HEADER_BYTES
+            self.changed()
         elif not self.buffer:
             self.position = self.expected
 
@@ -123,6 +165,7 @@ class Cursor:
         first = self.buffer.popleft()
         self.buffered -= first.header.payload_length + HEADER_BYTES
         self.position = first.header.next_offset if self.buffer else self.expected
+        self.changed()
         return first
 
     def _load(self) -> None:
@@ -146,4 +189,5 @@ class Cursor:
             first = self.buffer.popleft()
             self.buffered -= first.header.payload_length + HEADER_BYTES
             self.position = first.header.next_offset if self.buffer else self.expected
+            self.changed()
         self.records, self.taken = [], 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfabric import errors
+from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
@@ -48,12 +49,14 @@ class Feed:
     Attributes:
         retry_ns: nothing is asked before; None if there is no reason to wait.
         by_id: cursors of the partitions that are read here, by their ids at this leader.
+        behind: those of them that want a FETCH and have room for what it brings.
         trusted: what the subscription brings is the leader's: see :meth:`Feed.connected`.
     """
 
     def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
         self.retry_ns: int | None = None
         self.by_id: dict[int, Cursor] = {}
+        self.behind = Candidates(self._wanting)
         self.trusted = False
         self._client = client
         self._consumer = consumer
@@ -77,7 +80,7 @@ class Feed:
         idle = self._due_ns is not None and self._due_ns <= now
         if self.retry_ns is not None and self.retry_ns <= now:
             self.retry_ns = None
-        if self.retry_ns is None and (idle or self._wanting()):
+        if self.retry_ns is None and (idle or self.behind.first() is not None):
             self._fetch(now)
 
     def next_deadline(self) -> int | None:
@@ -87,13 +90,23 @@ class Feed:
         if self._fetching:
             return None
         # What was taken may have made room for more.
-        return 0 if self._wanting() else self._due_ns
+        return self._due_ns if self.behind.first() is None else 0
+
+    def leave(self, cursor: Cursor) -> None:
+        """Read a partition no more."""
+        if self.by_id.get(cursor.id) is cursor:
+            del self.by_id[cursor.id]
+        self.behind.forget(cursor)
+
+    def clear(self) -> None:
+        """Read none of them any more."""
+        self.by_id.clear()
+        self.behind.clear()
 
     # Fetching.
 
-    def _wanting(self) -> list[Cursor]:
-        half = self._consumer.buffer_bytes // 2
-        return [c for c in self.by_id.values() if c.behind and c.buffered <= half]
+    def _wanting(self, cursor: Cursor) -> bool:
+        return cursor.behind and cursor.buffered <= self._consumer.buffer_bytes // 2
 
     def fall_behind(self, cursor: Cursor, now: int) -> None:
         """A partition missed something."""
@@ -115,7 +128,7 @@ class Feed:
     def _fetch(self, now: int) -> None:
         if self._fetching or self._consumer.closed:
             return
-        wanted = self._wanting()
+        wanted = self.behind.all()
         if self._due_ns is not None and self._due_ns <= now:
             half = self._consumer.buffer_bytes // 2
             wanted = [c for c in self.by_id.values()
@@ -187,7 +200,7 @@ class Feed:
 
     def _go_on(self, asked_from: dict[int, int], now: int) -> None:
         """Fetch what is left of a backlog."""
-        if self.retry_ns is None and self._wanting():
+        if self.retry_ns is None and self.behind.first() is not None:
             if any(c.expected != before for known, before in asked_from.items() if (c := self.by_id.get(known))):
                 self._fetch(now)
             else:
