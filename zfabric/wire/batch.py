@@ -299,6 +299,18 @@ def decode_columns(header: BatchHeader, payload: Buffer) -> Columns:
     return columns
 
 
+def check_times(columns: Columns) -> None:
+    """Check the times of a batch that is to be encoded again: its first encoder may have claimed any.
+
+    Raises:
+        ProtocolViolation: one is beyond what a batch may carry.
+    """
+    times = columns.timestamps
+    if times and not -_TIME_LIMIT <= min(times) <= max(times) <= _TIME_LIMIT:
+        problem = f"times of records from {min(times)} to {max(times)} ms"
+        raise errors.ProtocolViolation(problem=problem, allowed=f"{-_TIME_LIMIT} to {_TIME_LIMIT}")
+
+
 def _ascend(distances: Sequence[int], span: int) -> bool:
     return not distances or (
         distances[0] >= 0 and distances[-1] < span and all(a < b for a, b in itertools.pairwise(distances))

@@ -405,3 +405,51 @@ def test_a_leader_lets_go_of_the_own_part_of_a_topic_and_keeps_its_copies():
         node.produce(1)
     node.restart()
     assert (node.leader.partition_ids(), list(node.leader.kept)) == ({7}, [7])
+
+
+def compacted(deltas, *, base=0, span=3, offset=0):
+    """A batch of a source that may be anybody, compacted, with keys ``a`` and ``b``."""
+    payload = batch.encode_columns(deltas, [b"a", b"b"], [b"1", b"3"], [None, None], [1, 2])
+    raw, payload = batch.seal(
+        payload, codec=0, flags=batch.COMPACTED, count=2, base_timestamp=base, max_timestamp=base, producer_id=0,
+        producer_epoch=0, base_sequence=0, last_sequence=0, partition=1,
+    )  # fmt: skip
+    raw = batch.stamp(raw, 1, 3, span, offset, 700)
+    return KeptBatch(7, batch.parse(raw), raw, payload)
+
+
+@pytest.mark.parametrize("deltas", [[0, 1 << 63], [-1 << 63, (1 << 64) - 1], [1 << 62, 1 << 63]])
+def test_times_that_no_batch_can_carry_are_a_problem_of_their_copy(deltas):
+    node = KeeperNode()
+    node.keep([kept(0, 1), compacted(deltas, base=(1 << 63) - 1)])
+    assert [header.next_offset for header, _ in node.read(0)] == [1]
+    assert 7 in node.leader.copies.problems
+
+
+def test_an_offset_that_no_command_can_carry_is_a_problem_of_its_copy():
+    node = KeeperNode()
+    last = (1 << 63) - 1
+    node.keep(starts=[(7, last)])
+    node.keep([kept(last)])
+    assert node.leader.copies.positions[7].end == last
+    assert 7 in node.leader.copies.problems
+    [part] = node.ask(Type.DESCRIBE, messages.Describe([7])).partitions
+    assert part.end_offset == last
+
+
+@pytest.mark.parametrize("deltas", [[0, 1 << 63], [-1 << 63, (1 << 64) - 1]])
+def test_times_that_no_batch_can_carry_end_no_pass_of_compaction(deltas):
+    node = Node(TopicConfig(cleanup="compact"))
+    payload = batch.encode_columns(deltas, [b"a", b"a"], [b"1", b"2"], None)
+    header, payload = batch.seal(
+        payload, codec=0, flags=0, count=2, base_timestamp=500, max_timestamp=500, producer_id=5, producer_epoch=0,
+        base_sequence=0, last_sequence=1, partition=1,
+    )  # fmt: skip
+    node.ask(Type.PRODUCE, messages.Produce(header, payload, payload))
+    node.produce(2, [b"x"])
+    for _ in range(20):
+        node.now += 10 * SECOND
+        node.wall += 3_600_000
+        node.turn()
+    answers, _ = node.turn(Type.FETCH, messages.Fetch(1 << 20, [messages.FetchPart(1, 0)]))
+    assert answers[0].body.parts[0].end_offset == 3

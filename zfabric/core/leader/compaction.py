@@ -253,6 +253,7 @@ class Compactor:
                 return
             try:
                 columns = batch.decode_columns(header, payload)
+                batch.check_times(columns)
             except errors.ProtocolViolation as error:
                 raise errors.CorruptBatch(
                     topic=self._log.topic,

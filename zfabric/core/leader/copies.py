@@ -34,6 +34,8 @@ from zfabric.wire.batch import COMPACTED, BatchHeader
 from zfabric.wire.replication import SharedOffset
 
 RETIRE_STEP = 64
+OFFSET_MAX = (1 << 63) - 1
+"""What commands carry: a copy beyond it would make all answers unreadable that name it."""
 HEARD_STEP_MS = 3_600_000
 """How far behind the stored time may be at which an origin was heard of: a row an hour and copy is written at most."""
 _EVERYTHING = TopicConfig(retention_ms=0)
@@ -209,7 +211,8 @@ class Copies:
         """Append a batch where it belongs; None if it is here already.
 
         Raises:
-            LogsDiverged: its epoch is lower than the last one here. ProtocolViolation: it leaves a hole.
+            LogsDiverged: its epoch is lower than the last one here. ProtocolViolation: it leaves a hole, or reaches
+                beyond the last offset that there can be.
         """
         log, header, raw, payload = partition.log, entry.header, entry.raw, entry.payload
         assert isinstance(log, StoredLog), "only topics on disk are kept"
@@ -223,6 +226,8 @@ class Copies:
             )  # fmt: skip
         if header.base_offset > end or (header.base_offset < end and not header.flags & COMPACTED):
             raise errors.ProtocolViolation(problem=f"a batch at {header.base_offset}", allowed=f"one at {end}")
+        if header.next_offset > OFFSET_MAX:
+            raise errors.ProtocolViolation(problem=f"a batch up to {header.next_offset}", allowed=f"{OFFSET_MAX}")
         if header.base_offset < end:
             header, raw, payload = beyond(header, payload, end)
         stamped = batch.stamp(
@@ -307,9 +312,10 @@ def beyond(header: BatchHeader, payload: Buffer, offset: int) -> tuple[BatchHead
     """Return the part of a compacted batch from ``offset`` on as a batch: (header, its bytes, payload).
 
     Raises:
-        ProtocolViolation: the payload is not what the header says.
+        ProtocolViolation: the payload is not what the header says, or has times that no batch may carry.
     """
     columns = batch.decode_columns(header, payload)
+    batch.check_times(columns)
     skipped = offset - header.base_offset
     first = sum(1 for distance in columns.distances if distance < skipped)
     timestamps = columns.timestamps[first:]
