@@ -166,6 +166,23 @@ def test_opening_does_not_wait_for_an_origin_that_is_away(simulation):
     assert online == {process.fabric: number != 1 for number, process in enumerate(simulation.processes)}
 
 
+def test_what_is_asked_of_everybody_waits_a_second_for_a_peer_that_is_frozen(simulation):
+    """The mesh notices later."""
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t")
+    for fabric in fabrics:
+        send(fabric, [b"v"])
+    with fabrics[0].consumer("t", group="g") as consumer:
+        assert len(read(consumer, 3)) == 3
+        consumer.commit()
+    simulation.freeze_leader(1, 60.0)
+    before = simulation.now
+    parts = fabrics[0].topics.describe("t").partitions
+    assert {part.origin for part in parts if not part.online} == {simulation.processes[1].fabric}
+    assert len(fabrics[2].groups.describe("g")) == 2
+    assert simulation.now - before < 6.0
+
+
 def test_a_wiped_disk_is_another_origin_and_is_never_mixed_up_with_the_one_before(simulation):
     """The same address, the same topic, the same ids and offsets: only the fabric id tells them apart."""
     fabrics = connected(simulation)

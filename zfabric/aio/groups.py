@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from zfabric import errors
+from zfabric.core.client.survey import SILENCE_S
 from zfabric.model import GroupOffset
 from zfabric.settings import GROUP_BYTES_MAX, check_name
 from zfabric.wire import messages
@@ -64,7 +65,7 @@ class Groups:
         found: builtins.list[messages.Committed] = []
         asked = messages.ListGroups(group or "")
         while True:
-            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, asked, "list of groups", leader)
+            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, asked, "list of groups", leader, SILENCE_S)
             if answer is None:
                 return found
             found += answer.parts

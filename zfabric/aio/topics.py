@@ -8,6 +8,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client.routes import Place
+from zfabric.core.client.survey import SILENCE_S
 from zfabric.model import Cleanup, CopyInfo, Durability, PartitionInfo, TopicConfig, TopicInfo
 from zfabric.settings import (
     FETCH_PARTITIONS_MAX,
@@ -107,7 +108,7 @@ class Topics:
         for leader in sorted({place.leader for place in meta.partitions}):
             mine = [place for place in meta.partitions if place.leader == leader]
             body = messages.Describe([place.id for place in mine])
-            answer = await self._fabric.ask_origin(Type.DESCRIBE, body, f"description of {name!r}", leader)
+            answer = await self._fabric.ask_origin(Type.DESCRIBE, body, f"description of {name!r}", leader, SILENCE_S)
             parts = answer.partitions if answer is not None else [_UNKNOWN] * len(mine)
             described.update({place.number: part for place, part in zip(mine, parts, strict=True)})
         for at in range(0, len(meta.kept), FETCH_PARTITIONS_MAX):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Topics = list[messages.TopicMeta]
 SILENCE_NS = 1_000_000_000
+SILENCE_S = SILENCE_NS / 1e9
 
 
 def survey(client: Client, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
