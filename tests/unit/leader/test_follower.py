@@ -299,3 +299,34 @@ def test_a_copy_of_an_origin_that_is_there_is_never_too_old():
     world.follower.forget("offer:0")
     world.run(200)
     assert set(checked) == {"foffer:0"}
+
+
+def test_what_a_turn_that_was_given_up_should_have_done_is_said_again():
+    world = World(1)
+    said = {Type.ADOPT: [], Type.KEEP: []}
+    handle = world.keeper.handle
+    answer = world.call
+
+    def commit(endpoint, kind, body, *rest, **more):
+        pending = answer(endpoint, kind, body, *rest, **more)
+        if kind == Type.FOLLOW and not body.since:
+            told = Followed(f"f{endpoint}", 1, 5, 1, [], [SharedOffset(7, "g", 0, 1, 0)])
+            [entry] = [entry for entry in world.due if entry[2] is pending]
+            world.due[world.due.index(entry)] = (*entry[:3], entry[3]._replace(body=told), entry[4])
+        return pending
+
+    def lose(command):
+        if command.type == Type.KEEP and not command.body.commits:
+            handle(command)
+            return
+        said[command.type].append((world.now, command.body))
+        world.keeper.copies.lost = len(said[command.type]) < 3
+        if not world.keeper.copies.lost:
+            handle(command)
+
+    world.call, world.keeper.handle = commit, lose
+    world.run(60)
+    assert [adopt.topics[0].name for _, adopt in said[Type.ADOPT]] == ["s.x"] * 3
+    assert [[told.group for told in keep.commits] for _, keep in said[Type.KEEP]] == [["g"]] * 3
+    times = [at for at, _ in said[Type.KEEP]]
+    assert times[2] - times[1] > times[1] - times[0] > 0

@@ -102,6 +102,7 @@ class Copies:
 
     Attributes:
         must_sync: the last call of :meth:`take` has put a row that says when an origin was heard of.
+        lost: the last turn was given up and not repeated: nothing of what it was to do has happened.
         positions: of the copies in use. heard: when each origin was heard of, by copy.
         shared: what was asked for by ``share``: taken by the follower. expired: the same of ``check``.
         committed: copies in which clients have committed since the follower looked.
@@ -115,13 +116,15 @@ class Copies:
         self.expired: list[int] = []
         self.committed: set[int] = set()
         self.must_sync = False
+        self.lost = False
         self.refused = 0
         self.problems: dict[int, str] = {}
         self._assigned = assigned
         self._expiry_ms = expiry_ms
 
     def abandon(self) -> None:
-        """The turn is given up; the repeated one says everything again."""
+        """The turn is given up; the repeated one says everything again, if there is one."""
+        self.lost = True
         self.positions.clear()
         self.shared.clear()
         self.expired.clear()

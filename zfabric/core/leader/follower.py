@@ -81,6 +81,7 @@ class Follower:
         self._adopt: dict[str, list[AdoptedTopic]] = {}
         self._adopt_due = 0
         self._drop: list[int] = []
+        self._said: tuple[dict[str, list[AdoptedTopic]], list[int]] = {}, []
         self._shared_to: set[str] = set()
         self._to_share: dict[str, dict[tuple[int, str], SharedOffset]] = {}
         self._sharing: set[str] = set()
@@ -162,11 +163,13 @@ class Follower:
     def take_commands(self) -> list[Command]:
         """Return what is for the next turn."""
         commands = []
+        self._said = {}, []
         if (self._adopt or self._drop) and self._adopt_due <= self._now:
             adopted = [Adopt(origin, topics) for origin, topics in self._adopt.items()]
             if self._drop:
                 adopted.append(Adopt("", [], self._drop))
             commands = [Command(Type.ADOPT, 0, 0, adopt, ()) for adopt in adopted]
+            self._said = self._adopt, self._drop
             self._adopt, self._drop = {}, []
             # A topic's row names all its copies: with many, they are adopted many at a time.
             self._adopt_due = self._now + ADOPT_NS + ADOPT_COPY_NS * len(self._leader.kept)
@@ -178,8 +181,10 @@ class Follower:
         return commands
 
     def settled(self) -> None:
-        """The turn with the commands taken is committed: what it appended is on disk."""
+        """The turn with the commands taken is committed: what it appended is on disk. Or it was given up."""
         copies = self._leader.copies
+        if copies.lost:
+            self._say_again()
         for shared in copies.shared:
             place = self._leader.kept.get(shared.partition)
             if place is not None:
@@ -193,6 +198,21 @@ class Follower:
             source.settling = False
             self._go_on(source)
             self._sources.schedule(source)
+
+    def _say_again(self) -> None:
+        """There was no room on the disk for the turn: all that was said in it is said in another one."""
+        adopt, drop = self._said
+        self._said = {}, []
+        self._adopt = adopt | self._adopt
+        self._drop += drop
+        for source in self._in_turn:
+            source.settling = False
+            source.told = {}
+            source.before = {}
+            self._shared_to.discard(source.fabric)
+            self._fail(source)
+            self._sources.schedule(source)
+        self._in_turn = []
 
     # METADATA.
 

@@ -222,6 +222,7 @@ class Leader:
         self.journal.clear()
         self._staging.settled()
         self._keepers.settled()
+        self.copies.lost = False
         for partition in self._touched_rings.values():
             assert isinstance(partition.log, MemoryLog)
             partition.log.settled()
