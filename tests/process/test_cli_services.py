@@ -74,6 +74,8 @@ def test_request_without_a_reply_says_nothing(service):
         (["nobody.get"], 3, "no instance of service 'nobody'"),
         (["users"], 2, "SERVICE.METHOD"),
         (["users.echo", "--header", "x"], 2, "NAME=TEXT"),
+        (["users.echo", "--header", "x=1", "--header", "x=2"], 2, "twice"),
+        ([b"users.\xff"], 2, "SERVICE.METHOD"),
     ],
 )
 def test_what_goes_wrong_is_told_on_standard_error_with_a_status(service, arguments, status, words):
@@ -91,3 +93,32 @@ def test_services_are_listed_asked_for_their_health_and_counted(service):
     assert stats[0]["methods"]["health"]["calls"] == 1
     assert run(service, "services", "list", "nobody").returncode == 4
     assert b"1.2.0" in run(service, "services", "list").stdout
+
+
+def test_arguments_may_be_bytes_that_are_no_text(service):
+    done = run(service, "request", "users.echo", b"\xff", "--header", b"prefix=\xfe")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\xfe\xff", b"")
+
+
+@pytest.mark.parametrize("reply", [b"\xff", b"[1]", b"[" * 100_000])
+def test_stats_that_are_none_are_said_to_be(service, reply):
+    @service.method("stats")
+    def stats(request):
+        return reply
+
+    done = run(service, "services", "stats", text=True)
+    assert done.returncode == 1
+    assert "an object in JSON" in done.stderr
+    assert "Traceback" not in done.stderr
+    told = json.loads(run(service, "services", "stats", "--json").stdout)
+    assert told[0]["requests"] is None
+
+
+def test_stats_of_another_kind_are_shown_as_far_as_they_are_known(service):
+    @service.method("stats")
+    def stats(request):
+        return b'{"requests": "many"}'
+
+    done = run(service, "services", "stats", text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "many" in done.stdout

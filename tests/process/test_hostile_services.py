@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import asyncio
 import threading
+import time
 
 import pytest
 
+import zfabric
 from zfabric import aio, errors
 from zfabric.settings import CALL_BYTES_MAX
 from zfabric.wire import calls
@@ -28,6 +30,13 @@ def service(fabric):
 
     yield made
     made.stop(drain=0.0)
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 class Unspeakable(Exception):
@@ -152,3 +161,36 @@ async def test_a_start_that_is_cancelled_leaves_no_instance_behind(zfabric_url):
         assert service.ended
         with pytest.raises(errors.Closed):
             await service.start()
+
+
+def test_a_stream_that_is_forgotten_half_way_holds_no_worker(fabric):
+    service = fabric.service("s", concurrency=1)
+
+    @service.method("endless")
+    def endless(request):
+        while True:
+            yield b"chunk"
+
+    with service, zfabric.connect(fabric.url) as caller:
+        for _ in range(3):
+            for chunk in caller.stream("s.endless"):
+                assert chunk == b"chunk"
+                break
+        assert caller.request("s.health", timeout=30.0) == b"ok"
+        assert until(lambda: not service.stats()["running"])
+
+
+def test_a_callback_may_ask_a_service_of_its_own_fabric(fabric, service):
+    """Whoever waits runs callbacks, so it may be the worker that looks for requests."""
+    fabric.topics.create("t")
+    told = []
+
+    def delivered(delivery, error):
+        told.append(fabric.request("s.m", b"asked", timeout=30.0))
+
+    with service, fabric.producer() as producer:
+        for _ in range(10):
+            before = len(told)
+            producer.send("t", b"v", on_delivery=delivered)
+            assert until(lambda before=before: len(told) > before)
+    assert told == [b"asked"] * 10

@@ -42,6 +42,7 @@ def command(  # noqa: PLR0917 - one parameter an option
     With --json the reply is an object: "value", or "value_base64" where it is no UTF-8 text, and "seconds" that it
     took. --timeout bounds the request as well.
     """
+    import os
     import time
 
     from zfabric import errors
@@ -49,7 +50,10 @@ def command(  # noqa: PLR0917 - one parameter an option
     if stream and notify:
         raise click.UsageError("--stream wants replies, --notify wants none")
     carried = dict(_header(text) for text in headers)
-    value = sys.stdin.buffer.read() if body == "-" else (body or "").encode()
+    if len(carried) < len(headers):
+        raise click.UsageError("--header names one header twice; a request has each once")
+    # As the shell gave it: an argument may be any bytes.
+    value = sys.stdin.buffer.read() if body == "-" else os.fsencode(body or "")
     with connect(url, timeout) as fabric:
         began = time.monotonic()
         try:
@@ -87,10 +91,12 @@ def command(  # noqa: PLR0917 - one parameter an option
 
 
 def _header(text: str) -> tuple[str, bytes]:
+    import os
+
     name, equals, content = text.partition("=")
     if not equals or not name:
         raise click.UsageError("--header wants NAME=TEXT")
-    return name, content.encode()
+    return name, os.fsencode(content)
 
 
 def _show(reply: bytes, began: float, *, as_json: bool, line: bool) -> None:

@@ -64,10 +64,17 @@ def stats(name: str | None, url: str | None, timeout: float, as_json: bool) -> N
     """Show what each instance has done since its start, of all services or of NAME; --json has each method's too."""
     import json
 
+    from zfabric import errors
+
     def ask(fabric: Fabric, found: ServiceInstance) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(
-            fabric.request(f"{found.service}.stats", instance=found.instance, timeout=timeout)
-        )
+        reply = fabric.request(f"{found.service}.stats", instance=found.instance, timeout=timeout)
+        try:
+            told = json.loads(reply)
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):  # A service may have a method of its own of this name.
+            allowed = "an object in JSON, as the stats of every service are"
+            raise errors.ProtocolViolation(problem=f"stats of {found.service!r}: {reply[:100]!r}", allowed=allowed)
         return told
 
     _each(name, url, timeout, ask, _STATS, dict.fromkeys(_COUNTS), as_json=as_json)
@@ -92,9 +99,11 @@ def _each(
             row = {"service": found.service, "version": found.version, "instance": f"{found.instance:x}"}
             try:
                 told = ask(fabric, found)
-                rows.append({**told, **row})
+                rows.append({**missing, **told, **row})
             except errors.ZFabricError as error:
                 failed = True
+                if "answer" not in columns:
+                    click.echo(f"{found.service} {row['instance']}: {error}", err=True)
                 rows.append({**missing, "answer": str(error), **row})
     show(rows, columns, as_json=as_json)
     if failed:

@@ -233,7 +233,8 @@ class Calling:
     ) -> Stream:
         """Ask a service for a stream, and return it: an iterator of chunks, as bytes.
 
-        The instance is a few chunks ahead of the reader at most. Whoever leaves early closes it, or uses ``with``.
+        The instance is a few chunks ahead of the reader at most. Whoever leaves early closes it, or uses ``with``; of
+        one that is forgotten the instance is told when the fabric does something next, within ten seconds.
 
         Args:
             timeout: seconds for the whole of it; None: without end.
@@ -427,6 +428,10 @@ class Stream:
         """Cancel it, unless it has ended."""
         if self._begun and not self._errand.pending.done and not self._pump.forked:
             _give_up(self._pump, self._caller, self._errand)
+
+    def __del__(self) -> None:
+        if self._begun and not self._errand.pending.done:
+            self._caller.leave(self._errand)
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,9 @@
 One worker, in front, waits within the pump; the others are parked. A request costs no change of threads then: the
 worker in front takes it, answers it, and is in front again. Only a second request that is there at the same time wakes
 a second worker. While the one in front runs a handler for long, the pump's own thread drives and wakes another.
+
+Callbacks of the user's, which whoever drives may find, are run by a worker that has no request in hand and is not in
+front: they may take long, and ask this very service.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 
 if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
     from zfabric.core.client.job import Job
     from zfabric.core.client.responder import Responder
     from zfabric.sync.pump import Pump
@@ -27,17 +31,18 @@ CONCURRENCY = 8
 
 
 class _Ready:
-    """Done whenever there is a request to take: what the worker in front waits for."""
+    """Done whenever there is a request to take, or a callback to run: what the worker in front waits for."""
 
-    __slots__ = ("_responder",)
+    __slots__ = ("_core", "_responder")
 
-    def __init__(self, responder: Responder) -> None:
+    def __init__(self, core: Client, responder: Responder) -> None:
+        self._core = core
         self._responder = responder
 
     @property
     def done(self) -> bool:
-        """Whether there is one, or will never be."""
-        return self._responder.ready
+        """Whether there is one, or no request will ever be."""
+        return self._responder.ready or self._core.calling
 
 
 class Workers:
@@ -83,11 +88,12 @@ class Workers:
     def _loop(self) -> None:
         pump, responder = self._pump, self._responder
         assert responder is not None
-        core, ready = pump.driver.core, _Ready(responder)
+        core = pump.driver.core
+        ready = _Ready(core, responder)
         while True:
             with pump.lock:
                 job = responder.take(pump.now())
-                while job is None and not responder.attended and not responder.ended:
+                while job is None and not (responder.attended or responder.ended or core.calling):
                     responder.attended = True
                     try:
                         pump.drive(ready, None, first=True)  # Begins with the answer to the request before.
@@ -97,20 +103,29 @@ class Workers:
                 if job is None and responder.ended:
                     return
                 more = job is not None and responder.ready
-                if job is None:
+                parks = job is None and not core.calling
+                if parks:
                     self._idle += 1
                 if core.requests.wants:
                     pump.flush(look=False)
-            if core.calling:
-                pump.driver.run_callbacks()
+            if parks:
+                self._parked.acquire()
+                with pump.lock:
+                    self._idle -= 1
+                continue
             if job is not None:
                 if more:
                     self.wake()
                 self._work(job)
-            else:
-                self._parked.acquire()
-                with pump.lock:
-                    self._idle -= 1
+            if core.calling:
+                self._call_back()
+
+    def _call_back(self) -> None:
+        pump = self._pump
+        with pump.lock:
+            if pump.driver.core.requests.wants:
+                pump.flush(look=False)  # Nobody waits for an answer until a callback has returned.
+        pump.driver.run_callbacks()
 
     def until_told(self) -> None:
         """Wait for SIGTERM or SIGINT, in the main thread."""

@@ -28,6 +28,7 @@ execute it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,6 +65,8 @@ class Caller:
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
         self._due_ns: int | None = None
+        # Threads add to it without a lock, whenever an object is collected: single operations of a deque are atomic.
+        self._left: deque[Errand] = deque()
         client.machines.append(self)
 
     # For facades.
@@ -86,6 +89,10 @@ class Caller:
         """Its user does not want it any more: whoever has it is told, and its result is ``error``."""
         self._finish(errand, now)
         errand.fail(error)
+
+    def leave(self, errand: Errand) -> None:
+        """Its user has forgotten it: give it up at the next tick. May be called anywhere, without the pump's lock."""
+        self._left.append(errand)
 
     def close(self, now: int) -> None:
         """Fail what is under way: the fabric is closed."""
@@ -406,7 +413,7 @@ class Caller:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        return self._due_ns
+        return 0 if self._left else self._due_ns
 
     def busy(self) -> bool:
         """Tell whether anything is under way or connected."""
@@ -414,6 +421,10 @@ class Caller:
 
     def tick(self, now: int) -> None:
         """Expire, hedge, connect again, readmit; one pass over what is under way."""
+        while self._left:
+            errand = self._left.popleft()
+            if errand in self._errands:
+                self.give_up(errand, errors.Closed(what=errand.what), now)
         if self._due_ns is None or self._due_ns > now:
             return
         self._due_ns = None
