@@ -55,6 +55,7 @@ class Driver:
         self._mode = mode
         self._context = sockets.context()
         self._ports = Ports(self._context, 68 << 20)
+        self._wanted = core.requests.take_effects  # As core.take_effects: two or three times a step.
 
     @property
     def generation(self) -> int:
@@ -80,7 +81,7 @@ class Driver:
             first: the first message that has come may well be it, so nothing else is looked at before.
         """
         core, ports = self.core, self._ports
-        wanted = core.take_effects()
+        wanted = self._wanted()
         asked = bool(wanted) and ports.perform(wanted)
         limit = 1 if first and ready else DRAIN_MAX
         for _ in range(ROUNDS_MAX):
@@ -107,7 +108,7 @@ class Driver:
             if late:
                 core.tick(now)
                 due_ns = core.next_deadline()
-            wanted = core.take_effects()
+            wanted = self._wanted()
             asked = bool(wanted) and ports.perform(wanted)
             if done and not asked:
                 return None

@@ -235,6 +235,9 @@ class Ports:
         taken = 0
         while session in self._due:
             events = get(_EVENTS)
+            if not events & _IN and not session.waiting:
+                del self._due[session]  # Nearly always, after something was sent.
+                break
             if not session.connected and events & _IN:
                 # The handshake's event is always in the monitor before the first message is in the socket.
                 self._watch(session)

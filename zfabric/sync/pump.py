@@ -176,7 +176,7 @@ class Pump:
         finally:
             self.lock.acquire()
             self._driving = False
-        ready = [fd for fd, _ in found]
+        ready = [found[0][0]] if len(found) == 1 else [fd for fd, _ in found]
         if self._wake_reader in ready:
             os.read(self._wake_reader, 4096)
         if self._waiters > 1:

@@ -146,7 +146,8 @@ class Caller:
             flags=0 if inflow is None else calls.FLAG_STREAM,
             window=window,
         )
-        self._send(channel, frames)
+        assert channel.session is not None
+        self._client.requests.effect(Send(channel.session, frames))
         errand.was_sent = True
         errand.hungry_ns = 0
         if errand.kind == calls.NOTIFY:

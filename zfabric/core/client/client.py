@@ -455,8 +455,11 @@ class Client:
         for at_ns, _ in self._later:
             if nearest is None or at_ns < nearest:
                 nearest = at_ns
+        wanted = self.members.next_deadline()
+        if wanted is not None and (nearest is None or wanted < nearest):
+            nearest = wanted
         origins = () if self.origins is None else (self.origins,)
-        for machines in ((self.members,), origins, self.producers, self._readers, self.machines):
+        for machines in (self.producers, self._readers, self.machines, origins):
             for machine in machines:
                 wanted = machine.next_deadline()
                 if wanted is not None and (nearest is None or wanted < nearest):

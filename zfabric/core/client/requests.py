@@ -366,9 +366,12 @@ class Requests:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         nearest = self._locate_ns
         for connection in self._connections.values():
-            for wanted in (connection.open_at_ns, connection.scan_ns):
-                if wanted is not None and (nearest is None or wanted < nearest):
-                    nearest = wanted
+            wanted = connection.open_at_ns
+            if wanted is not None and (nearest is None or wanted < nearest):
+                nearest = wanted
+            wanted = connection.scan_ns
+            if wanted is not None and (nearest is None or wanted < nearest):
+                nearest = wanted
         return nearest
 
     @property
@@ -378,6 +381,8 @@ class Requests:
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""
+        if not self._effects:
+            return []
         effects, self._effects = self._effects, []
         return effects
 

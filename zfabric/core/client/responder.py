@@ -311,7 +311,7 @@ class Responder:
     @property
     def ready(self) -> bool:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
-        return self.ended or (self._waiting > 0 and self.running < self._concurrency)
+        return self.ended or (len(self._queue) > self._withdrawn and self.running < self._concurrency)
 
     def take(self, now: int) -> Job | None:
         """Return the next request for a worker; it must come back by :meth:`answer` or :meth:`fail`."""
