@@ -165,6 +165,8 @@ def test_urls_that_lead_nowhere_are_refused_or_unreachable(fabrics, way, tmp_pat
         return run("--from", both["from"], "--to", both["to"], *options)
 
     assert attempt(f"zf://127.0.0.1:{free_port()}").returncode == 3
+    soon = run("--from", fabrics[0].url, "--to", f"zf://127.0.0.1:{free_port()}", "--topic", "*", "--give-up", "0.3")
+    assert b"within 0.3 s" in soon.stderr  # Not the 10 s of --timeout.
     assert attempt(f"zf+file:{tmp_path}/none").returncode == 4
     assert attempt("http://x").returncode == 2
     assert attempt(fabrics[way == "from"].url, "60").returncode == 2  # To itself.

@@ -97,7 +97,7 @@ Watch = Callable[[float], None]
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for an answer before it is tried again.",
+    help="How long to wait for an answer before it is tried again; at most --give-up.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line: reports and events.")
 def command(  # noqa: PLR0917 - one parameter an option
@@ -124,6 +124,8 @@ def command(  # noqa: PLR0917 - one parameter an option
     knows what it has. An unreachable side is tried again for ever unless --give-up says otherwise. What was removed at
     the source before it could be shipped is told and passed over.
     """
+    if give_up is not None:
+        timeout = min(timeout, max(give_up, 0.001))  # One attempt must not take longer than all of them.
     with connect(source, timeout) as here, connect(target, timeout) as there:
         from zfabric.uplink import Uplink
 

@@ -8,11 +8,19 @@ import msgspec
 
 from zfabric import errors
 from zfabric.model import Codec
-from zfabric.settings import GROUP_BYTES_MAX, KIB, MIB, check_flag, check_iterable, check_name, check_range
+from zfabric.settings import (
+    GROUP_BYTES_MAX,
+    KIB,
+    MIB,
+    check_flag,
+    check_iterable,
+    check_name,
+    check_pattern,
+    check_range,
+)
 from zfabric.wire import codecs
 
 PATTERNS_MAX = 1_000
-PATTERN_BYTES_MAX = 249
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):
@@ -113,7 +121,7 @@ def check_patterns(topics: object) -> tuple[str, ...]:
     """Return patterns of topic names as a tuple; one may stand alone.
 
     Raises:
-        InvalidArgument: there is none, or one is no text of 1 to 249 characters.
+        InvalidArgument: there is none, or one can match no topic's name.
     """
     if isinstance(topics, str):
         topics = (topics,)
@@ -121,8 +129,4 @@ def check_patterns(topics: object) -> tuple[str, ...]:
     assert isinstance(topics, Iterable)
     patterns = tuple(topics)
     check_range("number of topics", len(patterns), 1, PATTERNS_MAX)
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not 1 <= len(pattern) <= PATTERN_BYTES_MAX:
-            allowed = f"names and patterns of 1 to {PATTERN_BYTES_MAX} characters, as 'sensor.*'"
-            raise errors.InvalidArgument(name="topics", value=repr(pattern)[:100], allowed=allowed)
-    return patterns
+    return tuple(check_pattern("topics", pattern) for pattern in patterns)

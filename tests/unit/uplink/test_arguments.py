@@ -34,7 +34,7 @@ def test_an_option_outside_its_range_is_refused_by_name(name, value):
     assert caught.value.name == name
 
 
-@pytest.mark.parametrize("topics", [[], [""], ["a", 3], 7, ["x" * 250], None])
+@pytest.mark.parametrize("topics", [[], [""], ["a", 3], 7, ["x" * 250], ["sens[or"], ["a b*"], None])
 def test_topics_are_one_pattern_or_several(topics):
     with pytest.raises(errors.InvalidArgument):
         check_patterns(topics)
