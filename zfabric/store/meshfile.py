@@ -45,10 +45,12 @@ def store(path: str, mesh: str, members: Sequence[Member]) -> None:
 
 
 def load(path: str, mesh: str) -> list[Member]:
-    """Return the members that were stored for ``mesh``; none if there is no such file."""
+    """Return the members that were stored for ``mesh``, those that can be spoken to; none if there is no such file."""
     try:
         with open(path, "rb") as file:
             found = _decode(file.read(_BYTES_MAX))
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is no UTF-8.
         return []
-    return found.members if (found.version, found.mesh) == (_VERSION, mesh) else []
+    if (found.version, found.mesh) != (_VERSION, mesh):
+        return []
+    return [member for member in found.members if member.endpoint]

@@ -76,7 +76,8 @@ _Id = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 _U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 _U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 _Incarnation = Annotated[int, Meta(ge=1, le=INCARNATION_MAX)]
-_Endpoint = Annotated[str, Meta(max_length=ENDPOINT_BYTES_MAX, pattern=r"^[!-~]*$")]
+# One with an @ in front is a connection, as a member's own shell calls it, and nobody else's to name.
+_Endpoint = Annotated[str, Meta(max_length=ENDPOINT_BYTES_MAX, pattern=r"^([!-?A-~][!-~]*)?\Z")]
 _Updates = Annotated[list[msgspec.Raw], Meta(max_length=UPDATES_MAX)]
 
 Refusal = Literal["size", "format", "mesh", "mac"]
@@ -111,7 +112,8 @@ class Member(msgspec.Struct, array_like=True, frozen=True, gc=False):
         id: 16 bytes. instance: of the process that bears the id now.
         incarnation: 1 to 2**63 - 1, raised by the member itself alone; the higher one is right.
         status: a :class:`Status`.
-        endpoint: where it listens, printable ASCII to 128 bytes; empty in what travels as SUSPECT, FAILED or LEFT.
+        endpoint: where it listens, printable ASCII to 128 bytes that do not begin with @; empty in what travels as
+            SUSPECT, FAILED or LEFT.
         version: how often its metadata has changed. metadata: opaque bytes, to 1,024.
         accuser: who says SUSPECT or FAILED; else 16 zero bytes.
     """

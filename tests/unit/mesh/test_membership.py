@@ -302,3 +302,12 @@ def test_too_many_seeds_are_refused():
     driven = Driven()
     with pytest.raises(errors.InvalidArgument):
         driven.mesh.join([f"x:{number}" for number in range(65)], driven.now)
+
+
+@pytest.mark.parametrize("endpoint", ["@zz", "@00", "", "a b"])
+def test_what_a_beacon_says_that_is_no_endpoint_is_not_spoken_to(endpoint):
+    driven = Driven()
+    driven.mesh.meet(endpoint, driven.now)
+    assert driven.mesh.take_effects() == []
+    driven.mesh.meet("x:a", driven.now)
+    assert [effect.endpoint for effect in driven.mesh.take_effects()] == ["x:a"]

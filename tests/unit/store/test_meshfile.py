@@ -44,3 +44,10 @@ def test_the_format_is_these_bytes(tmp_path):
         "9301a16d9198c410010101010101010101010101010101010509"
         "00a97463703a2f2f683a3101c40190c41000000000000000000000000000000000"
     )
+
+
+@pytest.mark.parametrize("endpoint", ["", "@00"])
+def test_a_member_that_can_not_be_spoken_to_is_not_read_back(tmp_path, endpoint):
+    path = str(tmp_path / "members")
+    meshfile.store(path, "m", [Member(b"x" * 16, 5, 9, Status.ALIVE, endpoint)])
+    assert meshfile.load(path, "m") == []

@@ -118,6 +118,16 @@ def test_what_is_remembered_of_news_is_bounded():
         assert len(memo) <= 4
 
 
+@pytest.mark.parametrize("endpoint", ["@", "@zz", "@00", "tcp://x\n", "a b"])
+def test_a_connection_of_somebody_else_is_no_endpoint(endpoint):
+    """A shell calls its connections so: whoever could name one would have it speak there, or fall over it."""
+    me = Member(A, 7, 1, Status.ALIVE, endpoint)
+    with pytest.raises(errors.ProtocolViolation):
+        Codec("plant", KEY).read(frame_of(Type.PUSH_PULL, gossip.PushPull(1, 0, me, 1, bytes(8))))
+    with pytest.raises(errors.ProtocolViolation):
+        Codec("plant", KEY).read(frame_of(Type.GOSSIP, gossip.Gossip(raw(me))))
+
+
 def test_only_the_living_say_where_they_are():
     full = Member(B, 9, 3, Status.SUSPECT, "tcp://10.0.0.2:7400", 1, b"meta", A)
     assert gossip.encode(full) == gossip.encode(SUSPECT)

@@ -473,14 +473,14 @@ def _check(id: bytes, endpoint: str, incarnation: int, metadata: bytes) -> None:
 
 
 def is_endpoint(text: str) -> bool:
-    """Tell whether a text can be an endpoint."""
-    printable = text.isascii() and text.isprintable() and " " not in text
+    """Tell whether a text can be an endpoint; one with an @ in front is what a shell calls a connection."""
+    printable = text.isascii() and text.isprintable() and " " not in text and text[:1] != "@"
     return printable and 1 <= len(text) <= gossip.ENDPOINT_BYTES_MAX
 
 
 def _check_endpoint(name: str, endpoint: str) -> None:
     if not is_endpoint(endpoint):
-        allowed = f"1 to {gossip.ENDPOINT_BYTES_MAX} printable ASCII characters without blanks"
+        allowed = f"1 to {gossip.ENDPOINT_BYTES_MAX} printable ASCII characters without blanks, and no @ in front"
         raise errors.InvalidArgument(name=name, value=repr(endpoint)[:100], allowed=allowed)
 
 
