@@ -81,7 +81,7 @@ class Stage:
 
     def ask(self, **options):
         options = {"deadline_ns": self.now + 60 * SECOND, "seconds": 60.0, **options}
-        errand = Errand("s.m", b"", b"", **options)
+        errand = Errand(options.pop("method", "s.m"), b"", b"", **options)
         self.caller.call(errand, self.now)
         self.step()
         return errand
@@ -133,3 +133,21 @@ def test_a_method_that_is_not_idempotent_any_more_is_never_taken_for_one(monkeyp
         stage.say(1, calls.reply(stage.asked[-1][1].number, b"", flags))
         assert errand.pending.done
     assert not stage.caller.idempotent(errand)
+
+
+def test_services_that_nobody_offers_are_soon_forgotten():
+    stage = Stage("1")
+    errands = [stage.ask(method=f"nobody-{number}.m") for number in range(50)]
+    stage.ask()
+    stage.pass_time(10.0)
+    assert all(isinstance(errand.pending.error, errors.ServiceUnavailable) for errand in errands)
+    assert list(stage.caller.instances.pools) == ["s"]
+
+
+def test_a_request_whose_time_is_over_already_is_not_sent():
+    """As those are that a handler makes after its own deadline."""
+    stage = Stage("1")
+    stage.ask()
+    errand = stage.ask(deadline_ns=stage.now)
+    assert isinstance(errand.pending.error, errors.RequestTimeout)
+    assert len(stage.asked) == 1

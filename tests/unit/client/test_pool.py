@@ -11,7 +11,7 @@ from zfabric.core.client import breaker
 from zfabric.core.client.breaker import Breaker
 from zfabric.core.client.budget import MOST, Budget
 from zfabric.core.client.errand import Attempt, Errand
-from zfabric.core.client.pool import Channel, Pool
+from zfabric.core.client.pool import VERSIONS_MAX, Channel, Pool
 from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire.card import DRAINING, ServiceCard
 
@@ -141,3 +141,11 @@ def test_repeats_are_a_fifth_of_the_requests_in_the_long_run():
         budget.earn()
         spent += budget.spend()
     assert spent == pytest.approx(200 + MOST, abs=2)
+
+
+def test_versions_that_are_asked_for_are_not_all_remembered():
+    pool = pool_of({}, {"version": "2.0"})
+    for number in range(1_000):
+        assert asked(pool, times=1, version=f"3.{number}") == {None: 1}
+    assert len(pool._groups) <= VERSIONS_MAX
+    assert set(asked(pool, times=1, version="2")) == {2}

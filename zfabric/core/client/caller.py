@@ -74,10 +74,13 @@ class Caller:
     def call(self, errand: Errand, now: int) -> None:
         """Do an errand: its ``pending`` is done, in the end."""
         self._client.now = now
-        self._errands[errand] = None
         deadline_ns = errand.deadline_ns
         if deadline_ns is not None and (self._due_ns is None or deadline_ns < self._due_ns):
+            if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
+                errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
+                return
             self._due_ns = deadline_ns
+        self._errands[errand] = None
         pool = self.instances.pools.get(errand.service)
         if pool is None:
             pool = self.instances.pool(errand.service, now)

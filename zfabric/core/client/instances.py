@@ -4,7 +4,8 @@ Known are the instances on the cards of living members, and those that have anno
 that had no room for all is completed by its member. Connections are made as soon as a service is used, to at most
 ``CONNECTED_MAX`` of its instances, the nearest first; among equals each caller has an order of its own. One that does
 not come up, or breaks, is tried again after a pause that doubles. A service that was not used for ``IDLE_NS`` is
-forgotten, with its connections; without any the members table is not asked for any more.
+forgotten, with its connections, and one without an instance after ``EMPTY_NS``: there may be any number of those names.
+Without any service the members table is not asked for any more.
 
 The table is a hint: an instance that is not in it any more is asked as long as its connection is there (a leader that
 was restarted knows nothing of it for a moment), and forgotten with that.
@@ -32,6 +33,7 @@ CONNECT_NS: Final = 1_000_000_000
 PAUSE_NS: Final = 20_000_000
 PAUSE_MAX_NS: Final = 1_000_000_000
 IDLE_NS: Final = 300_000_000_000
+EMPTY_NS: Final = 5_000_000_000
 COMPLETE_NS: Final = 5_000_000_000
 FORGET_NS: Final = 60_000_000_000
 
@@ -125,7 +127,7 @@ class Instances:
             self.use(now)
             pool = self.pools[service] = Pool(service, self._client.random.random)
             self._fill(pool, now)
-            self._want(now + IDLE_NS)
+            self._want(now + EMPTY_NS)
         pool.used_ns = now
         return pool
 
@@ -194,10 +196,11 @@ class Instances:
 
     def tick(self, pool: Pool, now: int) -> list[int]:
         """Do what is due for a service; returns sessions that did not come up."""
-        if now - pool.used_ns >= IDLE_NS and not pool.hungry and not any(c.attempts for c in pool.channels.values()):
+        idle_ns = IDLE_NS if pool.channels else EMPTY_NS
+        if now - pool.used_ns >= idle_ns and not pool.hungry and not any(c.attempts for c in pool.channels.values()):
             self._forget(pool)
             return []
-        self._want(pool.used_ns + IDLE_NS if pool.used_ns + IDLE_NS > now else now + IDLE_NS)
+        self._want(pool.used_ns + idle_ns if pool.used_ns + idle_ns > now else now + idle_ns)
         stale = []
         for channel in list(pool.channels.values()):
             if channel.breaker.readmit(now):

@@ -23,6 +23,8 @@ from zfabric.wire.card import DRAINING, ServiceCard
 
 LATENCY_NS: Final = 1_000_000
 """What an instance is taken for that nobody has asked yet."""
+VERSIONS_MAX: Final = 100
+"""Versions that were asked for, whose instances are remembered."""
 LATENCY_MIN_NS: Final = 20_000
 _WEIGHT: Final = 0.2
 _FADE_NS: Final = 1_000_000_000
@@ -153,6 +155,8 @@ class Pool:
             return channel if able else None
         groups = self._groups.get(errand.version)
         if groups is None:
+            if len(self._groups) >= VERSIONS_MAX:
+                self._groups.clear()
             groups = self._groups[errand.version] = self._grouped(errand.version)
         if not groups:
             return None
