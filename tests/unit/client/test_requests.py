@@ -209,3 +209,17 @@ def test_deadlines_are_met_to_the_scan_and_never_spin(wire):
         wire.now = max(wire.now + MS // 100, min(wire.client.next_deadline() or 0, wire.now + 20 * MS))
         wire.step()
     assert [pending.done for pending in pendings] == [True] * 4
+
+
+def test_many_connections_are_looked_at_together_once_a_second_however_they_were_opened():
+    """Else one with a question open at each of many would hardly leave a pause between two looks."""
+    wire = Wire(50)
+    for number in range(50):
+        ask(wire, endpoint(number))
+        wire.pass_time(0.03)
+    requests = wire.client.requests
+    looks, end = [], wire.now + 3 * SECOND
+    while (due := requests.next_deadline()) < end:
+        requests.tick(due)
+        looks.append(due)
+    assert len(looks) == 3

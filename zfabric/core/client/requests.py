@@ -134,6 +134,7 @@ class Requests:
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
         self._locate_ns: int | None = None
+        self._phase_ns: int | None = None
         self._connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
         self._next_session = 1
@@ -217,7 +218,9 @@ class Requests:
             self._effects.append(Send(connection.session, request.frames))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
-        due_ns = now + SCAN_NS if request.deadline_ns is None else min(now + SCAN_NS, request.deadline_ns)
+        due_ns = self._scan_at(now)
+        if request.deadline_ns is not None:
+            due_ns = min(due_ns, request.deadline_ns)
         if connection.scan_ns is None or due_ns < connection.scan_ns:
             connection.scan_ns = due_ns
 
@@ -414,7 +417,7 @@ class Requests:
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self._effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
         if connection.scan_ns is None:
-            connection.scan_ns = now + SCAN_NS
+            connection.scan_ns = self._scan_at(now)
 
     def _shut(self, session: int) -> None:
         del self._by_session[session]
@@ -463,8 +466,14 @@ class Requests:
         for request in waiting:
             request.answered(Command(Type.ERROR, 0, request.id, body, ()))
 
+    def _scan_at(self, now: int) -> int:
+        """Return when to look next at those that may be silent: all at once, else many would hardly leave a pause."""
+        if self._phase_ns is None:
+            self._phase_ns = now
+        return now + SCAN_NS - (now - self._phase_ns) % SCAN_NS
+
     def _scan(self, connection: Connection, now: int) -> None:
-        connection.scan_ns = now + SCAN_NS if connection.waiting else None
+        connection.scan_ns = self._scan_at(now) if connection.waiting else None
         over = [r for r in connection.waiting.values() if r.deadline_ns is not None and r.deadline_ns <= now]
         for request in over:
             del connection.waiting[request.id]
