@@ -194,3 +194,29 @@ def test_a_callback_may_ask_a_service_of_its_own_fabric(fabric, service):
             producer.send("t", b"v", on_delivery=delivered)
             assert until(lambda before=before: len(told) > before)
     assert told == [b"asked"] * 10
+
+
+async def test_a_close_that_is_cancelled_while_it_drains_ends_all_services(zfabric_url):
+    async with aio.connect(zfabric_url) as caller:
+        fabric = aio.connect(zfabric_url)
+        services = [fabric.service(name) for name in ("one", "two")]
+        began = asyncio.Event()
+
+        async def method(request):
+            began.set()
+            await asyncio.sleep(600)
+
+        for service in services:
+            service.method("m")(method)
+            await service.start()
+        asking = asyncio.create_task(caller.request("one.m", timeout=60.0))
+        await asyncio.wait_for(began.wait(), 20)
+        closing = asyncio.create_task(fabric.close())
+        await asyncio.sleep(0)
+        assert services[0].stats()["draining"]
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert [service.ended for service in services] == [True, True]
+        with pytest.raises(errors.CalleeLost):
+            await asyncio.wait_for(asking, 20)

@@ -371,11 +371,16 @@ class Calling:
     def _end_services(self) -> None:
         """Drain what is offered here: part of closing the fabric."""
         services, self._services = self._services, []
-        for service in services:
-            service.stop()
-        if self._caller is not None:
-            with self._pump.lock:
-                self._caller.close(self._pump.now())
+        try:
+            for service in services:
+                service.stop()
+        finally:
+            for service in services:  # Those that are left when this was interrupted: nobody could end them later.
+                if not service.ended:
+                    service.abandon()
+            if self._caller is not None:
+                with self._pump.lock:
+                    self._caller.close(self._pump.now())
 
 
 def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:

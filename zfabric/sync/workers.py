@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
@@ -77,9 +78,10 @@ class Workers:
     def end(self) -> None:
         """Nothing comes any more: wait for the workers, unless a handler goes on and on."""
         self._parked.release(self._count)
+        until = time.monotonic() + END_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(END_S)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         with suppress(errors.Closed, errors.Forked):  # The fabric was closed under a handler that went on.
