@@ -320,6 +320,7 @@ def test_other_directories_are_refused_and_named(directory, tmp_path):
 
 def test_the_directory_is_that_of_the_url(directory):
     assert doctor(None, ZFABRIC_URL=f"zf+file:{directory}").returncode == 0
+    assert doctor(None, ZFABRIC_URL=f"zf+peer://plant?data={directory}").returncode == 0
     assert doctor(None, ZFABRIC_URL="zf://127.0.0.1:7400").returncode == 2
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import console, counted, json_option, show
+from zfabric.cli.options import console, counted, directory_of, json_option, show
 
 if TYPE_CHECKING:
     from zfabric.store.directory import DataDirectory, Holder
@@ -97,10 +97,12 @@ def command(directory: str | None, mend: bool, new: str | None, disk: bool, seco
 def _default_directory() -> str:
     from zfabric.modes import url
 
-    target = url.parse(None)
-    if target.mode != "embedded":
-        raise errors.InvalidArgument(name="ZFABRIC_URL", value=target.url, allowed="zf+file:DIR; or name a DIR")
-    return target.path
+    text = url.text_of(None)
+    path = directory_of(text)
+    if path is None:
+        allowed = "a URL that names a directory; or name one as DIR"
+        raise errors.InvalidArgument(name="ZFABRIC_URL", value=text[:100], allowed=allowed)
+    return path
 
 
 def _whole(path: str) -> str:

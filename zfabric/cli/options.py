@@ -95,13 +95,13 @@ def connect(url: str | None, timeout: float, *, create: bool = False) -> Fabric:
     from zfabric.modes import url as urls
     from zfabric.sync.fabric import connect as connect_fabric
 
-    directory = _directory(urls.text_of(url))
+    directory = directory_of(urls.text_of(url))
     if directory is not None and not create:
         _check_directory(directory)
     return connect_fabric(url, timeout=timeout)
 
 
-def _directory(url: str) -> str | None:
+def directory_of(url: str) -> str | None:
     """Return the directory that a URL names; None if it names none."""
     from zfabric.modes import peerurl
     from zfabric.modes import url as urls
