@@ -123,7 +123,7 @@ def test_a_last_page_beyond_all_files_is_damage(env):
     os.close(fd)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damage_raises_damaged_and_nothing_else(tmp_path_factory, data):
     """Bounded reads: no loop, no memory beyond the file, no other exception, whatever the bytes are."""
