@@ -91,7 +91,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     help="Show the version and exit.",
 )
 def command() -> None:
-    """Durable topics, published live: embedded in a directory, or on a node."""
+    """Durable topics, published live: embedded in a directory, on a node, or among peers."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -41,7 +41,7 @@ def fabric_options(function: F) -> F:
         show_envvar=True,
         default=None,
         metavar="URL",
-        help="zf://HOST:PORT or zf+file:DIR.  [default: zf+file:zfabric-data]",
+        help="zf://HOST:PORT, zf+peer://MESH or zf+file:DIR.  [default: zf+file:zfabric-data]",
     )(function)
 
 

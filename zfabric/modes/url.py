@@ -76,5 +76,7 @@ def parse(url: str | None) -> Target:
 
 def _wrong(url: str, problem: str) -> errors.ConfigurationError:
     return errors.ConfigurationError(
-        source=f"URL {url[:100]!r}", problem=problem, instead="use zf://host:port, zf+file:///directory, or nothing"
+        source=f"URL {url[:100]!r}",
+        problem=problem,
+        instead="use zf://host:port, zf+peer://mesh, zf+file:///directory, or nothing",
     )

@@ -3,6 +3,7 @@
 import pytest
 
 from zfabric import errors
+from zfabric.modes import url
 from zfabric.modes.peerurl import parse
 
 
@@ -74,3 +75,9 @@ def test_what_cannot_be_is_named(url, options, name):
 def test_a_url_without_a_mesh_is_none(url):
     with pytest.raises(errors.ConfigurationError, match="names no mesh"):
         parse(url, {})
+
+
+def test_a_url_of_no_known_scheme_is_told_that_there_are_peers():
+    with pytest.raises(errors.ConfigurationError) as caught:
+        url.parse("peer://plant")
+    assert "zf+peer://mesh" in caught.value.instead
