@@ -75,6 +75,6 @@ class Origin:
         return self.more or topic in self.hints or topic in self.topics
 
     def postpone(self, now: int) -> None:
-        """It did not answer: ask again, later each time."""
-        self.due_ns = self.retry_ns = now + self.pause_ns
+        """It did not answer: it may be asked again, later each time."""
+        self.retry_ns = now + self.pause_ns
         self.pause_ns = min(self.pause_ns * 2, PAUSE_MAX_NS)

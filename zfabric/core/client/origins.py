@@ -25,6 +25,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -99,6 +100,8 @@ class Origins:
         self._by_leader: dict[int, Origin] = {}
         self._by_endpoint: dict[str, Origin] = {}
         self._next = OWN_LEADERS
+        self._queue: list[tuple[int, int, Origin]] = []
+        self._scheduled = 0
         self._openings: dict[str, _Opening] = {}
         self._routes = Routes()
         self._kept: dict[str, messages.TopicMeta] = {}
@@ -215,7 +218,7 @@ class Origins:
         if origin.retry_ns <= now:
             self._ask(origin, now)
         else:
-            origin.due_ns = origin.retry_ns
+            self._schedule(origin, origin.retry_ns)
 
     # For the client.
 
@@ -329,9 +332,10 @@ class Origins:
     def _wish(self, origin: Origin, now: int) -> None:
         """Ask an origin as soon as that may be, if there is something to ask."""
         if self._names(origin):
-            origin.due_ns = max(now, origin.retry_ns)
-            if origin.due_ns <= now:
+            if origin.retry_ns <= now:
                 self._ask(origin, now)
+            else:
+                self._schedule(origin, origin.retry_ns)
 
     def _names(self, origin: Origin) -> list[str]:
         wanted = {*self._client.read_topics(), *self._openings}
@@ -370,13 +374,13 @@ class Origins:
         body: messages.MetadataIs | None = None if asked.error is not None else asked.result().body
         if body is None or body.fabric != origin.fabric:
             origin.postpone(now)
+            self._schedule(origin, origin.retry_ns)
             self._settle(now)
             return
         origin.pause_ns = PAUSE_NS
         origin.retry_ns = now + PAUSE_NS
-        origin.due_ns = now + AGE_NS
-        if set(self._names(origin)) - set(names):
-            origin.due_ns = origin.retry_ns  # Somebody wants another one since.
+        # At once if somebody wants another one since.
+        self._schedule(origin, origin.retry_ns if set(self._names(origin)) - set(names) else now + AGE_NS)
         self.take(origin, body)
         if origin.keeps.intersection(names):
             for other in list(self._origins.values()):  # Those of which no keeper knows are asked themselves.
@@ -417,7 +421,12 @@ class Origins:
 
     def tick(self, now: int) -> None:
         """Ask whom it is time to ask."""
-        for origin in list(self._origins.values()):
+        due = []
+        while self._queue and self._queue[0][0] <= now:
+            at_ns, _, origin = heappop(self._queue)
+            if origin.due_ns == at_ns:
+                due.append(origin)
+        for origin in due:
             if origin.due_ns is not None and origin.due_ns <= now:
                 self._ask(origin, now)
         if self._openings:
@@ -425,12 +434,21 @@ class Origins:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        nearest = min((origin.due_ns for origin in self._origins.values() if origin.due_ns is not None), default=None)
+        while self._queue and self._queue[0][2].due_ns != self._queue[0][0]:
+            heappop(self._queue)
+        nearest = self._queue[0][0] if self._queue else None
         for opening in self._openings.values():
             for wanted in (opening.settled_ns, opening.until_ns):
                 if wanted > self._client.now and (nearest is None or wanted < nearest):
                     nearest = wanted
         return nearest
+
+    def _schedule(self, origin: Origin, at_ns: int) -> None:
+        """Ask an origin then; what stands in the queue for another time counts no more."""
+        if origin.due_ns != at_ns:
+            origin.due_ns = at_ns
+            self._scheduled += 1
+            heappush(self._queue, (at_ns, self._scheduled, origin))
 
     def here(self, leader: int) -> bool:
         """Tell whether the origin of a leader is there, as far as one knows."""
