@@ -60,9 +60,11 @@ def test_request_reads_a_stream_chunk_by_chunk(service):
     assert run(service, "request", "users.count", "3", "--stream").stdout.split() == [b"0", b"1", b"2"]
 
 
-def test_request_without_a_reply_says_nothing(service):
+def test_request_without_a_reply_says_nothing_but_to_scripts(service):
     done = run(service, "request", "users.echo", "x", "--notify")
     assert (done.returncode, done.stdout) == (0, b"")
+    done = run(service, "request", "users.echo", "x", "--notify", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"notified": "users.echo"})
 
 
 @pytest.mark.parametrize(

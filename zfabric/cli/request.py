@@ -59,6 +59,10 @@ def command(  # noqa: PLR0917 - one parameter an option
         try:
             if notify:
                 fabric.notify(method, value, timeout=timeout, headers=carried, version=version)
+                if as_json:
+                    import json
+
+                    click.echo(json.dumps({"notified": method}))
                 return
             safe = idempotent or None
             if not stream:
