@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.client.wire import SECOND, Wire, published, stored
 from zfabric import errors
 from zfabric.model import TopicConfig
+from zfabric.settings import FETCH_PARTITIONS_MAX
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
@@ -169,6 +170,19 @@ def test_partitions_come_in_turn_whatever_the_order_in_which_they_get_something(
     wire.client.receive(session, published(1, 1, [b"a"]), wire.now)
     taken += [record.partition for record in consumer.take(10)]
     assert taken == [0, 1, 2, 3, 0, 1, 1]
+
+
+def test_more_partitions_of_a_leader_than_a_fetch_may_ask_for_are_asked_for_in_turns():
+    wire = many(FETCH_PARTITIONS_MAX + 2)
+    wire.open(wire.consumer())
+    asked = set()
+    for _ in range(3):
+        command, wanted = wire.fetches()
+        asked |= wanted.keys()
+        assert len(wanted) <= FETCH_PARTITIONS_MAX
+        wire.fetched(command)
+        wire.pass_time(0.1)
+    assert len(asked) == FETCH_PARTITIONS_MAX + 2
 
 
 STEPS = st.lists(

@@ -5,7 +5,8 @@ end it subscribes, and fetches once more to cover what was committed in between.
 is published, unsubscribes and is BEHIND again: a slow consumer costs the leader a fetch now and then, nothing else.
 
 Each FETCH asks the leader for all partitions that need one. They stand in another order each time, because the first
-may take all that an answer holds.
+may take all that an answer holds. A keeper of very many origins may have more than a FETCH may ask for: those are asked
+for in turns.
 
 Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
 missed. While nothing comes the next silence is twice as long, up to 4 s, so that idle consumers cost a leader little;
@@ -23,6 +24,7 @@ from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
+from zfabric.settings import FETCH_PARTITIONS_MAX
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
@@ -147,8 +149,9 @@ class Feed:
             return
         self._fetching = True
         first = self._turns % len(wanted)
-        self._turns += 1
-        wanted = wanted[first:] + wanted[:first]
+        # More than a FETCH may ask for are asked for in turns.
+        self._turns += 1 if len(wanted) <= FETCH_PARTITIONS_MAX else FETCH_PARTITIONS_MAX
+        wanted = (wanted[first:] + wanted[:first])[:FETCH_PARTITIONS_MAX]
         asked_from, connections = {cursor.id: cursor.expected for cursor in wanted}, self._connections
         parts = [messages.FetchPart(cursor.id, cursor.expected) for cursor in wanted]
         call = self._client.requests.call(
