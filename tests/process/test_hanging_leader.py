@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,12 +25,17 @@ sys.exit(node.run())
 
 
 def leaders_of(node, known):
-    """Return the pids of leaders that were not known before; waits for one."""
+    """Return the pids of leaders that were not known before; waits for one.
+
+    A child that has not begun to be a leader is none: whoever stops it then stops the supervisor that waits for that.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        found = [child.pid for child in psutil.Process(node.pid).children() if child.pid not in known]
-        if found:
-            return found
+        children = [child for child in psutil.Process(node.pid).children() if child.pid not in known]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = [child.pid for child in children if "zfabric.server" in child.cmdline()]
+            if found:
+                return found
         time.sleep(0.001)
     return []
 

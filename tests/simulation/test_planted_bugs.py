@@ -2,7 +2,7 @@
 
 A bug is a patch of the real machines. Seeds are tried until one shows something that is wrong; one of the named signs
 must be among what it shows. ``stuck`` is a run in which clients did not finish, ``assertion`` an invariant of the
-machines themselves.
+machines themselves, ``damage`` a log in which a reader found a hole.
 """
 
 from dataclasses import dataclass, field, replace
@@ -129,7 +129,7 @@ def append_an_application_sequence_again(patch):
     patch(ProducerTable, "check", careless)
 
 
-@planted("inconsistent-offsets", "unseen", "vanished-read", "end-regress", "assertion", "duplicate")
+@planted("inconsistent-offsets", "unseen", "vanished-read", "end-regress", "assertion", "duplicate", "damage")
 def forget_the_end_of_the_log(patch):
     patch(StoredLog, "flush", lambda self, txn: None)
 
@@ -212,7 +212,8 @@ def keep_an_assignment_in_memory_only(patch):
 
 
 @planted(
-    "offset-gap", "assertion", "unseen", "inconsistent-offsets", "stuck", "poll-skip", "int-poll-skip", "duplicate",
+    "offset-gap", "assertion", "unseen", "inconsistent-offsets", "damage", "poll-skip", "int-poll-skip",
+    "duplicate",
     faults=("full_map",),
 )  # fmt: skip
 def keep_what_an_abandoned_turn_appended(patch):
@@ -236,6 +237,8 @@ def signs_of(seed, bug):
         result = workload.run(seed, plan=plan)
     except AssertionError as error:
         return {"stuck"} if "have not finished" in str(error) or "nothing comes" in str(error) else {"assertion"}
+    except errors.CorruptBatch:
+        return {"damage"}
     except (TimeoutError, errors.ZFabricError):
         return {"stuck"}
     return {anomaly.kind for _, anomaly in result.anomalies}
