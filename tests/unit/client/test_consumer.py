@@ -224,6 +224,19 @@ def test_a_leader_that_publishes_elsewhere_is_followed():
     assert wire.sessions[subscription(wire)] == "tcp://h:78"
 
 
+def test_a_partition_that_moves_is_wanted_at_its_new_leader_alone():
+    """Else the old one's turn to ask would be over for ever and never come."""
+    wire = Wire(leaders=2, topics={"t": (1, [1, 3], TopicConfig())})
+    consumer = wire.consumer()
+    wire.open(consumer)
+    meta = wire.client.topic("t")
+    assert {place.leader for place in meta.partitions} == {1}
+    moved = messages.PartitionPlace(3, 1, 0)
+    consumer.learn(messages.TopicMeta("t", meta.id, meta.config, [meta.partitions[0], moved]), wire.now)
+    wanted = {leader: [cursor.id for cursor in feed.behind.all()] for leader, feed in consumer._feeds.items()}
+    assert wanted == {1: [1], 0: [3]}
+
+
 # Taking.
 
 

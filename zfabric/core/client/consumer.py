@@ -298,6 +298,7 @@ class Consumer:
                 before = self._feed(cursor.leader)
                 before.subscribe(cursor, on=False)
                 before.leave(cursor)
+                cursor.lists = ()  # Else moving it would make it a candidate there once more.
                 cursor.move(place)
                 self._join(cursor)
         self._positions.find_added(added)
