@@ -18,7 +18,8 @@ Members see a change at different times, so each goes through::
 
 That is **at least once**: between two commits of the same partition, records may be read again by another member. It
 happens when one dies (what it had not committed), when one did not come back in time, and when the mesh is divided:
-then each part is a group of its own. Nothing is left out, since nobody begins behind what is committed.
+then each part is a group of its own. Nothing is left out, since nobody begins behind what is committed; where nothing
+was committed yet and the start is "latest", what came before the next member began is.
 """
 
 from __future__ import annotations
