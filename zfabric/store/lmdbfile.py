@@ -100,8 +100,8 @@ def check_length(fd: int) -> Meta:
     Raises:
         Damaged: it was cut, or the meta pages are gone.
     """
-    size = os.fstat(fd).st_size
     meta = read_meta(fd)
+    size = os.fstat(fd).st_size  # After the meta page: a leader at work makes the file longer, then says so there.
     if size < meta.need_bytes:
         first = size // meta.page_bytes
         missing = meta.last_page + 1 - first
