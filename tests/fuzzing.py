@@ -24,7 +24,9 @@ from zfabric.modes.options import decode as decode_options
 from zfabric.server import config
 from zfabric.wire import batch, beacon, calls, card, codecs, gossip, messages
 from zfabric.wire.crc import crc32c
+from zfabric.wire.membership import Announce, MembersAre
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import CreateTopic, LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
 
 PLACE = 7
 RAW_MAX = 1 << 16
@@ -204,11 +206,11 @@ class _World:
         if kind == Type.FETCH:
             part = messages.FetchedPart(PLACE, 0, 1 << 20, 1, len(self.data))
             return [messages.command(Type.FETCHED, request, messages.Fetched([part])), self.data]
-        topic = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(PLACE, 0, 0)])
-        here = messages.LeaderAddress(0, "tcp://x:1", "tcp://x:2")
+        topic = TopicMeta("t", 1, TopicConfig(), [PartitionPlace(PLACE, 0, 0)])
+        here = LeaderAddress(0, "tcp://x:1", "tcp://x:2")
         honest = {
             Type.HELLO: (Type.WELCOME, messages.Welcome(1, "f", 0, 1 << 20)),
-            Type.METADATA: (Type.METADATA_IS, messages.MetadataIs("f", [here], [topic], [])),
+            Type.METADATA: (Type.METADATA_IS, MetadataIs("f", [here], [topic], [])),
             Type.FIND_OFFSETS: (Type.OFFSETS_ARE, messages.OffsetsAre([messages.OffsetIs(PLACE, 0, 0, 1 << 20)])),
         }
         return [messages.command(honest[kind][0], request, honest[kind][1])]
@@ -338,9 +340,9 @@ def seeds(name: str) -> list[bytes]:
         messages.command(Type.HELLO, 1, messages.Hello("x", 1, 1)),
         messages.command(Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2)])),
         messages.failure(3, errors.OffsetOutOfRange(topic="t", partition=1, offset=9, start=0, end=5)),
-        messages.command(Type.CREATE_TOPIC, 1, messages.CreateTopic("t", 1, TopicConfig())),
-        messages.command(Type.ANNOUNCE, 1, messages.Announce(_SERVICE, 3_000)),
-        messages.command(Type.MEMBERS_ARE, 1, messages.MembersAre(1, 2, "m", _PEER, [], True, [_SERVICE])),
+        messages.command(Type.CREATE_TOPIC, 1, CreateTopic("t", 1, TopicConfig())),
+        messages.command(Type.ANNOUNCE, 1, Announce(_SERVICE, 3_000)),
+        messages.command(Type.MEMBERS_ARE, 1, MembersAre(1, 2, "m", _PEER, [], True, [_SERVICE])),
     ]
     kinds = sorted({*messages.BODIES, Type.PRODUCE, Type.PRODUCED})
     return {

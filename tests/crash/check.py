@@ -18,6 +18,7 @@ from zfabric.store.directory import DataDirectory
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Metadata
 
 RECORD_OVERHEAD = 40
 SETTINGS = LeaderSettings(map_bytes=MIB, disk_reserve_bytes=0, maintenance_ms=20)
@@ -47,7 +48,7 @@ class Recovered:
 
     def topics(self) -> dict[str, int]:
         """Return the partition id of each topic."""
-        found = self.ask(Type.METADATA, messages.Metadata()).body.topics
+        found = self.ask(Type.METADATA, Metadata()).body.topics
         return {topic.name: topic.partitions[0].id for topic in found}
 
     def read(self, partition: int, start: int, end: int):

@@ -40,6 +40,7 @@ from zfabric.core.leader import compaction, keys, log, maintenance
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import AlterTopic, CreateTopic
 
 
 class Logs(DrivenLeader):
@@ -72,7 +73,7 @@ class Logs(DrivenLeader):
 
     @rule(name=NAMES, config=CONFIGS, partitions=st.integers(1, 2))
     def create_topic(self, name, config, partitions):
-        answers = self.change(self.command(Type.CREATE_TOPIC, messages.CreateTopic(name, partitions, config)))
+        answers = self.change(self.command(Type.CREATE_TOPIC, CreateTopic(name, partitions, config)))
         answer = answers[self.request]
         if name in self.topics:
             assert answer.body.code == errors.AlreadyExists.code
@@ -98,7 +99,7 @@ class Logs(DrivenLeader):
             cleanup="delete" if kept == "memory" else config.cleanup,
             commit_interval_ms=config.commit_interval_ms if kept == "fsync" else 0,
         )
-        answers = self.change(self.command(Type.ALTER_TOPIC, messages.AlterTopic(name, config)))
+        answers = self.change(self.command(Type.ALTER_TOPIC, AlterTopic(name, config)))
         self.topics[name] = answers[self.request].body.topic
         for part in self.model.parts.values():
             if part.topic == name:
@@ -109,7 +110,7 @@ class Logs(DrivenLeader):
     @rule(pick=PICK, settle=st.booleans())
     def delete_topic(self, pick, settle):
         name = sorted(self.topics)[pick % len(self.topics)]
-        answers = self.change(self.command(Type.DELETE_TOPIC, messages.CreateTopic(name, 0, TopicConfig())))
+        answers = self.change(self.command(Type.DELETE_TOPIC, CreateTopic(name, 0, TopicConfig())))
         meta = self.topics.pop(name)
         for place in meta.partitions:
             del self.model.parts[place.id]

@@ -11,8 +11,8 @@ from tests.process.leaders import PATIENCE_S, LeaderProcess
 from tests.process.test_sdk import until
 from zfabric import aio, errors
 from zfabric.settings import LeaderSettings
-from zfabric.wire import messages
 from zfabric.wire.card import ServiceCard
+from zfabric.wire.membership import Announce
 from zfabric.wire.messages import Type
 
 
@@ -40,7 +40,7 @@ def test_a_node_is_the_same_member_after_a_restart(tmp_path):
 def test_what_is_announced_is_there_until_its_lease_ends(zfabric_fabric):
     """Services come to the table by ANNOUNCE; this is what the SDK of services will send."""
     service = ServiceCard("greeter", "1.2", "tcp://127.0.0.1:9", 77)
-    zfabric_fabric.ask(Type.ANNOUNCE, messages.Announce(service, 2_000), "announcement")
+    zfabric_fabric.ask(Type.ANNOUNCE, Announce(service, 2_000), "announcement")
     [offered] = zfabric_fabric.members()[0].services
     assert (offered.name, offered.version, offered.endpoint, offered.instance) == (
         "greeter", "1.2", "tcp://127.0.0.1:9", 77,
@@ -50,7 +50,7 @@ def test_what_is_announced_is_there_until_its_lease_ends(zfabric_fabric):
 
 def test_a_service_with_an_impossible_name_is_refused(zfabric_fabric):
     with pytest.raises(errors.InvalidArgument):
-        zfabric_fabric.ask(Type.ANNOUNCE, messages.Announce(ServiceCard("../x", "1", "tcp://h:1", 1), 100), "it")
+        zfabric_fabric.ask(Type.ANNOUNCE, Announce(ServiceCard("../x", "1", "tcp://h:1", 1), 100), "it")
 
 
 async def test_the_asynchronous_sdk_sees_the_same(zfabric_fabric):

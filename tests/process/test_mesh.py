@@ -19,9 +19,10 @@ from tests.process.test_sdk import until
 from zfabric import aio, errors
 from zfabric.net.beacon import BeaconSocket
 from zfabric.store import keyfile
-from zfabric.wire import gossip, messages
+from zfabric.wire import gossip
 from zfabric.wire.card import ServiceCard
 from zfabric.wire.gossip import Codec
+from zfabric.wire.membership import Announce
 from zfabric.wire.messages import Type
 
 PATIENCE_S = 60.0
@@ -79,7 +80,7 @@ def test_topics_and_services_of_one_member_are_known_to_clients_of_another(mesh)
     second = mesh("1", seeds=[first])
     first.fabric.topics.create("t", partitions=3)
     service = ServiceCard("greeter", "1", "tcp://127.0.0.1:9", 5)
-    first.fabric.ask(Type.ANNOUNCE, messages.Announce(service, 30_000), "announcement")
+    first.fabric.ask(Type.ANNOUNCE, Announce(service, 30_000), "announcement")
 
     def known():
         [member] = [m for m in second.fabric.members() if m.endpoint == first.endpoint] or [None]

@@ -18,6 +18,7 @@ import zfabric
 from tests.process.leaders import Node
 from zfabric import errors
 from zfabric.wire import calls
+from zfabric.wire.membership import Announce
 
 SERVER = """
 import json, os, sys, time, zfabric
@@ -330,7 +331,6 @@ def test_garbage_on_the_socket_of_a_service_hurts_nobody_else(fabric):
 
 def test_an_instance_that_answers_garbage_is_left(fabric):
     """Its connection counts as lost: what it had fails with a typed error, or goes to another."""
-    from zfabric.wire import messages
     from zfabric.wire.card import ServiceCard
     from zfabric.wire.messages import Type
 
@@ -339,7 +339,7 @@ def test_an_instance_that_answers_garbage_is_left(fabric):
     liar.linger = 0
     port = liar.bind_to_random_port("tcp://127.0.0.1", 20_000, 32_000)
     card = ServiceCard("users", "", f"tcp://127.0.0.1:{port}", 5)
-    fabric.ask(Type.ANNOUNCE, messages.Announce(card, 60_000), "announcement")
+    fabric.ask(Type.ANNOUNCE, Announce(card, 60_000), "announcement")
     over = threading.Event()
 
     def lie():

@@ -23,6 +23,7 @@ from zfabric.settings import MIB, LeaderSettings
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import CreateTopic
 
 HERE = os.path.dirname(__file__)
 STORAGE_FAILED = 75
@@ -240,7 +241,7 @@ class Driven:
             placement.start("f", 1, SETTINGS.record_bytes_max, txn)
 
         self.turns.begin(start)
-        (created,) = self.turn(Type.CREATE_TOPIC, messages.CreateTopic("t", 1, config))
+        (created,) = self.turn(Type.CREATE_TOPIC, CreateTopic("t", 1, config))
         self.partition = created.body.topic.partitions[0].id
 
     def turn(self, *command, wait_ms=1):

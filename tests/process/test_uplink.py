@@ -19,8 +19,8 @@ from zfabric.settings import LeaderSettings
 from zfabric.testing import temporary_fabric
 from zfabric.uplink import Uplink
 from zfabric.uplink.aio import Uplink as AsyncUplink
-from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
 
@@ -86,7 +86,7 @@ def test_once_ships_what_is_there_and_says_so(fabrics, urls):
 
 def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
     source, _ = fabrics
-    origin = source.ask(Type.METADATA, messages.Metadata([]), "the fabric's id").fabric
+    origin = source.ask(Type.METADATA, Metadata([]), "the fabric's id").fabric
     fill(source, "sensor.a", 50)
     with started(*urls, "--topic", "sensor.*", "--json", "--interval", "0.2", "--group", "shipper") as uplink:
         try:

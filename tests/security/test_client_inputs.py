@@ -17,6 +17,7 @@ from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import LeaderAddress, MetadataIs, PartitionPlace, TopicIs, TopicMeta
 
 encode = msgspec.msgpack.encode
 PLACE = 7
@@ -76,13 +77,13 @@ class Liar:
 
     def body(self, kind):
         """What an honest leader would say."""
-        place = messages.PartitionPlace(PLACE, 0, 0)
-        topic = messages.TopicMeta("t", 1, TopicConfig(), [place])
-        here = messages.LeaderAddress(0, f"tcp://*:{self.port}", f"tcp://*:{self.port + 1}")
+        place = PartitionPlace(PLACE, 0, 0)
+        topic = TopicMeta("t", 1, TopicConfig(), [place])
+        here = LeaderAddress(0, f"tcp://*:{self.port}", f"tcp://*:{self.port + 1}")
         return {
             Type.HELLO: self.welcome,
-            Type.METADATA: messages.MetadataIs("f", [here], [topic], []),
-            Type.CREATE_TOPIC: messages.TopicIs(topic),
+            Type.METADATA: MetadataIs("f", [here], [topic], []),
+            Type.CREATE_TOPIC: TopicIs(topic),
             Type.DESCRIBE: messages.Described([messages.PartitionIs(PLACE, 1, 0, self.end, 0, 0, "fsync", 0.0)]),
             Type.FIND_OFFSETS: messages.OffsetsAre([messages.OffsetIs(PLACE, 0, 0, self.end)]),
             Type.GET_OFFSETS: messages.CommittedAre([messages.Committed("g", PLACE, -1, 0, self.end)]),
@@ -201,16 +202,16 @@ def test_a_status_without_its_counters_is_refused(lie):
 
 def metadata(partitions, name="t", endpoint=None, config=None):
     def said(request):
-        here = messages.LeaderAddress(0, endpoint or "tcp://127.0.0.1:1", endpoint or "tcp://127.0.0.1:1")
-        body = messages.MetadataIs("f", [here], [messages.TopicMeta(name, 1, config or TopicConfig(), partitions)], [])
+        here = LeaderAddress(0, endpoint or "tcp://127.0.0.1:1", endpoint or "tcp://127.0.0.1:1")
+        body = MetadataIs("f", [here], [TopicMeta(name, 1, config or TopicConfig(), partitions)], [])
         return [[messages.command(Type.METADATA_IS, request, body)]]
 
     return said
 
 
 @pytest.mark.parametrize("partitions", [
-    [], [messages.PartitionPlace(1, 5, 0)], [messages.PartitionPlace(1, 0, 0)] * 2,
-    [messages.PartitionPlace(1, 1, 0), messages.PartitionPlace(2, 0, 0)],
+    [], [PartitionPlace(1, 5, 0)], [PartitionPlace(1, 0, 0)] * 2,
+    [PartitionPlace(1, 1, 0), PartitionPlace(2, 0, 0)],
 ], ids=["none", "number 5", "twice", "out of order"])  # fmt: skip
 def test_metadata_that_contradicts_itself_is_refused(lie, partitions):
     with zfabric.connect(lie({Type.METADATA: metadata(partitions)}).url, timeout=0.5) as fabric:
@@ -224,7 +225,7 @@ def test_metadata_that_contradicts_itself_is_refused(lie, partitions):
     "endpoint", ["nonsense", "", "tcp://", "tcp://\0", "tcp://x y:z", "inproc://x", "udp://1:1", "é"]
 )
 def test_a_leader_at_a_place_that_is_none_cannot_be_reached(lie, endpoint):
-    place = [messages.PartitionPlace(PLACE, 0, 0)]
+    place = [PartitionPlace(PLACE, 0, 0)]
     with zfabric.connect(lie({Type.METADATA: metadata(place, endpoint=endpoint)}).url, timeout=0.5) as fabric:
         within(0.5, lambda: fabric.topics.describe("t"))
         producer = fabric.producer(delivery_timeout=0.5)

@@ -20,6 +20,7 @@ from tests.security.attack import (
 from zfabric import errors
 from zfabric.wire import batch, codecs, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata
 
 pytestmark = pytest.mark.usefixtures("others")
 
@@ -161,7 +162,7 @@ def test_one_topic_asked_for_ten_thousand_times_is_told_once(node):
     with zfabric.connect(node.url, timeout=30) as fabric:
         fabric.topics.create("wide", partitions=1_000, if_absent=True)
     with stranger(node.port) as client:
-        answer = client.ask(messages.command(Type.METADATA, 9, messages.Metadata(["wide"] * 10_000)))
+        answer = client.ask(messages.command(Type.METADATA, 9, Metadata(["wide"] * 10_000)))
     assert len(answer.topics) == 1
 
 

@@ -22,6 +22,7 @@ from zfabric.sim.pump import AsyncPump
 from zfabric.sim.world import SECOND, World
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata
 
 TOPIC = "sensor.x"
 START_S = 0.2
@@ -228,7 +229,7 @@ class Run:
 
     def describe(self, process):
         """Return what a leader says of all its partitions and copies, by id."""
-        meta = self.ask(process, Type.METADATA, messages.Metadata(None))
+        meta = self.ask(process, Type.METADATA, Metadata(None))
         ids = [place.id for topic in meta.topics for place in (*topic.partitions, *topic.kept)]
         return {part.partition: part for part in self.ask(process, Type.DESCRIBE, messages.Describe(ids)).partitions}
 

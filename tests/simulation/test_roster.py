@@ -11,8 +11,8 @@ from zfabric.server.gossip import inform
 from zfabric.settings import MeshSettings
 from zfabric.sim.mesh import MeshWorld
 from zfabric.sim.world import SECOND
-from zfabric.wire import messages
 from zfabric.wire.gossip import Status
+from zfabric.wire.membership import Members
 
 COUNT = 12
 SETTINGS = MeshSettings(failed_keep_ns=120 * SECOND, left_keep_ns=60 * SECOND)
@@ -44,7 +44,7 @@ class Watched:
         """Read like a client."""
         more = True
         while more:
-            body = self.rosters[0].answer(messages.Members(self.run, self.version))
+            body = self.rosters[0].answer(Members(self.run, self.version))
             if body.run != self.run:
                 self.table.clear()
             self.run, self.version, more = body.run, body.version, body.more

@@ -47,6 +47,7 @@ from zfabric.settings import (
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.modes.peerurl import PeerOptions
@@ -222,7 +223,7 @@ class Fabric(Calling):
 
     async def status(self) -> list[LeaderInfo]:
         """Return what each leader process says of itself."""
-        await self.ask(Type.METADATA, messages.Metadata([]), "metadata")
+        await self.ask(Type.METADATA, Metadata([]), "metadata")
         answers = [await self.ask(Type.STATUS, messages.Empty(), "status", leader) for leader in self._core.leaders()]
         try:
             return [msgspec.convert(answer.values, LeaderInfo, strict=False) for answer in answers]
@@ -288,7 +289,7 @@ class Fabric(Calling):
                 core.note(answer)
         return answer
 
-    async def survey(self, names: list[str] | None) -> list[messages.TopicMeta]:
+    async def survey(self, names: list[str] | None) -> list[TopicMeta]:
         """Return topics (all for None) as they are now, sorted by name; in a mesh with the partitions of all members.
 
         Raises:

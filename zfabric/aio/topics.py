@@ -20,6 +20,7 @@ from zfabric.settings import (
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import AlterTopic, CreateTopic, DeleteTopic, Metadata, TopicMeta
 from zfabric.wire.replication import KeptPlace
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Topics:
             record_bytes_max=record_bytes_max,
             replicas=replicas,
         )
-        body = messages.CreateTopic(name, partitions, config, if_absent, self._fabric.token())
+        body = CreateTopic(name, partitions, config, if_absent, self._fabric.token())
         await self._fabric.ask(Type.CREATE_TOPIC, body, f"creation of topic {name!r}")
         return await self.describe(name)
 
@@ -139,7 +140,7 @@ class Topics:
         copies = [_copy(place, copied[place.id]) for place in meta.kept]
         return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions, copies=copies)
 
-    async def _meta(self, name: str) -> messages.TopicMeta:
+    async def _meta(self, name: str) -> TopicMeta:
         check_name("topic", name)
         topics = await self._fabric.survey([name])
         if not topics:
@@ -152,9 +153,7 @@ class Topics:
         config = _config(meta.config, **changes)
         if partitions is not None:
             check_range("partitions", partitions, 1, TOPIC_PARTITIONS_MAX)
-        await self._fabric.ask(
-            Type.ALTER_TOPIC, messages.AlterTopic(name, config, partitions or 0), f"change of {name!r}"
-        )
+        await self._fabric.ask(Type.ALTER_TOPIC, AlterTopic(name, config, partitions or 0), f"change of {name!r}")
         return await self.describe(name)
 
     async def delete(self, name: str) -> None:
@@ -164,10 +163,8 @@ class Topics:
             UnknownTopic.
         """
         check_name("topic", name)
-        await self._fabric.ask(
-            Type.DELETE_TOPIC, messages.DeleteTopic(name, self._fabric.token()), f"deletion of {name!r}"
-        )
-        await self._fabric.ask(Type.METADATA, messages.Metadata([name]), "metadata")
+        await self._fabric.ask(Type.DELETE_TOPIC, DeleteTopic(name, self._fabric.token()), f"deletion of {name!r}")
+        await self._fabric.ask(Type.METADATA, Metadata([name]), "metadata")
 
 
 def _copy(place: KeptPlace, part: messages.PartitionIs) -> CopyInfo:

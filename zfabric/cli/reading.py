@@ -13,6 +13,7 @@ from zfabric.model import LeaderInfo
 from zfabric.sync.fabric import Fabric
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata, MetadataIs, TopicMeta
 
 DESCRIBED_MAX = 10_000
 """Partitions in one question to a leader."""
@@ -54,7 +55,7 @@ def read(fabric: Fabric, *, topics: bool = True) -> Reading:
         Unreachable, RequestTimeout: leader 0 did not answer.
     """
     names: list[str] | None = None if topics else []
-    meta: messages.MetadataIs = fabric.ask(Type.METADATA, messages.Metadata(names), "metadata")
+    meta: MetadataIs = fabric.ask(Type.METADATA, Metadata(names), "metadata")
     leaders: dict[int, LeaderInfo | None] = {}
     described: dict[int, messages.PartitionIs] = {}
     for address in sorted(meta.leaders, key=lambda address: address.id):
@@ -73,7 +74,7 @@ def read(fabric: Fabric, *, topics: bool = True) -> Reading:
     return Reading(time.monotonic(), leaders, {topic.id: _sum(topic, described) for topic in meta.topics})
 
 
-def _sum(topic: messages.TopicMeta, described: dict[int, messages.PartitionIs]) -> Topic:
+def _sum(topic: TopicMeta, described: dict[int, messages.PartitionIs]) -> Topic:
     parts = [described[place.id] for place in topic.partitions if place.id in described]
     if len(parts) < len(topic.partitions):
         return Topic(topic.id, topic.name, len(topic.partitions), None, None, None)

@@ -64,7 +64,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.server.loop import Loop
     from zfabric.store.directory import DataDirectory
     from zfabric.store.volume import Volume
-    from zfabric.wire.messages import LeaderAddress
+    from zfabric.wire.metadata import LeaderAddress
 
     options = decode(argument)
     settings = options.settings

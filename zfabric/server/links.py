@@ -26,6 +26,7 @@ from zfabric.core.leader.turn import Incoming
 from zfabric.net import sockets
 from zfabric.net.ports import Change, Ports
 from zfabric.wire import messages
+from zfabric.wire.membership import Members
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Offer
 
@@ -72,7 +73,7 @@ class Links:
         self._offers = Offers(self.follower)
         self._roster = roster
         self._sightings = Sightings(keep, self.follower, follow)
-        self._seen = messages.Members()
+        self._seen = Members()
         self._look_due = 0
         for endpoint in follow:
             self.follower.learn(endpoint)
@@ -190,7 +191,7 @@ class Links:
         """See which members of the mesh have changed."""
         told = self._roster.answer(self._seen)
         self._sightings.take(told.members, told.me)
-        self._seen = messages.Members(told.run, told.version)
+        self._seen = Members(told.run, told.version)
         self._look_due = now if told.more else now + LOOK_NS
 
     def _send(self, now: int) -> None:

@@ -29,6 +29,7 @@ from zfabric.store.lockfile import FileLock
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Attach
 
 if TYPE_CHECKING:
     from zfabric.server.gossip import Gossip
@@ -267,7 +268,7 @@ class Loop:
         options = self._options
         if time.monotonic_ns() - self._started > ATTACH_PATIENCE_NS:
             self._serves()
-        attach = messages.Attach(
+        attach = Attach(
             options.leader, options.advertise, options.advertise_publish, self._leader.assignment_version,
             self._turn.attachment(time.monotonic_ns()),
         )  # fmt: skip

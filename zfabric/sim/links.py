@@ -17,6 +17,7 @@ from zfabric.core.leader.turn import Incoming
 from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import MILLISECOND, World
 from zfabric.wire import messages
+from zfabric.wire.membership import Members
 from zfabric.wire.messages import Command, Type
 
 LOOK_NS = 500 * MILLISECOND
@@ -56,7 +57,7 @@ class Links:
         self._offers = Offers(self.follower)
         self._roster = roster
         self._sightings = Sightings(keep, self.follower, follow)
-        self._seen = messages.Members()
+        self._seen = Members()
         self._look_due = 0
         for endpoint in follow:
             self.follower.learn(endpoint)
@@ -119,7 +120,7 @@ class Links:
         if self._roster is not None and now >= self._look_due:
             told = self._roster.answer(self._seen)
             self._sightings.take(told.members, told.me)
-            self._seen = messages.Members(told.run, told.version)
+            self._seen = Members(told.run, told.version)
             self._look_due = now if told.more else now + LOOK_NS
         self._requests.tick(now)
         self.follower.tick()

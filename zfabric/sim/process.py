@@ -30,6 +30,7 @@ from zfabric.sim.world import MILLISECOND, SECOND, World
 from zfabric.wire import messages
 from zfabric.wire.card import Card, Kind
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Attach, LeaderAddress
 
 ATTACH_NS = 500 * MILLISECOND
 TURN_MESSAGES = 256
@@ -115,7 +116,7 @@ class Process:
             self.leader.start(txn)
             if placement is not None:
                 placement.start(self.fabric, self._count, self._settings.record_bytes_max, txn)
-                placement.listen(messages.LeaderAddress(0, self.endpoint, self.publish))
+                placement.listen(LeaderAddress(0, self.endpoint, self.publish))
 
         self._turn = Turn(self.disk, self.leader, placement)
         try:
@@ -249,7 +250,7 @@ class Process:
             if self.alive and self.starts == starts:
                 version = self.leader.assignment_version
                 ends = self._turn.attachment(self._world.now)
-                body = messages.Attach(self.number, self.endpoint, self.publish, version, ends)
+                body = Attach(self.number, self.endpoint, self.publish, version, ends)
                 frames = [messages.command(Type.ATTACH, 1, body)]
                 self._network.send(self, self._controller_session, frames)
                 self._world.after(ATTACH_NS, attach)

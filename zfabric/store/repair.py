@@ -41,7 +41,7 @@ from zfabric.store.rowcheck import decode_state
 from zfabric.store.volume import Volume
 from zfabric.wire import batch
 from zfabric.wire.batch import HEADER_BYTES
-from zfabric.wire.messages import AssignedTopic
+from zfabric.wire.metadata import AssignedTopic
 
 if TYPE_CHECKING:
     from zfabric.core.transaction import Transaction

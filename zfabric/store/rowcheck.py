@@ -30,7 +30,7 @@ from zfabric.store.lmdbtree import Hole, Row, Tree
 from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader
 from zfabric.wire.crc import crc32c
-from zfabric.wire.messages import AssignedTopic
+from zfabric.wire.metadata import AssignedTopic
 
 _decode_state = msgspec.msgpack.Decoder(PartitionState).decode
 _decode_topic = msgspec.msgpack.Decoder(AssignedTopic).decode

@@ -48,6 +48,7 @@ from zfabric.sync.waiting import Waiting
 from zfabric.sync.watch import MemberWatch
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.modes.peerurl import PeerOptions
@@ -223,7 +224,7 @@ class Fabric(Calling):
 
     def status(self) -> list[LeaderInfo]:
         """Return what each leader process says of itself."""
-        self.ask(Type.METADATA, messages.Metadata([]), "metadata")
+        self.ask(Type.METADATA, Metadata([]), "metadata")
         answers = [self.ask(Type.STATUS, messages.Empty(), "status", leader) for leader in self._core.leaders()]
         try:
             return [msgspec.convert(answer.values, LeaderInfo, strict=False) for answer in answers]
@@ -287,7 +288,7 @@ class Fabric(Calling):
                 core.note(answer)
         return answer
 
-    def survey(self, names: list[str] | None) -> list[messages.TopicMeta]:
+    def survey(self, names: list[str] | None) -> list[TopicMeta]:
         """Return topics (all for None) as they are now, sorted by name; in a mesh with the partitions of all members.
 
         Raises:

@@ -44,18 +44,21 @@ import msgspec
 from msgspec import Meta
 
 from zfabric import errors
-from zfabric.model import Buffer, TopicConfig
-from zfabric.settings import (
-    ENDS_MAX,
-    FETCH_PARTITIONS_MAX,
-    MEMBERS_TOLD_MAX,
-    MESH_METADATA_BYTES_MAX,
-    PARTITIONS_MAX,
-    SERVICES_MAX,
-)
+from zfabric.model import Buffer
 from zfabric.wire.batch import HEADER_BYTES
-from zfabric.wire.card import ServiceCard
-from zfabric.wire.replication import Adopt, Follow, Followed, KeptPlace, Offer, Share
+from zfabric.wire.body import ASKED, Body, Count, Id, Signed, Text
+from zfabric.wire.membership import Announce, Members, MembersAre
+from zfabric.wire.metadata import (
+    AlterTopic,
+    Assign,
+    Attach,
+    CreateTopic,
+    DeleteTopic,
+    Metadata,
+    MetadataIs,
+    TopicIs,
+)
+from zfabric.wire.replication import Adopt, Follow, Followed, Offer, Share
 
 SIGNATURE: Final = b"zf"
 VERSION: Final = 1
@@ -72,12 +75,6 @@ FLAG_LEADER_ONLY: Final = 2
 _PRODUCE_FLAGS: Final = 3
 DURABILITIES: Final = ("fsync", "os", "memory")
 UNKNOWN_OFFSET: Final = (1 << 64) - 1
-
-_Id = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
-_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-_Signed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-_Text = Annotated[str, Meta(max_length=1_000)]
-_ASKED, _ALL = Meta(max_length=FETCH_PARTITIONS_MAX), Meta(max_length=PARTITIONS_MAX)
 
 
 class Type(IntEnum):
@@ -124,121 +121,42 @@ class Type(IntEnum):
     ADOPT = 55  # Within one process.
 
 
-class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Base of all bodies."""
-
-
-class Hello(_Body, frozen=True):
+class Hello(Body, frozen=True):
     """First command of a session: who is there and which versions it speaks."""
 
-    software: _Text
+    software: Text
     lowest: int
     highest: int
 
 
-class Welcome(_Body, frozen=True):
+class Welcome(Body, frozen=True):
     """The leader's half of the handshake: the agreed version, who it is, and its bounds (bytes)."""
 
-    version: _Id
-    fabric: _Text
-    leader: _Id
-    frame_bytes_max: _Count
-    software: _Text = ""
+    version: Id
+    fabric: Text
+    leader: Id
+    frame_bytes_max: Count
+    software: Text = ""
 
 
-class Failure(_Body, frozen=True):
+class Failure(Body, frozen=True):
     """Body of ERROR: code and values of a class in ``zfabric.errors``."""
 
-    code: _Id
+    code: Id
     values: dict[str, str | int | float | None]
 
 
-class Empty(_Body, frozen=True):
+class Empty(Body, frozen=True):
     """Body of GOODBYE, DONE and of requests that need no words."""
 
 
-class LeaderAddress(_Body, frozen=True):
-    """Where one leader listens; host ``*`` stands for the host by which the asker reached us."""
-
-    id: _Id
-    endpoint: _Text
-    publish: _Text
-
-
-class PartitionPlace(_Body, frozen=True):
-    """One partition: its id, its number within the topic, the id of its leader."""
-
-    id: _Id
-    number: _Id
-    leader: _Id
-
-
-class TopicMeta(_Body, frozen=True):
-    """A topic as the controller knows it; partitions in order of their number, and copies of other fabrics' ones."""
-
-    name: _Text
-    id: _Id
-    config: TopicConfig
-    partitions: Annotated[list[PartitionPlace], _ALL]
-    kept: Annotated[list[KeptPlace], _ALL] = []
-
-
-class Metadata(_Body, frozen=True):
-    """Ask where these topics are; None asks for all."""
-
-    topics: Annotated[list[str], _ASKED] | None = None
-
-
-class MetadataIs(_Body, frozen=True):
-    """All leaders, the topics asked for, and which of those do not exist."""
-
-    fabric: _Text
-    leaders: Annotated[list[LeaderAddress], _ASKED]
-    topics: Annotated[list[TopicMeta], _ALL]
-    unknown: Annotated[list[str], _ASKED]
-
-
-class CreateTopic(_Body, frozen=True):
-    """Make a topic with so many partitions; ``if_absent`` takes an existing one as it is.
-
-    ``token`` is a random number by which a repeat is known to be one; 0: none.
-    """
-
-    name: str
-    partitions: int
-    config: TopicConfig
-    if_absent: bool = False
-    token: _Count = 0
-
-
-class TopicIs(_Body, frozen=True):
-    """The topic after a change."""
-
-    topic: TopicMeta
-
-
-class DeleteTopic(_Body, frozen=True):
-    """Remove a topic with all its records; ``token`` as in CREATE_TOPIC."""
-
-    name: str
-    token: _Count = 0
-
-
-class AlterTopic(_Body, frozen=True):
-    """Change a topic's configuration, or add partitions (0: as many as there are)."""
-
-    name: str
-    config: TopicConfig
-    partitions: int = 0
-
-
-class Describe(_Body, frozen=True):
+class Describe(Body, frozen=True):
     """Ask a leader about its partitions."""
 
-    partitions: Annotated[list[_Id], _ASKED]
+    partitions: Annotated[list[Id], ASKED]
 
 
-class PartitionIs(_Body, frozen=True):
+class PartitionIs(Body, frozen=True):
     """What a leader knows of one partition; sizes in bytes.
 
     ``keepers``: fabric id and confirmed offset of each that has followed since the leader started. Of a copy:
@@ -246,27 +164,27 @@ class PartitionIs(_Body, frozen=True):
     then, ``problem`` why the copy does not go on, or "".
     """
 
-    partition: _Id
-    epoch: _Count
-    start_offset: _Count
-    end_offset: _Count
-    bytes: _Count
-    batches: _Count
+    partition: Id
+    epoch: Count
+    start_offset: Count
+    end_offset: Count
+    bytes: Count
+    batches: Count
     durability: str
     write_amplification: float
-    keepers: list[tuple[_Text, _Count]] = []
-    heard_ms: _Count = 0
-    origin_end: _Count = 0
+    keepers: list[tuple[Text, Count]] = msgspec.field(default_factory=list)
+    heard_ms: Count = 0
+    origin_end: Count = 0
     problem: str = ""
 
 
-class Described(_Body, frozen=True):
+class Described(Body, frozen=True):
     """Answer to DESCRIBE."""
 
-    partitions: Annotated[list[PartitionIs], _ASKED]
+    partitions: Annotated[list[PartitionIs], ASKED]
 
 
-class InitProducer(_Body, frozen=True):
+class InitProducer(Body, frozen=True):
     """A named producer asks for an epoch on this partition.
 
     ``instance`` is one object of that name (random, not 0), ``attempt`` how many epochs it has used up here. Its first
@@ -274,235 +192,135 @@ class InitProducer(_Body, frozen=True):
     again, however late, gets the same answer. Instance 0 begins anew each time.
     """
 
-    partition: _Id
+    partition: Id
     producer: int
-    instance: _Count = 0
-    attempt: _Id = 0
+    instance: Count = 0
+    attempt: Id = 0
 
 
-class ProducerIs(_Body, frozen=True):
+class ProducerIs(Body, frozen=True):
     """The epoch to use, and the last application sequence stored (-1: none)."""
 
     epoch: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
-    last_sequence: _Signed
+    last_sequence: Signed
 
 
-class FetchPart(_Body, frozen=True):
+class FetchPart(Body, frozen=True):
     """Read a partition from an offset on."""
 
-    partition: _Id
-    offset: _Count
+    partition: Id
+    offset: Count
 
 
-class Fetch(_Body, frozen=True):
+class Fetch(Body, frozen=True):
     """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one."""
 
-    max_bytes: _Count
-    parts: Annotated[list[FetchPart], _ASKED]
+    max_bytes: Count
+    parts: Annotated[list[FetchPart], ASKED]
 
 
-class FetchedPart(_Body, frozen=True):
+class FetchedPart(Body, frozen=True):
     """Result for one partition: an error, or ``length`` bytes of batches in the following frame, the log's bounds."""
 
-    partition: _Id
-    start_offset: _Count
-    end_offset: _Count
-    epoch: _Count
-    length: _Count
+    partition: Id
+    start_offset: Count
+    end_offset: Count
+    epoch: Count
+    length: Count
     failure: Failure | None = None
 
 
-class Fetched(_Body, frozen=True):
+class Fetched(Body, frozen=True):
     """Answer to FETCH, parts in the order asked for; parts beyond ``max_bytes`` are left out."""
 
-    parts: Annotated[list[FetchedPart], _ASKED]
+    parts: Annotated[list[FetchedPart], ASKED]
 
 
-class FindOffset(_Body, frozen=True):
+class FindOffset(Body, frozen=True):
     """Ask for the first offset at or after a timestamp (ms since 1970); -1: the end, -2: the start."""
 
-    partition: _Id
-    timestamp: _Signed
+    partition: Id
+    timestamp: Signed
 
 
-class FindOffsets(_Body, frozen=True):
+class FindOffsets(Body, frozen=True):
     """Several of these."""
 
-    parts: Annotated[list[FindOffset], _ASKED]
+    parts: Annotated[list[FindOffset], ASKED]
 
 
-class OffsetIs(_Body, frozen=True):
+class OffsetIs(Body, frozen=True):
     """An offset, and the bounds of its log."""
 
-    partition: _Id
-    offset: _Count
-    start_offset: _Count
-    end_offset: _Count
+    partition: Id
+    offset: Count
+    start_offset: Count
+    end_offset: Count
 
 
-class OffsetsAre(_Body, frozen=True):
+class OffsetsAre(Body, frozen=True):
     """Answer to FIND_OFFSETS."""
 
-    parts: Annotated[list[OffsetIs], _ASKED]
+    parts: Annotated[list[OffsetIs], ASKED]
 
 
-class CommitOffset(_Body, frozen=True):
+class CommitOffset(Body, frozen=True):
     """A group has processed everything below this offset."""
 
-    partition: _Id
-    offset: _Count
+    partition: Id
+    offset: Count
 
 
-class CommitOffsets(_Body, frozen=True):
+class CommitOffsets(Body, frozen=True):
     """Store them, in one transaction; ``force`` allows to go back (a reset)."""
 
     group: str
-    parts: Annotated[list[CommitOffset], _ASKED]
+    parts: Annotated[list[CommitOffset], ASKED]
     force: bool = False
 
 
-class GetOffsets(_Body, frozen=True):
+class GetOffsets(Body, frozen=True):
     """Ask what a group has committed in these partitions."""
 
     group: str
-    partitions: Annotated[list[_Id], _ASKED]
+    partitions: Annotated[list[Id], ASKED]
 
 
-class Committed(_Body, frozen=True):
+class Committed(Body, frozen=True):
     """What a group committed in a partition: offset -1 for nothing; timestamp in ms; the log's end."""
 
     group: str
-    partition: _Id
-    offset: _Signed
-    timestamp: _Signed
-    end_offset: _Count
+    partition: Id
+    offset: Signed
+    timestamp: Signed
+    end_offset: Count
 
 
-class ListGroups(_Body, frozen=True):
+class ListGroups(Body, frozen=True):
     """Ask what groups have committed, or one of them: what stands behind ``after`` in ``partition``, then others."""
 
     group: str = ""
-    partition: _Id = 0
+    partition: Id = 0
     after: str = ""
 
 
-class CommittedAre(_Body, frozen=True):
+class CommittedAre(Body, frozen=True):
     """Answer to GET_OFFSETS, and to LIST_GROUPS: in the order of partition and name; ``more``: ask behind the last."""
 
     parts: list[Committed]
     more: bool = False
 
 
-class DeleteGroup(_Body, frozen=True):
+class DeleteGroup(Body, frozen=True):
     """Forget what a group committed on this leader."""
 
     group: str
 
 
-class StatusIs(_Body, frozen=True):
+class StatusIs(Body, frozen=True):
     """Counters of a leader process, by name."""
 
     values: dict[str, int | float | str]
-
-
-class PartitionEnd(_Body, frozen=True):
-    """The end offset of a partition, as of now."""
-
-    partition: _Id
-    end: _Count
-
-
-class Attach(_Body, frozen=True):
-    """A leader tells the controller where it listens, and the assignment version it has.
-
-    ``ends``: now and then, how far some of its partitions are, for the mesh to know.
-    """
-
-    leader: _Id
-    endpoint: _Text
-    publish: _Text
-    version: _Count
-    ends: Annotated[list[PartitionEnd], Meta(max_length=ENDS_MAX)] = []
-
-
-class AssignedTopic(_Body, frozen=True):
-    """A topic with the partitions that one leader leads, and those that it keeps."""
-
-    id: _Id
-    name: _Text
-    config: TopicConfig
-    partitions: Annotated[list[PartitionPlace], _ALL]
-    kept: Annotated[list[KeptPlace], _ALL] = []
-
-    def places(self) -> list[tuple[int, int]]:
-        """Return (id, number) of all of them."""
-        led = [(place.id, place.number) for place in self.partitions]
-        return led + [(place.id, place.number) for place in self.kept]
-
-
-class Assign(_Body, frozen=True):
-    """What changed after version ``since``: topics to lead, ids of topics that are gone."""
-
-    fabric: _Text
-    version: _Count
-    topics: Annotated[list[AssignedTopic], _ALL]
-    gone: list[_Id]
-    since: _Count = 0
-
-
-class Members(_Body, frozen=True):
-    """Ask leader 0 which members of its mesh it knows, and which services they offer.
-
-    ``run`` and ``since`` are those of the last answer: then only what changed after it is told. 0 and 0 ask for all.
-    """
-
-    run: _Count = 0
-    since: _Count = 0
-
-
-class MemberIs(_Body, frozen=True):
-    """One member as the asked one sees it.
-
-    ``id`` has 16 bytes; ``status`` is a :class:`~zfabric.wire.gossip.Status`, or 4 where the member is forgotten;
-    ``metadata`` is a :mod:`card <zfabric.wire.card>`, or whatever the member sent as one; ``round_trip_us`` is 0 where
-    it was not measured; ``since_ms`` is when the status began (ms since 1970, of the asked one's clock).
-    """
-
-    id: Annotated[bytes, Meta(max_length=16)]
-    status: Annotated[int, Meta(ge=0, le=4)]
-    incarnation: _Count
-    endpoint: _Text
-    metadata: Annotated[bytes, Meta(max_length=MESH_METADATA_BYTES_MAX)]
-    round_trip_us: _Count = 0
-    since_ms: _Count = 0
-
-
-class MembersAre(_Body, frozen=True):
-    """Answer to MEMBERS.
-
-    ``run`` and ``version`` are for the next question; with another ``run`` than the asked one this is a new table, and
-    what was known before is void. ``more``: ask again at once, from ``version`` on. ``mesh``: its name, "" without
-    one. ``me``: id of the asked member. ``services``: all instances that have announced themselves there, told each
-    time that one of them changed (else None).
-    """
-
-    run: _Count
-    version: _Count
-    mesh: _Text
-    me: Annotated[bytes, Meta(max_length=16)]
-    members: Annotated[list[MemberIs], Meta(max_length=MEMBERS_TOLD_MAX)]
-    more: bool = False
-    services: Annotated[list[ServiceCard], Meta(max_length=SERVICES_MAX)] | None = None
-
-
-class Announce(_Body, frozen=True):
-    """An instance of a service says that it is there, for the next ``lease_ms``; 0: it has ended.
-
-    Repeated by the instance about every third of that time, and whenever something changes.
-    """
-
-    service: ServiceCard
-    lease_ms: Annotated[int, Meta(ge=0, le=60_000)]
 
 
 class Produce(NamedTuple):

@@ -26,54 +26,47 @@ import msgspec
 from msgspec import Meta
 
 from zfabric.model import TopicConfig
-from zfabric.settings import FETCH_PARTITIONS_MAX, FOLLOW_WAIT_MS_MAX, GROUP_BYTES_MAX, SHARED_OFFSETS_MAX
+from zfabric.settings import FOLLOW_WAIT_MS_MAX, GROUP_BYTES_MAX, SHARED_OFFSETS_MAX
+from zfabric.wire.body import ASKED, Body, Count, Id, Signed
 
-_Id = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
-_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-_Signed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Fabric = Annotated[str, Meta(max_length=100)]
-_PARTS = Meta(max_length=FETCH_PARTITIONS_MAX)
 _SHARED = Meta(max_length=SHARED_OFFSETS_MAX)
 
 
-class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Base of all bodies."""
-
-
-class KeptPlace(_Body, frozen=True):
+class KeptPlace(Body, frozen=True):
     """A copy of a partition: its id here, whose it is, its number and id there, and the leader that holds it here."""
 
-    id: _Id
+    id: Id
     origin: _Fabric
-    number: _Id
-    leader: _Id
-    source: _Id
+    number: Id
+    leader: Id
+    source: Id
 
 
-class SharedOffset(_Body, frozen=True):
+class SharedOffset(Body, frozen=True):
     """What a group has committed in a partition, and when (ms since 1970, of the clock of whoever took it)."""
 
-    partition: _Id
+    partition: Id
     group: Annotated[str, Meta(min_length=1, max_length=GROUP_BYTES_MAX)]
-    resets: _Count
-    offset: _Count
-    timestamp: _Signed
+    resets: Count
+    offset: Count
+    timestamp: Signed
 
 
-class FollowPart(_Body, frozen=True):
+class FollowPart(Body, frozen=True):
     """What a keeper has of a partition: all below ``offset``.
 
     ``epoch`` and ``append_time`` (ms) are those of its last batch, so that the leader sees whether it is the one that
     it has itself; 0 and 0 where the keeper has none.
     """
 
-    partition: _Id
-    offset: _Count
-    epoch: _Count = 0
-    append_time: _Signed = 0
+    partition: Id
+    offset: Count
+    epoch: Count = 0
+    append_time: Signed = 0
 
 
-class Follow(_Body, frozen=True):
+class Follow(Body, frozen=True):
     """Ask ``fabric`` for what is new; ``keeper`` is the asking one's id.
 
     ``run`` and ``since`` are those of the last answer, ``version`` the assignment that it told: another one is news.
@@ -81,59 +74,59 @@ class Follow(_Body, frozen=True):
 
     fabric: _Fabric
     keeper: _Fabric
-    max_bytes: _Count
+    max_bytes: Count
     wait_ms: Annotated[int, Meta(ge=0, le=FOLLOW_WAIT_MS_MAX)]
-    run: _Count
-    since: _Count
-    version: _Count
-    parts: Annotated[list[FollowPart], _PARTS]
+    run: Count
+    since: Count
+    version: Count
+    parts: Annotated[list[FollowPart], ASKED]
 
 
-class FollowedPart(_Body, frozen=True):
+class FollowedPart(Body, frozen=True):
     """News of one partition: the log's bounds, and ``length`` bytes of batches; or an error (code, values)."""
 
-    partition: _Id
-    start_offset: _Count
-    end_offset: _Count
-    length: _Count
-    failure: tuple[_Id, dict[str, str | int | float | None]] | None = None
+    partition: Id
+    start_offset: Count
+    end_offset: Count
+    length: Count
+    failure: tuple[Id, dict[str, str | int | float | None]] | None = None
 
 
-class Followed(_Body, frozen=True):
+class Followed(Body, frozen=True):
     """Answer to FOLLOW: who answers, what its topics' version is, the parts with news, and commits after ``since``."""
 
     fabric: _Fabric
-    run: _Count
-    since: _Count
-    version: _Count
-    parts: Annotated[list[FollowedPart], _PARTS]
-    commits: Annotated[list[SharedOffset], _SHARED] = []
+    run: Count
+    since: Count
+    version: Count
+    parts: Annotated[list[FollowedPart], ASKED]
+    commits: Annotated[list[SharedOffset], _SHARED] = msgspec.field(default_factory=list)
 
 
-class Share(_Body, frozen=True):
+class Share(Body, frozen=True):
     """Take what is ahead of yours; ``fabric`` is the one that is meant."""
 
     fabric: _Fabric
     commits: Annotated[list[SharedOffset], _SHARED]
 
 
-class Offer(_Body, frozen=True):
+class Offer(Body, frozen=True):
     """Ask me over this connection: ``fabric`` is who I am."""
 
     fabric: _Fabric
 
 
-class AdoptedTopic(_Body, frozen=True):
+class AdoptedTopic(Body, frozen=True):
     """A topic of an origin, with (number, id) of its partitions there."""
 
     name: Annotated[str, Meta(max_length=1_000)]
     config: TopicConfig
-    partitions: Annotated[list[tuple[_Id, _Id]], _PARTS]
+    partitions: Annotated[list[tuple[Id, Id]], ASKED]
 
 
-class Adopt(_Body, frozen=True):
+class Adopt(Body, frozen=True):
     """Within one process, from the follower to the controller: keep these, and let go of those (ids here)."""
 
     origin: _Fabric
     topics: list[AdoptedTopic]
-    drop: list[_Id] = []
+    drop: list[Id] = msgspec.field(default_factory=list)

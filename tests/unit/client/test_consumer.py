@@ -10,6 +10,7 @@ from zfabric.core.client.feed import FETCH_BYTES
 from zfabric.model import TopicConfig
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import PartitionPlace, TopicMeta
 
 
 @pytest.fixture
@@ -231,8 +232,8 @@ def test_a_partition_that_moves_is_wanted_at_its_new_leader_alone():
     wire.open(consumer)
     meta = wire.client.topic("t")
     assert {place.leader for place in meta.partitions} == {1}
-    moved = messages.PartitionPlace(3, 1, 0)
-    consumer.learn(messages.TopicMeta("t", meta.id, meta.config, [meta.partitions[0], moved]), wire.now)
+    moved = PartitionPlace(3, 1, 0)
+    consumer.learn(TopicMeta("t", meta.id, meta.config, [meta.partitions[0], moved]), wire.now)
     wanted = {leader: [cursor.id for cursor in feed.behind.all()] for leader, feed in consumer._feeds.items()}
     assert wanted == {1: [1], 0: [3]}
 

@@ -8,9 +8,9 @@ from tests.unit.client.wire import SECOND, Wire
 from zfabric import errors
 from zfabric.core.client import members
 from zfabric.wire import card as cards
-from zfabric.wire import messages
 from zfabric.wire.card import Card, ServiceCard, TopicCard
 from zfabric.wire.gossip import Status
+from zfabric.wire.membership import MemberIs, Members, MembersAre
 from zfabric.wire.messages import Type
 
 ME, OTHER = b"\1" * 16, b"\2" * 16
@@ -24,13 +24,13 @@ def wire():
 
 def member(id=ME, status=Status.ALIVE, incarnation=1, card=None, **rest):
     metadata = cards.fitting(card or Card(host="h"))
-    return messages.MemberIs(id, status, incarnation, "tcp://*:1", metadata, **rest)
+    return MemberIs(id, status, incarnation, "tcp://*:1", metadata, **rest)
 
 
 def answer(wire, *entries, run=5, version=1, more=False, services=None):
     """Answer the last MEMBERS; returns what it had asked."""
     command = [command for _, command in wire.sent if command.type == Type.MEMBERS][-1]
-    wire.answer(command, Type.MEMBERS_ARE, messages.MembersAre(run, version, "m", ME, list(entries), more, services))
+    wire.answer(command, Type.MEMBERS_ARE, MembersAre(run, version, "m", ME, list(entries), more, services))
     return command.body
 
 
@@ -66,7 +66,7 @@ def test_a_fresh_answer_is_one_to_a_question_that_was_asked_after_the_call(wire)
     assert len(asked(wire)) == 1
     answer(wire, member())
     assert (first.done, second.done) == (True, False)
-    assert answer(wire, version=2) == messages.Members(5, 1)
+    assert answer(wire, version=2) == Members(5, 1)
     assert second.done
     assert [known.id for known in wire.client.members.all()] == [ME]
 
@@ -86,7 +86,7 @@ def test_while_it_is_used_it_is_asked_for_a_second_after_each_answer(wire):
     wire.pass_time(0.99)
     assert len(asked(wire)) == 1
     wire.pass_time(0.02)
-    assert asked(wire)[-1] == messages.Members(5, 1)
+    assert asked(wire)[-1] == Members(5, 1)
     answer(wire, version=1)
     copy.release()
     wire.pass_time(5.0)
@@ -111,7 +111,7 @@ def test_a_table_comes_in_parts_and_is_shown_when_all_of_it_is_there(wire, told)
     pending = fresh(wire)
     answer(wire, member(), version=1, more=True)
     assert (wire.client.members.all(), pending.done) == ([], False)
-    assert answer(wire, member(OTHER), version=2) == messages.Members(5, 1)
+    assert answer(wire, member(OTHER), version=2) == Members(5, 1)
     assert len(wire.client.members.all()) == 2
     assert told == [("joined", ME), ("joined", OTHER)]
     assert pending.done
@@ -122,10 +122,10 @@ def test_a_restarted_leader_has_a_new_table_and_only_the_differences_are_told(wi
     answer(wire, member(), member(OTHER))
     fresh(wire)
     told.clear()
-    assert answer(wire, member(card=Card(host="i")), run=6, version=1) == messages.Members(5, 1)
+    assert answer(wire, member(card=Card(host="i")), run=6, version=1) == Members(5, 1)
     assert told == [("updated", ME), ("forgotten", OTHER)]
     fresh(wire)
-    assert answer(wire, run=6) == messages.Members(6, 1)
+    assert answer(wire, run=6) == Members(6, 1)
 
 
 def test_each_change_has_its_name(wire, told):
@@ -174,16 +174,16 @@ def test_a_member_is_shown_with_all_that_its_card_says(wire):
 def test_metadata_that_is_no_card_hides_no_member(wire):
     """Somebody in the mesh may be of another version, or lie."""
     fresh(wire)
-    answer(wire, messages.MemberIs(OTHER, 0, 1, "tcp://h:9", b"\xc1garbage"))
+    answer(wire, MemberIs(OTHER, 0, 1, "tcp://h:9", b"\xc1garbage"))
     assert wire.client.members.get(OTHER).card == Card()
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        messages.MembersAre(5, 1, "", b"short", []),
-        messages.MembersAre(0, 1, "", ME, []),
-        messages.MembersAre(5, 1, "", ME, [messages.MemberIs(b"x", 0, 1, "", b"")]),
+        MembersAre(5, 1, "", b"short", []),
+        MembersAre(0, 1, "", ME, []),
+        MembersAre(5, 1, "", ME, [MemberIs(b"x", 0, 1, "", b"")]),
     ],
 )
 def test_an_answer_that_cannot_be_one_is_an_error_and_changes_nothing(wire, body):

@@ -12,6 +12,7 @@ from zfabric.model import TopicConfig
 from zfabric.settings import ProducerSettings
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -45,15 +46,15 @@ class Wire:
 
     def meta(self, name):
         number, ids, config = self.topics[name]
-        places = [messages.PartitionPlace(led, at, led % len(self.places)) for at, led in enumerate(ids)]
-        return messages.TopicMeta(name, number, config, places)
+        places = [PartitionPlace(led, at, led % len(self.places)) for at, led in enumerate(ids)]
+        return TopicMeta(name, number, config, places)
 
     def metadata(self, asked):
-        leaders = [messages.LeaderAddress(number, at.replace("h:", "*:"), publish.replace("h:", "*:"))
+        leaders = [LeaderAddress(number, at.replace("h:", "*:"), publish.replace("h:", "*:"))
                    for number, (at, publish) in self.places.items()]  # fmt: skip
         names = list(self.topics) if asked is None else asked
         known = [self.meta(name) for name in names if name in self.topics]
-        return messages.MetadataIs("f", leaders, known, [name for name in names if name not in self.topics])
+        return MetadataIs("f", leaders, known, [name for name in names if name not in self.topics])
 
     # Driving.
 

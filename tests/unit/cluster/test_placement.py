@@ -10,6 +10,7 @@ from zfabric.model import TopicConfig
 from zfabric.sim.disk import SimDisk
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import AlterTopic, Attach, CreateTopic, DeleteTopic, LeaderAddress, Metadata
 from zfabric.wire.replication import Adopt, AdoptedTopic
 
 
@@ -37,7 +38,7 @@ class Controller:
 
     def create(self, name, partitions=2, **options):
         config = options.pop("config", TopicConfig())
-        return self.ask(Type.CREATE_TOPIC, messages.CreateTopic(name, partitions, config, **options)).topic
+        return self.ask(Type.CREATE_TOPIC, CreateTopic(name, partitions, config, **options)).topic
 
 
 def test_partitions_are_spread_over_the_leaders():
@@ -49,7 +50,7 @@ def test_partitions_are_spread_over_the_leaders():
 def test_ids_are_never_given_twice_not_even_after_a_restart():
     controller = Controller()
     first = controller.create("t")
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
     again = Controller(controller.disk).create("t")
     assert again.id > first.id
     assert {place.id for place in again.partitions}.isdisjoint(place.id for place in first.partitions)
@@ -66,40 +67,40 @@ def test_a_topic_that_exists_is_taken_or_refused():
 def test_partitions_grow_and_never_shrink():
     controller = Controller()
     made = controller.create("t", 2)
-    grown = controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(), 5)).topic
+    grown = controller.ask(Type.ALTER_TOPIC, AlterTopic("t", TopicConfig(), 5)).topic
     assert grown.partitions[:2] == made.partitions
     with pytest.raises(errors.InvalidArgument):
-        controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(), 3))
+        controller.ask(Type.ALTER_TOPIC, AlterTopic("t", TopicConfig(), 3))
     with pytest.raises(errors.InvalidArgument):
-        controller.ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig(durability="os")))
+        controller.ask(Type.ALTER_TOPIC, AlterTopic("t", TopicConfig(durability="os")))
 
 
 def test_an_attached_leader_is_told_what_changed():
     controller = Controller()
-    controller.ask(Type.ATTACH, messages.Attach(1, "tcp://*:2", "tcp://*:3", 0))
-    controller.machine.answer(b"one", Command(Type.ATTACH, 0, 1, messages.Attach(1, "tcp://*:2", "tcp://*:3", 0), ()))
+    controller.ask(Type.ATTACH, Attach(1, "tcp://*:2", "tcp://*:3", 0))
+    controller.machine.answer(b"one", Command(Type.ATTACH, 0, 1, Attach(1, "tcp://*:2", "tcp://*:3", 0), ()))
     controller.machine.take_effects()
     made = controller.create("t")
     [(peer, told)] = controller.others
     assert (peer, told.type) == (b"one", Type.ASSIGN)
     assert told.body.topics[0].partitions == [place for place in made.partitions if place.leader == 1]
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
     assert controller.others[0][1].body.gone == [made.id]
     with pytest.raises(errors.InvalidArgument):
-        controller.ask(Type.ATTACH, messages.Attach(7, "", "", 0))
+        controller.ask(Type.ATTACH, Attach(7, "", "", 0))
 
 
 def test_metadata_names_leaders_topics_and_what_is_unknown():
     controller = Controller()
-    controller.machine.listen(messages.LeaderAddress(0, "ipc://r", "ipc://p"))
+    controller.machine.listen(LeaderAddress(0, "ipc://r", "ipc://p"))
     controller.create("t")
-    known = controller.ask(Type.METADATA, messages.Metadata(["t", "u"]))
+    known = controller.ask(Type.METADATA, Metadata(["t", "u"]))
     assert ([topic.name for topic in known.topics], known.unknown, known.leaders[0].endpoint) == (
         ["t"],
         ["u"],
         "ipc://r",
     )
-    assert [topic.name for topic in controller.ask(Type.METADATA, messages.Metadata(None)).topics] == ["t"]
+    assert [topic.name for topic in controller.ask(Type.METADATA, Metadata(None)).topics] == ["t"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a\0", "ä", "-x", ".x", "x" * 250])
@@ -126,9 +127,9 @@ def test_configurations_out_of_range_are_refused(config):
 
 def test_unknown_topics_cannot_be_changed():
     with pytest.raises(errors.UnknownTopic):
-        Controller().ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+        Controller().ask(Type.DELETE_TOPIC, DeleteTopic("t"))
     with pytest.raises(errors.UnknownTopic):
-        Controller().ask(Type.ALTER_TOPIC, messages.AlterTopic("t", TopicConfig()))
+        Controller().ask(Type.ALTER_TOPIC, AlterTopic("t", TopicConfig()))
 
 
 def test_the_bound_of_partitions_is_on_those_that_exist(monkeypatch):
@@ -139,11 +140,11 @@ def test_the_bound_of_partitions_is_on_those_that_exist(monkeypatch):
         controller.create("t", 8)
         with pytest.raises(errors.LimitExceeded):
             controller.create("another", 1)
-        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+        controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
 
 
 def attach(controller, leader, version):
-    body = messages.Attach(leader, f"tcp://*:{leader}", "tcp://*:9", version)
+    body = Attach(leader, f"tcp://*:{leader}", "tcp://*:9", version)
     controller.machine.answer(b"leader-%d" % leader, Command(Type.ATTACH, 0, 1, body, ()))
     [effect] = controller.machine.take_effects()
     return messages.read(effect.frames).body
@@ -163,14 +164,14 @@ def test_a_deletion_is_remembered_until_every_leader_has_heard_of_it():
     controller = Controller(leaders=3)
     gone = [controller.create(name).id for name in ("t", "u")]
     for name in ("t", "u"):
-        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic(name))
+        controller.ask(Type.DELETE_TOPIC, DeleteTopic(name))
     attach(controller, 1, 4)
     controller.create("v")
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("v"))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("v"))
     assert attach(controller, 2, 0).gone[:2] == gone
     attach(controller, 2, 3)
     last = controller.create("w").id
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("w"))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("w"))
     again = Controller(controller.disk, leaders=3)
     assert attach(again, 2, 3).gone == [gone[1], last - 1, last]
     assert attach(again, 1, 0).gone == [gone[1], last - 1, last]
@@ -180,7 +181,7 @@ def test_a_lone_leader_needs_no_memory_of_deletions():
     controller = Controller(leaders=1)
     for _ in range(5):
         controller.create("t")
-        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+        controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
     assert len([key for key, _ in controller.disk.items() if key.startswith(b"CX")]) == 1
 
 
@@ -195,17 +196,17 @@ def test_a_repeated_command_is_answered_again_also_after_a_restart():
         with pytest.raises(errors.AlreadyExists):
             controller.create("t", token=token)
     for _ in range(2):
-        assert controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7)).topic.name == "t"
+        assert controller.ask(Type.DELETE_TOPIC, DeleteTopic("t", 7)).topic.name == "t"
     controller = Controller(controller.disk)
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t", 7))
     with pytest.raises(errors.UnknownTopic):
-        controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 8))
+        controller.ask(Type.DELETE_TOPIC, DeleteTopic("t", 8))
     again = controller.create("t", token=9)
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t", 7))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t", 7))
     assert controller.create("t", if_absent=True) == again, "a late repeat must not delete what was made since"
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
     controller.create("t", token=9)
-    assert controller.ask(Type.METADATA, messages.Metadata(None)).topics == [], "nor make what was deleted since"
+    assert controller.ask(Type.METADATA, Metadata(None)).topics == [], "nor make what was deleted since"
 
 
 def adopt(controller, config=None, name="t", source=5):
@@ -213,7 +214,7 @@ def adopt(controller, config=None, name="t", source=5):
     controller.machine.handle(b"peer", Command(Type.ADOPT, 0, 0, body, ()), controller.disk.write())
     controller.disk.commit()
     controller.machine.take_effects()
-    [meta] = controller.ask(Type.METADATA, messages.Metadata([name])).topics
+    [meta] = controller.ask(Type.METADATA, Metadata([name])).topics
     return [place.source for place in meta.kept]
 
 
@@ -251,10 +252,10 @@ def test_deleting_the_own_part_of_a_topic_leaves_its_copies_and_deleting_again_t
     controller.create("t", 2)
     adopt(controller)
     version = controller.machine.version
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
-    [meta] = controller.ask(Type.METADATA, messages.Metadata(["t"])).topics
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
+    [meta] = controller.ask(Type.METADATA, Metadata(["t"])).topics
     assert (meta.partitions, [place.source for place in meta.kept]) == ([], [5])
     assert [topic.partitions for topic in controller.machine.assignment(0, version).topics] == [[]]
     assert [topic.partitions for topic in controller.machine.assignment(1, version).topics] == [[]]
-    controller.ask(Type.DELETE_TOPIC, messages.DeleteTopic("t"))
-    assert controller.ask(Type.METADATA, messages.Metadata(["t"])).unknown == ["t"]
+    controller.ask(Type.DELETE_TOPIC, DeleteTopic("t"))
+    assert controller.ask(Type.METADATA, Metadata(["t"])).unknown == ["t"]

@@ -16,7 +16,9 @@ from zfabric.wire import card as cards
 from zfabric.wire import messages
 from zfabric.wire.card import Card, ServiceCard, TopicCard
 from zfabric.wire.gossip import Member, Status
+from zfabric.wire.membership import Announce, Members
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Attach, CreateTopic, PartitionEnd
 
 SECOND = 1_000_000_000
 SERVICE = ServiceCard("s", "1", "tcp://h:1", 7)
@@ -34,11 +36,11 @@ def other(number, status=Status.ALIVE, incarnation=1, metadata=b"\x90"):
 
 
 def ask(roster, answer=None):
-    return roster.answer(messages.Members(answer.run, answer.version) if answer else messages.Members())
+    return roster.answer(Members(answer.run, answer.version) if answer else Members())
 
 
 def announce(roster, service=SERVICE, lease_ms=3_000):
-    roster.announce(messages.Announce(service, lease_ms))
+    roster.announce(Announce(service, lease_ms))
 
 
 def card_of(answer):
@@ -126,7 +128,7 @@ def test_a_large_table_is_told_in_parts():
 
 def test_a_version_that_this_run_never_gave_is_answered_with_everything():
     roster = made()
-    answer = roster.answer(messages.Members(5, 1 << 40))
+    answer = roster.answer(Members(5, 1 << 40))
     assert [member.id for member in answer.members] == [roster.me]
 
 
@@ -278,23 +280,23 @@ def tell(placement, kind, body):
 def test_a_topic_is_on_the_card_when_it_is_made_and_its_end_offset_when_it_is_reported():
     placement, disk = controller()
     placement.clock(1, 1, 2)
-    create = messages.CreateTopic("t", 3, TopicConfig())
+    create = CreateTopic("t", 3, TopicConfig())
     placement.handle(b"p", Command(Type.CREATE_TOPIC, 0, 4, create, ()), disk.write())
     placement.take_effects()
     placement.clock(2, 2, 2)
-    assert card_of(tell(placement, Type.MEMBERS, messages.Members()).body).topics == [TopicCard("t", 3, 0, 2)]
+    assert card_of(tell(placement, Type.MEMBERS, Members()).body).topics == [TopicCard("t", 3, 0, 2)]
     tell(
         placement,
         Type.ATTACH,
-        messages.Attach(1, "", "", 0, [messages.PartitionEnd(3, 30), messages.PartitionEnd(9, 9)]),
+        Attach(1, "", "", 0, [PartitionEnd(3, 30), PartitionEnd(9, 9)]),
     )
-    placement.report(0, [messages.PartitionEnd(1, 10), messages.PartitionEnd(2, 20)])
-    assert card_of(tell(placement, Type.MEMBERS, messages.Members()).body).topics == [TopicCard("t", 3, 60, 2)]
+    placement.report(0, [PartitionEnd(1, 10), PartitionEnd(2, 20)])
+    assert card_of(tell(placement, Type.MEMBERS, Members()).body).topics == [TopicCard("t", 3, 60, 2)]
 
 
 def test_an_announcement_that_is_refused_is_answered_with_its_error():
     placement, _ = controller()
-    assert tell(placement, Type.ANNOUNCE, messages.Announce(SERVICE, 100)).type == Type.DONE
-    wrong = tell(placement, Type.ANNOUNCE, messages.Announce(msgspec.structs.replace(SERVICE, name="/"), 100))
+    assert tell(placement, Type.ANNOUNCE, Announce(SERVICE, 100)).type == Type.DONE
+    wrong = tell(placement, Type.ANNOUNCE, Announce(msgspec.structs.replace(SERVICE, name="/"), 100))
     assert wrong.body.code == errors.InvalidArgument.code
     assert placement.refused == 1

@@ -15,8 +15,8 @@ from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.sources import Source
 from zfabric.model import TopicConfig
-from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import MetadataIs, PartitionPlace, TopicMeta
 from zfabric.wire.replication import Followed, FollowedPart, KeptPlace, SharedOffset
 
 SECOND = 1_000_000_000
@@ -81,9 +81,9 @@ class World:
         self.asked.append((now, endpoint, kind, body))
         fabric = f"f{endpoint}"
         if kind == Type.METADATA:
-            places = [messages.PartitionPlace(7, 0, self.leader)]
-            metas = [messages.TopicMeta("s.x", 1, self.config, places), messages.TopicMeta("o", 2, self.config, places)]
-            answer, wait = messages.MetadataIs(fabric, [], metas, []), 0
+            places = [PartitionPlace(7, 0, self.leader)]
+            metas = [TopicMeta("s.x", 1, self.config, places), TopicMeta("o", 2, self.config, places)]
+            answer, wait = MetadataIs(fabric, [], metas, []), 0
         else:
             answer, wait = Followed(fabric, 1, 0, 1, []), 0 if body.run == 0 else body.wait_ms
         entry = (now + wait * 1_000_000, len(self.asked), pending, Command(kind, 0, 1, answer, (b"",)), endpoint)
@@ -224,10 +224,8 @@ def test_what_is_committed_in_a_partition_that_is_new_is_asked_for_from_the_begi
         [entry] = [entry for entry in world.due if entry[2] is pending]
         body = entry[3].body
         if kind == Type.METADATA and world.now >= 20 * SECOND:
-            place = messages.PartitionPlace(8, 0, 0)
-            body = messages.MetadataIs(
-                body.fabric, [], [*body.topics, messages.TopicMeta("s.y", 3, world.config, [place])], []
-            )
+            place = PartitionPlace(8, 0, 0)
+            body = MetadataIs(body.fabric, [], [*body.topics, TopicMeta("s.y", 3, world.config, [place])], [])
         elif kind == Type.FOLLOW:
             body = Followed(body.fabric, 1, 5, 2 if world.now >= 20 * SECOND else 1, [])
         world.due[world.due.index(entry)] = (*entry[:3], entry[3]._replace(body=body), entry[4])

@@ -13,6 +13,7 @@ from zfabric.core.leader.copies import Heard, Keep, KeptBatch
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Assign, AssignedTopic, PartitionPlace
 from zfabric.wire.replication import Follow, FollowPart, KeptPlace, Share, SharedOffset
 
 SECOND = 1_000_000_000
@@ -112,8 +113,8 @@ def test_a_repeat_of_what_is_stored_and_not_confirmed_waits_and_one_of_what_is_c
 def test_answers_go_when_the_topic_wants_fewer_copies():
     node = Node(TopicConfig(replicas=2))
     assert node.turn(Type.PRODUCE, produced(0))[0] == []
-    topic = messages.AssignedTopic(1, "t", TopicConfig(), [messages.PartitionPlace(1, 0, 0)])
-    [answer] = node.turn(Type.ASSIGN, messages.Assign("f", 2, [topic], []))[0]
+    topic = AssignedTopic(1, "t", TopicConfig(), [PartitionPlace(1, 0, 0)])
+    [answer] = node.turn(Type.ASSIGN, Assign("f", 2, [topic], []))[0]
     assert answer.type == Type.PRODUCED
 
 
@@ -187,8 +188,8 @@ class KeeperNode(Node):
         self.assign(2, [COPY])
 
     def assign(self, version, kept):
-        topic = messages.AssignedTopic(1, "t", self.config, [messages.PartitionPlace(1, 0, 0)], kept)
-        self.turn(Type.ASSIGN, messages.Assign("f", version, [topic], []))
+        topic = AssignedTopic(1, "t", self.config, [PartitionPlace(1, 0, 0)], kept)
+        self.turn(Type.ASSIGN, Assign("f", version, [topic], []))
 
     def keep(self, batches=(), **more):
         body = Keep(list(batches), [], [], {}, [], [], [])._replace(**more)
@@ -398,8 +399,8 @@ def test_a_leader_lets_go_of_the_own_part_of_a_topic_and_keeps_its_copies():
     node = KeeperNode()
     node.produce(0)
     node.keep([kept(0)])
-    topic = messages.AssignedTopic(1, "t", node.config, [], [COPY])
-    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic], []))
+    topic = AssignedTopic(1, "t", node.config, [], [COPY])
+    node.turn(Type.ASSIGN, Assign("f", 3, [topic], []))
     assert [header.base_offset for header, _ in node.read(0)] == [0]
     with pytest.raises(errors.NotLeader):
         node.produce(1)

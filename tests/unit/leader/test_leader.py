@@ -15,6 +15,7 @@ from zfabric.settings import LeaderSettings
 from zfabric.sim.disk import SimDisk
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Assign, AssignedTopic, PartitionPlace
 
 P = 1
 MS = 1_000_000
@@ -28,8 +29,8 @@ class Node:
         self.now, self.wall = 0, 1_000_000
         self.config = config or TopicConfig()
         self.start()
-        place = messages.PartitionPlace(P, 0, 0)
-        assign = messages.Assign("f", 1, [messages.AssignedTopic(1, "t", self.config, [place])], [])
+        place = PartitionPlace(P, 0, 0)
+        assign = Assign("f", 1, [AssignedTopic(1, "t", self.config, [place])], [])
         self.turn(Type.ASSIGN, assign)
 
     def start(self):
@@ -373,7 +374,7 @@ def test_compaction_keeps_the_latest_and_covers_every_offset():
 def test_a_deleted_topic_leaves_no_rows(node):
     node.produce(0)
     node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(P, 1)]))
-    node.turn(Type.ASSIGN, messages.Assign("f", 2, [], [1]))
+    node.turn(Type.ASSIGN, Assign("f", 2, [], [1]))
     node.now += 1000 * MS
     node.turn()
     assert [key for key, _ in node.disk.items() if not key.startswith(keys.VOLUME)] == []
@@ -388,17 +389,17 @@ def test_a_failed_commit_tells_nobody(node):
 
 
 def topic_of(number, *partitions):
-    places = [messages.PartitionPlace(partition, at, 0) for at, partition in enumerate(partitions)]
-    return messages.AssignedTopic(number, f"t{number}", TopicConfig(), places)
+    places = [PartitionPlace(partition, at, 0) for at, partition in enumerate(partitions)]
+    return AssignedTopic(number, f"t{number}", TopicConfig(), places)
 
 
 def test_an_assignment_after_a_lost_one_is_not_taken(node):
     """Else what the lost one said would never be asked for again."""
-    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic_of(3, 30)], [], 2))
+    node.turn(Type.ASSIGN, Assign("f", 3, [topic_of(3, 30)], [], 2))
     assert (node.leader.assignment_version, node.leader.leads(30)) == (1, False)
-    node.turn(Type.ASSIGN, messages.Assign("f", 3, [topic_of(2, 20), topic_of(3, 30)], [], 1))
+    node.turn(Type.ASSIGN, Assign("f", 3, [topic_of(2, 20), topic_of(3, 30)], [], 1))
     assert (node.leader.assignment_version, node.leader.leads(20), node.leader.leads(30)) == (3, True, True)
-    node.turn(Type.ASSIGN, messages.Assign("f", 2, [], [3], 1))
+    node.turn(Type.ASSIGN, Assign("f", 2, [], [3], 1))
     assert node.leader.leads(30)
 
 
@@ -426,7 +427,7 @@ def test_a_search_by_time_that_has_to_read_the_log_goes_on_turn_by_turn(monkeypa
 def test_groups_are_listed_in_answers_of_a_bounded_length(node, monkeypatch, only):
     """However many there are: who asks goes on behind the last entry, by partition and name."""
     monkeypatch.setattr(reading, "LISTED_MAX", 2)
-    node.turn(Type.ASSIGN, messages.Assign("f", 2, [topic_of(2, 20), topic_of(3, 4)], [], 1))
+    node.turn(Type.ASSIGN, Assign("f", 2, [topic_of(2, 20), topic_of(3, 4)], [], 1))
     committed = [(P, "a"), (P, "b"), (P, "c"), (4, "b"), (20, "b"), (20, "d")]
     for place, name in reversed(committed):
         node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(name, [messages.CommitOffset(place, 0)]))
@@ -443,7 +444,7 @@ def test_groups_are_listed_in_answers_of_a_bounded_length(node, monkeypatch, onl
 def test_a_commit_of_several_partitions_is_stored_whole_or_not_at_all(node, monkeypatch):
     """A refusal must not leave half of it behind, nor count groups that are not there."""
     monkeypatch.setattr(groups, "GROUPS_PER_PARTITION_MAX", 2)
-    node.turn(Type.ASSIGN, messages.Assign("f", 2, [topic_of(2, 20)], [], 1))
+    node.turn(Type.ASSIGN, Assign("f", 2, [topic_of(2, 20)], [], 1))
     full, free = messages.CommitOffset(P, 0), messages.CommitOffset(20, 0)
     for name in ("a", "b"):
         node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets(name, [full]))

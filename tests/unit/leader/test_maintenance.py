@@ -11,6 +11,7 @@ from zfabric.core.leader.maintenance import TRIM_STEP
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Assign, AssignedTopic, PartitionPlace
 
 
 def log_of(node, partition=P):
@@ -78,8 +79,8 @@ def test_what_retention_removes_no_longer_counts_as_compacted():
 
 def many(partitions, config):
     node = Node(config)
-    places = [messages.PartitionPlace(10 + number, number, 0) for number in range(partitions)]
-    node.turn(Type.ASSIGN, messages.Assign("f", 2, [messages.AssignedTopic(2, "u", config, places)], []))
+    places = [PartitionPlace(10 + number, number, 0) for number in range(partitions)]
+    node.turn(Type.ASSIGN, Assign("f", 2, [AssignedTopic(2, "u", config, places)], []))
     return node, [place.id for place in places]
 
 

@@ -7,7 +7,7 @@ import pytest
 from zfabric.core.leader.sightings import Sightings
 from zfabric.wire import card
 from zfabric.wire.gossip import Status
-from zfabric.wire.messages import MemberIs
+from zfabric.wire.membership import MemberIs
 
 ME, OTHER = b"m" * 16, b"o" * 16
 

@@ -23,6 +23,7 @@ from zfabric.store.scrub import Scrub
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Assign, AssignedTopic, PartitionPlace
 
 BATCHES = 40
 RECORDS = 3
@@ -82,10 +83,10 @@ class Data:
     def assign(self, turn, gone=(), version=1):
         topics = []
         for number, name in enumerate(("a", "o", "m"), 1):
-            places = [messages.PartitionPlace(p, n, 0) for p, (topic, n, _) in PLACES.items() if topic == name]
+            places = [PartitionPlace(p, n, 0) for p, (topic, n, _) in PLACES.items() if topic == name]
             durability = next(d for topic, _, d in PLACES.values() if topic == name)
-            topics.append(messages.AssignedTopic(number, name, TopicConfig(durability=durability), places))
-        turn(Type.ASSIGN, messages.Assign("f", version, topics if version == 1 else [], list(gone)))
+            topics.append(AssignedTopic(number, name, TopicConfig(durability=durability), places))
+        turn(Type.ASSIGN, Assign("f", version, topics if version == 1 else [], list(gone)))
 
     @contextmanager
     def rows(self):

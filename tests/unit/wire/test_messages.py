@@ -9,7 +9,23 @@ from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.card import ServiceCard
+from zfabric.wire.membership import Announce, MemberIs, Members, MembersAre
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import (
+    AlterTopic,
+    Assign,
+    AssignedTopic,
+    Attach,
+    CreateTopic,
+    DeleteTopic,
+    LeaderAddress,
+    Metadata,
+    MetadataIs,
+    PartitionEnd,
+    PartitionPlace,
+    TopicIs,
+    TopicMeta,
+)
 from zfabric.wire.replication import (
     Adopt,
     AdoptedTopic,
@@ -23,10 +39,10 @@ from zfabric.wire.replication import (
     SharedOffset,
 )
 
-META = messages.TopicMeta("t", 1, TopicConfig(), [messages.PartitionPlace(1, 0, 0)])
+META = TopicMeta("t", 1, TopicConfig(), [PartitionPlace(1, 0, 0)])
 KEPT = KeptPlace(2, "o", 0, 0, 7)
 REQUEST = 9
-MEMBER = messages.MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)
+MEMBER = MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)
 SERVICE = ServiceCard("s", "1", "tcp://h:1", 7)
 EXAMPLES = {
     Type.HELLO: (
@@ -50,11 +66,11 @@ EXAMPLES = {
         "7a66010900000000090000000000000090",
     ),
     Type.METADATA: (
-        messages.Metadata(["t"]),
+        Metadata(["t"]),
         "7a66010a0000000009000000000000009191a174",
     ),
     Type.METADATA_IS: (
-        messages.MetadataIs("f", [messages.LeaderAddress(0, "tcp://*:1", "tcp://*:2")], [META], ["u"]),
+        MetadataIs("f", [LeaderAddress(0, "tcp://*:1", "tcp://*:2")], [META], ["u"]),
         (
             "7a66010b000000000900000000000000"
             "94a166919300a97463703a2f2f2a3a31a97463703a2f2f2a3a329195a1740198a56673796e63ffff"
@@ -62,19 +78,19 @@ EXAMPLES = {
         ),
     ),
     Type.CREATE_TOPIC: (
-        messages.CreateTopic("t", 2, TopicConfig(), if_absent=True, token=5),
+        CreateTopic("t", 2, TopicConfig(), if_absent=True, token=5),
         "7a66010c00000000090000000000000095a1740298a56673796e63ffffa664656c657465ce05265c0000ce0010000001c305",
     ),
     Type.TOPIC_IS: (
-        messages.TopicIs(META),
+        TopicIs(META),
         "7a66010d0000000009000000000000009195a1740198a56673796e63ffffa664656c657465ce05265c0000ce0010000001919301000090",
     ),
     Type.DELETE_TOPIC: (
-        messages.DeleteTopic("t", 5),
+        DeleteTopic("t", 5),
         "7a66010e00000000090000000000000092a17405",
     ),
     Type.ALTER_TOPIC: (
-        messages.AlterTopic("t", TopicConfig(retention_ms=1000), 4),
+        AlterTopic("t", TopicConfig(retention_ms=1000), 4),
         "7a66011000000000090000000000000093a17498a56673796e63cd03e8ffa664656c657465ce05265c0000ce001000000104",
     ),
     Type.DESCRIBE: (
@@ -134,13 +150,11 @@ EXAMPLES = {
         "7a6601250000000009000000000000009183a370696407a8757074696d655f73cb3fe0000000000000a8656e64706f696e74a165",
     ),
     Type.ATTACH: (
-        messages.Attach(1, "tcp://*:3", "tcp://*:4", 9, [messages.PartitionEnd(7, 300)]),
+        Attach(1, "tcp://*:3", "tcp://*:4", 9, [PartitionEnd(7, 300)]),
         "7a6601260000000009000000000000009501a97463703a2f2f2a3a33a97463703a2f2f2a3a3409919207cd012c",
     ),
     Type.ASSIGN: (
-        messages.Assign(
-            "f", 9, [messages.AssignedTopic(1, "t", TopicConfig(), [messages.PartitionPlace(1, 0, 1)], [KEPT])], [3], 8
-        ),
+        Assign("f", 9, [AssignedTopic(1, "t", TopicConfig(), [PartitionPlace(1, 0, 1)], [KEPT])], [3], 8),
         (
             "7a660127000000000900000000000000"
             "95a16609919501a17498a56673796e63ffffa664656c657465ce05265c0000ce0010000001919301"
@@ -148,16 +162,16 @@ EXAMPLES = {
         ),
     ),
     Type.MEMBERS: (
-        messages.Members(5, 2),
+        Members(5, 2),
         "7a660128000000000900000000000000920502",
     ),
     Type.MEMBERS_ARE: (
-        messages.MembersAre(
+        MembersAre(
             5,
             3,
             "m",
             b"\1" * 16,
-            [messages.MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)],
+            [MemberIs(b"\1" * 16, 0, 4, "tcp://h:1", b"\x90", 250, 1000)],
             False,
             [SERVICE],
         ),
@@ -167,7 +181,7 @@ EXAMPLES = {
         ),
     ),
     Type.ANNOUNCE: (
-        messages.Announce(SERVICE, 3000),
+        Announce(SERVICE, 3000),
         "7a66012a0000000009000000000000009298a173a131a97463703a2f2f683a31076400a0a0cd0bb8",
     ),
     Type.FOLLOW: (
@@ -231,14 +245,14 @@ def test_fields_of_a_newer_version_are_ignored(kind):
     ("kind", "fields", "body"),
     [
         (Type.INIT_PRODUCER, 2, messages.InitProducer(1, (1 << 64) - 1)),
-        (Type.CREATE_TOPIC, 3, messages.CreateTopic("t", 2, TopicConfig())),
-        (Type.DELETE_TOPIC, 1, messages.DeleteTopic("t")),
-        (Type.ALTER_TOPIC, 2, messages.AlterTopic("t", TopicConfig(retention_ms=1000))),
+        (Type.CREATE_TOPIC, 3, CreateTopic("t", 2, TopicConfig())),
+        (Type.DELETE_TOPIC, 1, DeleteTopic("t")),
+        (Type.ALTER_TOPIC, 2, AlterTopic("t", TopicConfig(retention_ms=1000))),
         (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
-        (Type.METADATA, 0, messages.Metadata()),
-        (Type.MEMBERS, 0, messages.Members()),
-        (Type.ATTACH, 4, messages.Attach(1, "tcp://*:3", "tcp://*:4", 9)),
+        (Type.METADATA, 0, Metadata()),
+        (Type.MEMBERS, 0, Members()),
+        (Type.ATTACH, 4, Attach(1, "tcp://*:3", "tcp://*:4", 9)),
     ],
 )
 def test_fields_that_an_older_version_does_not_send_take_their_defaults(kind, fields, body):
@@ -292,7 +306,7 @@ def test_a_followed_carries_its_batches_in_one_frame():
 
 def test_a_topic_of_a_version_without_keepers_is_one_that_has_none():
     older = "7a66010d0000000009000000000000009194a1740197a56673796e63ffffa664656c657465ce05265c0000ce001000009193010000"
-    assert messages.read([bytes.fromhex(older)]).body == messages.TopicIs(META)
+    assert messages.read([bytes.fromhex(older)]).body == TopicIs(META)
 
 
 def test_a_fetched_carries_its_batches_in_one_frame():

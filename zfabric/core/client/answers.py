@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from zfabric import errors
 from zfabric.wire import messages
+from zfabric.wire.membership import Members, MembersAre
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Metadata, MetadataIs
 
 
 def check(kind: int, asked: Any, answer: Command) -> errors.ProtocolViolation | None:
@@ -28,8 +30,8 @@ def check(kind: int, asked: Any, answer: Command) -> errors.ProtocolViolation | 
     )
 
 
-def _metadata(asked: messages.Metadata, answer: Command) -> bool:
-    body: messages.MetadataIs = answer.body
+def _metadata(asked: Metadata, answer: Command) -> bool:
+    body: MetadataIs = answer.body
     return all(
         [place.number for place in topic.partitions] == list(range(len(topic.partitions)))
         and (topic.partitions or topic.kept)
@@ -63,8 +65,8 @@ def _fetched(asked: messages.Fetch, answer: Command) -> bool:
     return [part.partition for part in parts] == wanted[: len(parts)] and length == len(answer.rest[0])
 
 
-def _members(asked: messages.Members, answer: Command) -> bool:
-    body: messages.MembersAre = answer.body
+def _members(asked: Members, answer: Command) -> bool:
+    body: MembersAre = answer.body
     whole = len(body.me) == 16 and all(len(member.id) == 16 for member in body.members)
     onward = body.run != asked.run or body.version > asked.since or (body.version == asked.since and not body.more)
     return whole and onward and body.run > 0

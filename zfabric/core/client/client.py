@@ -31,8 +31,8 @@ from zfabric.core.client.survey import survey
 from zfabric.core.effects import ClientEffect
 from zfabric.model import TopicConfig
 from zfabric.settings import TOPIC_PARTITIONS_MAX
-from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import LeaderAddress, Metadata, MetadataIs, TopicMeta
 
 if TYPE_CHECKING:
     from random import Random
@@ -96,9 +96,9 @@ class Client:
         self._owners: dict[int, Machine] = {}
         self._host = host
         self._publish = publish
-        self._topics: dict[str, messages.TopicMeta] = {}
-        self._leaders: dict[int, messages.LeaderAddress] = {}
-        self._wanted: dict[str, list[Pending[messages.TopicMeta]]] = {}
+        self._topics: dict[str, TopicMeta] = {}
+        self._leaders: dict[int, LeaderAddress] = {}
+        self._wanted: dict[str, list[Pending[TopicMeta]]] = {}
         self._refreshed: dict[str, int] = {}
         self._asking: set[str] = set()
         self._age_ns: int | None = None
@@ -131,7 +131,7 @@ class Client:
         """Return an endpoint as it is reached from here: ``*`` is the host by which we reach leader 0."""
         return endpoint.replace("://*:", f"://{self._host}:", 1)
 
-    def topic(self, name: str) -> messages.TopicMeta | None:
+    def topic(self, name: str) -> TopicMeta | None:
         """Return what is known of a topic in the own fabric."""
         return self._topics.get(name)
 
@@ -149,13 +149,13 @@ class Client:
         """Tell whether a leader is of the own fabric."""
         return leader < OWN_LEADERS
 
-    def view(self, name: str) -> messages.TopicMeta | None:
+    def view(self, name: str) -> TopicMeta | None:
         """Return a topic as readers see it."""
         return self._topics.get(name) if self.origins is None else self.origins.view(name)
 
     def show(self, name: str) -> None:
         """Tell readers how a topic of a mesh looks now."""
-        view = self.view(name) or messages.TopicMeta(name, 0, TopicConfig(), [])
+        view = self.view(name) or TopicMeta(name, 0, TopicConfig(), [])
         for reader in self._readers:
             reader.learn(view, self.now)
 
@@ -214,19 +214,19 @@ class Client:
             if self.origins is not None:
                 self.members.release()
 
-    def want_view(self, name: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
+    def want_view(self, name: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic as readers see it, to come."""
         self.now = max(self.now, now)
         return self.want(name, now, deadline_ns) if self.origins is None else self.origins.want(name, now, deadline_ns)
 
-    def survey(self, names: list[str] | None, now: int, deadline_ns: int) -> Pending[list[messages.TopicMeta]]:
+    def survey(self, names: list[str] | None, now: int, deadline_ns: int) -> Pending[list[TopicMeta]]:
         """Return topics (all for None) as they are now and as readers see them, sorted by name, to come."""
         self.now = max(self.now, now)
         return survey(self, names, deadline_ns)
 
-    def want(self, name: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
+    def want(self, name: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic's metadata to come, from memory or from leader 0."""
-        pending: Pending[messages.TopicMeta] = Pending()
+        pending: Pending[TopicMeta] = Pending()
         known = self._topics.get(name)
         if known is not None:
             self._teach(known)
@@ -258,7 +258,7 @@ class Client:
 
     def _ask_again(self, what: str, names: list[str]) -> None:
         self._asking.add(what)
-        asked = self.control(Type.METADATA, messages.Metadata(names), self.now, self.now + ASK_NS, "metadata")
+        asked = self.control(Type.METADATA, Metadata(names), self.now, self.now + ASK_NS, "metadata")
 
         def answered() -> None:
             self._asking.discard(what)
@@ -276,7 +276,7 @@ class Client:
         return sorted(used)
 
     def _fetch_metadata(self, name: str, now: int, deadline_ns: int) -> None:
-        asked = self.control(Type.METADATA, messages.Metadata([name]), now, deadline_ns, f"metadata of topic {name!r}")
+        asked = self.control(Type.METADATA, Metadata([name]), now, deadline_ns, f"metadata of topic {name!r}")
 
         def answered() -> None:
             waiting = self._wanted.pop(name, [])
@@ -284,7 +284,7 @@ class Client:
                 for pending in waiting:
                     pending.fail(asked.error)
                 return
-            body: messages.MetadataIs = asked.result().body
+            body: MetadataIs = asked.result().body
             self.note(body)
             meta = self._topics.get(name)
             for pending in waiting:
@@ -297,13 +297,13 @@ class Client:
 
         asked.on_done(answered)
 
-    def note(self, body: messages.MetadataIs) -> None:
+    def note(self, body: MetadataIs) -> None:
         """Remember metadata and tell producers and consumers."""
         self.fabric = body.fabric
         moved = {}
         for address in body.leaders:
             if address.id == 0 and self._publish:
-                address = messages.LeaderAddress(0, self.bootstrap, self._publish)  # noqa: PLW2901 - as seen from here
+                address = LeaderAddress(0, self.bootstrap, self._publish)  # noqa: PLW2901 - as seen from here
             before = self._leaders.get(address.id)
             if before is not None and before.endpoint != address.endpoint:
                 moved[self.reach(before.endpoint)] = self.reach(address.endpoint)
@@ -330,7 +330,7 @@ class Client:
             for reader in self._readers:
                 reader.gone(name, self.now)
 
-    def adopt(self, meta: messages.TopicMeta) -> None:
+    def adopt(self, meta: TopicMeta) -> None:
         """A topic was made in the own fabric."""
         self._topics[meta.name] = meta
         self._teach(meta)
@@ -339,7 +339,7 @@ class Client:
         """A topic was deleted here."""
         self._topics.pop(name, None)
 
-    def _teach(self, meta: messages.TopicMeta) -> None:
+    def _teach(self, meta: TopicMeta) -> None:
         for producer in self.producers:
             producer.learn(meta)
         self.show(meta.name)

@@ -32,6 +32,7 @@ from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import HEADER_BYTES, RecordBatch
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import PartitionPlace, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -135,7 +136,7 @@ class Consumer:
         if self._client.scattered:
             self.take_up()  # What was seen meanwhile.
 
-    def _take_up(self, place: messages.PartitionPlace) -> Cursor:
+    def _take_up(self, place: PartitionPlace) -> Cursor:
         cursor = self.cursors[place.number] = Cursor(self.topic, place, self._places)
         self._places += 1
         self._join(cursor)
@@ -282,7 +283,7 @@ class Consumer:
 
     # For the client.
 
-    def learn(self, meta: messages.TopicMeta, now: int) -> None:
+    def learn(self, meta: TopicMeta, now: int) -> None:
         """Follow partitions: to where they are led now, to those that were added, to those of a topic made again."""
         if meta.name != self.topic or not self.opened:
             return

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
 from zfabric.model import Record
-from zfabric.wire import batch, messages
+from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
+from zfabric.wire.metadata import PartitionPlace
 
 if TYPE_CHECKING:
     from zfabric.core.client.candidates import Candidates
@@ -27,7 +28,7 @@ class Cursor:
         place: its place among its consumer's cursors. lists: the candidates' lists that hear of its changes.
     """
 
-    def __init__(self, topic: str, at: messages.PartitionPlace, place: int) -> None:
+    def __init__(self, topic: str, at: PartitionPlace, place: int) -> None:
         self.topic = topic
         self.place = place
         self.lists: tuple[Candidates, ...] = ()
@@ -85,7 +86,7 @@ class Cursor:
         self._error = error
         self.changed()
 
-    def move(self, at: messages.PartitionPlace) -> None:
+    def move(self, at: PartitionPlace) -> None:
         """Read it elsewhere from now on, from where it is."""
         self.id, self.leader, self.live = at.id, at.leader, False
         self.log = log_of(at)

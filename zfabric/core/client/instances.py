@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import CloseSession, OpenSession
-from zfabric.wire import messages
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
+from zfabric.wire.membership import Members
 from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Instances:
             self._rest = {known: told for known, told in self._rest.items() if now - told[0] < FORGET_NS}
             self._rest[member.id] = now, services
             asked = self._client.requests.call(
-                member.endpoint, Type.MEMBERS, messages.Members(), now, now + COMPLETE_NS, "services", COMPLETE_NS / 1e9
+                member.endpoint, Type.MEMBERS, Members(), now, now + COMPLETE_NS, "services", COMPLETE_NS / 1e9
             )
             asked.on_done(lambda: self._told(member.id, asked))
         return services

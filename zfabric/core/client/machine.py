@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from zfabric.wire import messages
+    from zfabric.wire.metadata import TopicMeta
 
 
 class Machine(Protocol):
@@ -74,7 +74,7 @@ class Reader(Protocol):
         """One of the reader's sessions has ended."""
         ...
 
-    def learn(self, meta: messages.TopicMeta, now: int) -> None:
+    def learn(self, meta: TopicMeta, now: int) -> None:
         """Take new metadata of a topic."""
         ...
 

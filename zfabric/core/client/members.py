@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zfabric.core.client.pending import Pending
 from zfabric.model import MemberChange, MemberChangeKind, MemberInfo, MemberService, MemberState, MemberTopic
 from zfabric.wire import card as cards
-from zfabric.wire import messages
+from zfabric.wire import membership
 from zfabric.wire.card import DRAINING, GROUP_PREFIX, Card, ServiceCard
 from zfabric.wire.gossip import Status
 from zfabric.wire.messages import Type
@@ -161,7 +161,7 @@ class Members:
         self._ask_for(now, deadline_ns, [pending for pending, _ in waiting])
 
     def _ask_for(self, now: int, deadline_ns: int, waiting: list[Pending[None]]) -> None:
-        body = messages.Members(self._run, self._version)
+        body = membership.Members(self._run, self._version)
         asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, "members of the mesh")
 
         def answered() -> None:
@@ -183,7 +183,7 @@ class Members:
 
     # Answers.
 
-    def _take(self, body: messages.MembersAre) -> bool:
+    def _take(self, body: membership.MembersAre) -> bool:
         """Take over an answer; tells whether there is more to ask for."""
         again = body.run != self._run
         if again:
@@ -220,7 +220,7 @@ class Members:
             for listener in list(self.listeners):
                 listener(changes)
 
-    def _read(self, entry: messages.MemberIs, *, local: bool) -> Known:
+    def _read(self, entry: membership.MemberIs, *, local: bool) -> Known:
         endpoint = self._client.reach(entry.endpoint)
         return Known(
             entry.id, entry.status, entry.incarnation, endpoint, cards.read(entry.metadata) or Card(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from zfabric.wire import messages
 from zfabric.wire.card import Card
 from zfabric.wire.gossip import Status
+from zfabric.wire.metadata import LeaderAddress, TopicMeta
 
 PAUSE_NS: Final = 50_000_000
 PAUSE_MAX_NS: Final = 5_000_000_000
@@ -62,9 +62,9 @@ class Origin:
         self.hints: frozenset[str] = frozenset()
         self.keeps: frozenset[str] = frozenset()
         self.more = False
-        self.topics: dict[str, messages.TopicMeta] = {}
+        self.topics: dict[str, TopicMeta] = {}
         self.leaders: dict[int, int] = {}
-        self.addresses: dict[int, messages.LeaderAddress] = {}
+        self.addresses: dict[int, LeaderAddress] = {}
         self.asked: list[str] | None = None
         self.due_ns: int | None = None
         self.retry_ns = 0

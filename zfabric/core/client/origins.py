@@ -36,8 +36,8 @@ from zfabric.core.client.members import Change
 from zfabric.core.client.origin import PAUSE_NS, Origin, Sighting
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.routes import DIRECT_MAX, Holder, Routes, covered
-from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import CreateTopic, LeaderAddress, Metadata, MetadataIs, PartitionPlace, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -79,7 +79,7 @@ class _Opening:
     """
 
     def __init__(self, now: int, deadline_ns: int) -> None:
-        self.pending: Pending[messages.TopicMeta] = Pending()
+        self.pending: Pending[TopicMeta] = Pending()
         self.own = False
         self.settled_ns = now + SETTLE_NS
         self.until_ns = min(now + UNKNOWN_NS, deadline_ns)
@@ -104,14 +104,14 @@ class Origins:
         self._scheduled = 0
         self._openings: dict[str, _Opening] = {}
         self._routes = Routes()
-        self._kept: dict[str, messages.TopicMeta] = {}
+        self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
         client.requests.own, client.requests.own_changed = client.bootstrap, self._rehome
 
     # For readers.
 
-    def view(self, topic: str) -> messages.TopicMeta | None:
+    def view(self, topic: str) -> TopicMeta | None:
         """Return a topic with the partitions of all origins that are known to have it, in order of their numbers."""
         client = self._client
         own = client.topic(topic) or self._kept.get(topic)
@@ -123,15 +123,15 @@ class Origins:
                 holders.append(Holder(origin.fabric, meta, origin.leaders, here=here, own=False))
         if not holders:
             return None
-        places: list[messages.PartitionPlace] = [
+        places: list[PartitionPlace] = [
             msgspec.structs.replace(place, number=mesh_number(fabric, number))
             for fabric, number, place in self._routes.places(holders)
         ]
         places.sort(key=lambda place: place.number)
         first = holders[0].meta
-        return messages.TopicMeta(topic, first.id, first.config, places, own.kept if own is not None else [])
+        return TopicMeta(topic, first.id, first.config, places, own.kept if own is not None else [])
 
-    def want(self, topic: str, now: int, deadline_ns: int) -> Pending[messages.TopicMeta]:
+    def want(self, topic: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic's view to come: what those who are there have answered, and at least one of them has it."""
         opening = self._openings.get(topic)
         if opening is None:
@@ -146,7 +146,7 @@ class Origins:
     def _ask_own(self, topic: str, opening: _Opening) -> None:
         client = self._client
         asked = client.control(
-            Type.METADATA, messages.Metadata([topic]), client.now, opening.deadline_ns, f"metadata of topic {topic!r}"
+            Type.METADATA, Metadata([topic]), client.now, opening.deadline_ns, f"metadata of topic {topic!r}"
         )
 
         def answered() -> None:
@@ -171,7 +171,7 @@ class Origins:
             if (opening.own and self.heard and not silent) or opening.settled_ns <= now:
                 self._close(topic, opening, view)
 
-    def _close(self, topic: str, opening: _Opening, result: messages.TopicMeta | Exception) -> None:
+    def _close(self, topic: str, opening: _Opening, result: TopicMeta | Exception) -> None:
         del self._openings[topic]
         self._client.members.release()
         if isinstance(result, Exception):
@@ -179,7 +179,7 @@ class Origins:
         else:
             opening.pending.resolve(result)
 
-    def adopt(self, topic: str, adopted: Pending[messages.TopicMeta], deadline_ns: int) -> None:
+    def adopt(self, topic: str, adopted: Pending[TopicMeta], deadline_ns: int) -> None:
         """The own fabric does not have a topic: make it there as others have it, so that it can be produced to."""
         client = self._client
         wanted = self.want(topic, client.now, deadline_ns)
@@ -192,7 +192,7 @@ class Origins:
                 return
             known = [origin.topics[topic] for origin in self.known() if topic in origin.topics]
             count = max((len(meta.partitions) for meta in known), default=0) or 1
-            body = messages.CreateTopic(topic, count, view.config, if_absent=True)
+            body = CreateTopic(topic, count, view.config, if_absent=True)
             made = client.control(Type.CREATE_TOPIC, body, client.now, deadline_ns, f"adoption of topic {topic!r}")
             made.on_done(lambda: note(made))
 
@@ -203,7 +203,7 @@ class Origins:
 
         wanted.on_done(found)
 
-    def _relay(self, topic: str, error: Exception | None, adopted: Pending[messages.TopicMeta]) -> None:
+    def _relay(self, topic: str, error: Exception | None, adopted: Pending[TopicMeta]) -> None:
         own = self._client.topic(topic)
         if own is not None:
             adopted.resolve(own)
@@ -232,7 +232,7 @@ class Origins:
         origin, address = self._address(leader)
         return None if address is None or not address.publish else _reach(origin, address.publish)
 
-    def _address(self, leader: int) -> tuple[Origin, messages.LeaderAddress | None]:
+    def _address(self, leader: int) -> tuple[Origin, LeaderAddress | None]:
         origin = self._by_leader[leader]
         return origin, origin.addresses.get(leader) if origin.endpoint else None
 
@@ -325,7 +325,7 @@ class Origins:
             # Its other leaders tell their new places with the next METADATA; leader 0 of a peer is there.
             zero = origin.addresses.get(origin.leaders.get(0, -1))
             if zero is not None:
-                origin.addresses[origin.leaders[0]] = messages.LeaderAddress(zero.id, endpoint, "")
+                origin.addresses[origin.leaders[0]] = LeaderAddress(zero.id, endpoint, "")
         if endpoint:
             requests.be_patient(endpoint, away=not here)
 
@@ -364,14 +364,14 @@ class Origins:
             return
         origin.asked = names
         asked = self._client.requests.call(
-            origin.endpoint, Type.METADATA, messages.Metadata(names), now, now + ASK_NS, "metadata", ASK_NS / 1e9
+            origin.endpoint, Type.METADATA, Metadata(names), now, now + ASK_NS, "metadata", ASK_NS / 1e9
         )
         asked.on_done(lambda: self._answered(origin, asked))
 
     def _answered(self, origin: Origin, asked: Pending[Command]) -> None:
         names, origin.asked = origin.asked or [], None
         now = self._client.now
-        body: messages.MetadataIs | None = None if asked.error is not None else asked.result().body
+        body: MetadataIs | None = None if asked.error is not None else asked.result().body
         if body is None or body.fabric != origin.fabric:
             origin.postpone(now)
             self._schedule(origin, origin.retry_ns)
@@ -388,7 +388,7 @@ class Origins:
                     self._wish(other, now)
         self._settle(now)
 
-    def take(self, origin: Origin, body: messages.MetadataIs) -> None:
+    def take(self, origin: Origin, body: MetadataIs) -> None:
         """Take over what an origin says of its topics, and show it to readers."""
         for address in body.leaders:
             self._note_leader(origin, address)
@@ -402,7 +402,7 @@ class Origins:
         for name in (*body.unknown, *(meta.name for meta in body.topics)):
             self._client.show(name)
 
-    def _note_leader(self, origin: Origin, address: messages.LeaderAddress) -> None:
+    def _note_leader(self, origin: Origin, address: LeaderAddress) -> None:
         number = origin.leaders.get(address.id)
         if number is None:
             number = origin.leaders[address.id] = self._next
@@ -413,7 +413,7 @@ class Origins:
         if endpoint is not None and endpoint != origin.endpoint:
             self._client.requests.expect(endpoint, origin.fabric)
 
-    def note_own(self, body: messages.MetadataIs) -> None:
+    def note_own(self, body: MetadataIs) -> None:
         """The own leader 0 tells of its topics: of some it may have nothing but copies."""
         for name in (*body.unknown, *(meta.name for meta in body.topics)):
             self._kept.pop(name, None)

@@ -38,7 +38,7 @@ from zfabric.settings import (
     ProducerSettings,
     check_range,
 )
-from zfabric.wire import messages
+from zfabric.wire.metadata import TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -119,7 +119,7 @@ class Producer:
                 return beginning[0]
         return None
 
-    def learn(self, meta: messages.TopicMeta) -> None:
+    def learn(self, meta: TopicMeta) -> None:
         """Note where a topic's partitions are (the client calls this with all metadata that comes)."""
         route = self._routes.get(meta.name)
         if route is not None:

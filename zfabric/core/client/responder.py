@@ -35,6 +35,7 @@ from zfabric.core.effects import CloseSession, Listen, Send
 from zfabric.settings import ERROR_TEXT_MAX
 from zfabric.wire import calls, messages
 from zfabric.wire.card import DRAINING, ServiceCard
+from zfabric.wire.membership import Announce
 from zfabric.wire.messages import Type
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Responder:
             self._tell(now, LEASE_MS)
 
     def _tell(self, now: int, lease_ms: int) -> None:
-        body = messages.Announce(self.card, lease_ms)
+        body = Announce(self.card, lease_ms)
         what = f"announcement of service {self.card.name!r}"
         self._announced = self._client.control(Type.ANNOUNCE, body, now, now + ANNOUNCE_PATIENCE_NS, what)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from zfabric.core.client.outbox import Outbox
 from zfabric.model import TopicConfig
-from zfabric.wire import messages
+from zfabric.wire.metadata import TopicMeta
 
 
 class Route:
@@ -20,7 +20,7 @@ class Route:
 
     __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "shown", "sticky", "topic", "under_way")
 
-    def __init__(self, meta: messages.TopicMeta, shown: Callable[[int], int]) -> None:
+    def __init__(self, meta: TopicMeta, shown: Callable[[int], int]) -> None:
         self.shown = shown
         self.topic = meta.name
         self.outboxes: list[Outbox] = []
@@ -28,7 +28,7 @@ class Route:
         self.under_way = 0
         self.update(meta)
 
-    def update(self, meta: messages.TopicMeta) -> list[Outbox]:
+    def update(self, meta: TopicMeta) -> list[Outbox]:
         """Take over what changed; returns the outboxes of partitions that are no more.
 
         A partition that is there already keeps what it holds.

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from zfabric.wire import messages
+from zfabric.wire.metadata import PartitionPlace, TopicMeta
 from zfabric.wire.replication import KeptPlace
 
 DIRECT_MAX: Final = 64
 
 
-class Place(messages.PartitionPlace, frozen=True):
+class Place(PartitionPlace, frozen=True):
     """A partition as a reader of a mesh finds it: id and leader are those of whoever is asked.
 
     Attributes:
@@ -44,7 +44,7 @@ class Holder(NamedTuple):
     """
 
     fabric: str
-    meta: messages.TopicMeta
+    meta: TopicMeta
     leaders: dict[int, int] | None
     here: bool
     own: bool
@@ -58,16 +58,16 @@ class _Found:
     __slots__ = ("copies", "led")
 
     def __init__(self) -> None:
-        self.led: tuple[Holder, messages.PartitionPlace] | None = None
+        self.led: tuple[Holder, PartitionPlace] | None = None
         self.copies: list[tuple[Holder, KeptPlace]] = []
 
 
-def log_of(place: messages.PartitionPlace) -> tuple[str, int]:
+def log_of(place: PartitionPlace) -> tuple[str, int]:
     """Return what stays the same while a partition is the same log."""
     return (place.origin, place.log) if isinstance(place, Place) else ("", place.id)
 
 
-def covered(keepers: Sequence[messages.TopicMeta | None]) -> frozenset[str] | None:
+def covered(keepers: Sequence[TopicMeta | None]) -> frozenset[str] | None:
     """Return the origins of which keepers have copies; None while one of them (None) has not told."""
     told = [meta for meta in keepers if meta is not None]
     return frozenset(place.origin for meta in told for place in meta.kept) if len(told) == len(keepers) else None

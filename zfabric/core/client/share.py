@@ -31,8 +31,8 @@ from xxhash import xxh3_64_hexdigest
 
 from zfabric.core.assignment import owner
 from zfabric.core.client.members import Change
-from zfabric.wire import messages
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
+from zfabric.wire.membership import Announce
 from zfabric.wire.messages import Type
 
 if TYPE_CHECKING:
@@ -211,5 +211,5 @@ class Share:
 
     def _say(self, lease_ms: int, now: int) -> None:
         """Tell leader 0; who is not heard says it again soon, so nothing waits for the answer."""
-        body = messages.Announce(ServiceCard(self._name, self._said, "-", self.me), lease_ms)
+        body = Announce(ServiceCard(self._name, self._said, "-", self.me), lease_ms)
         self._client.control(Type.ANNOUNCE, body, now, now + RENEW_NS, "membership of a group")

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfabric.core.client.pending import Pending, gather_all
-from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Metadata, MetadataIs, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
     from zfabric.core.client.origin import Origin
     from zfabric.core.client.origins import Origins
 
-Topics = list[messages.TopicMeta]
+Topics = list[TopicMeta]
 SILENCE_NS = 1_000_000_000
 SILENCE_S = SILENCE_NS / 1e9
 
@@ -34,7 +34,7 @@ def survey(client: Client, names: list[str] | None, deadline_ns: int) -> Pending
         if asked.error is not None:
             found.fail(asked.error)
             return
-        body: messages.MetadataIs = asked.result().body
+        body: MetadataIs = asked.result().body
         client.note(body)
         found.resolve(sorted(body.topics, key=lambda meta: meta.name))
 
@@ -43,7 +43,7 @@ def survey(client: Client, names: list[str] | None, deadline_ns: int) -> Pending
 
 
 def _ask_own(client: Client, names: list[str] | None, deadline_ns: int) -> Pending[Command]:
-    return client.control(Type.METADATA, messages.Metadata(names), client.now, deadline_ns, "list of topics")
+    return client.control(Type.METADATA, Metadata(names), client.now, deadline_ns, "list of topics")
 
 
 def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
@@ -57,7 +57,7 @@ def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline
         origins.look()
         own = _ask_own(client, names, deadline_ns)
         soon_ns = min(deadline_ns, client.now + SILENCE_NS)
-        body = messages.Metadata(names)
+        body = Metadata(names)
         others = [
             (origin, client.requests.call(origin.endpoint, Type.METADATA, body, client.now, soon_ns, "topics", 1.0))
             for origin in origins.known()
@@ -73,7 +73,7 @@ def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline
         found = {meta.name for meta in own.result().body.topics}.union(names or ())
         for origin, call in others:
             if call.error is None and call.result().body.fabric == origin.fabric:
-                body: messages.MetadataIs = call.result().body
+                body: MetadataIs = call.result().body
                 origins.take(origin, body)
                 found.update(meta.name for meta in body.topics)
         hidden = [name for name in names or () if client.view(name) is None]

@@ -48,7 +48,7 @@ from zfabric.settings import (
     check_range,
     check_topic_option,
 )
-from zfabric.wire import messages
+from zfabric.wire import messages, metadata
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Adopt, KeptPlace
 
@@ -73,7 +73,7 @@ class _Facts(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _TopicRow(msgspec.Struct, array_like=True, frozen=True):
-    meta: messages.TopicMeta
+    meta: metadata.TopicMeta
     version: int
 
 
@@ -146,7 +146,7 @@ class Placement:
         self._next_partition = 1
         self._topics: dict[str, _TopicRow] = {}
         self._gone: dict[int, int] = {}
-        self._leaders: dict[int, messages.LeaderAddress] = {}
+        self._leaders: dict[int, metadata.LeaderAddress] = {}
         self._attached: dict[int, bytes] = {}
         self._heard: dict[int, int] = {}
         self._done: deque[int] = deque(maxlen=TOKENS_KEPT)
@@ -223,7 +223,7 @@ class Placement:
             self._told, self._epoch = self.version, epoch
             self._lead()
 
-    def report(self, load: int, ends: Sequence[messages.PartitionEnd]) -> None:
+    def report(self, load: int, ends: Sequence[metadata.PartitionEnd]) -> None:
         """Tell the mesh how busy this process is (percent of a core), and how far the topics are.
 
         Args:
@@ -233,7 +233,7 @@ class Placement:
         self.roster.report(load)
         self._lead()
 
-    def _learn(self, ends: Sequence[messages.PartitionEnd]) -> None:
+    def _learn(self, ends: Sequence[metadata.PartitionEnd]) -> None:
         if len(self._ends) > ENDS_KEPT:
             self._ends.clear()  # Of deleted topics, or of none: whoever leads tells again.
         self._ends.update((told.partition, told.end) for told in ends)
@@ -241,7 +241,7 @@ class Placement:
     def _lead(self) -> None:
         self.roster.lead(topic_cards((row.meta for row in self._topics.values()), self._ends, self._epoch))
 
-    def listen(self, address: messages.LeaderAddress) -> None:
+    def listen(self, address: metadata.LeaderAddress) -> None:
         """Note where the leader of this very process listens."""
         self._leaders[address.id] = address
 
@@ -277,7 +277,7 @@ class Placement:
         self.changed = False
         return effects
 
-    def assignment(self, leader: int, since: int) -> messages.Assign | None:
+    def assignment(self, leader: int, since: int) -> metadata.Assign | None:
         """Return what ``leader`` has to know beyond version ``since``; None if nothing."""
         if since >= self.version and since:
             return None
@@ -287,9 +287,9 @@ class Placement:
             kept = [place for place in row.meta.kept if place.leader == leader]
             # All hear when the own part of a topic with copies has gone, and the one that holds copies of their end.
             if row.version > since and (mine or kept or row.meta.kept or leader == KEEPING_LEADER):
-                topics.append(messages.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine, kept))
+                topics.append(metadata.AssignedTopic(row.meta.id, row.meta.name, row.meta.config, mine, kept))
         gone = [topic for topic, version in self._gone.items() if version > since]
-        return messages.Assign(self.fabric, self.version, topics, gone, since)
+        return metadata.Assign(self.fabric, self.version, topics, gone, since)
 
     def topic_count(self) -> int:
         """Return how many topics exist."""
@@ -302,26 +302,26 @@ class Placement:
         txn.put(_FACTS, _encode(facts))
         self.changed = True
 
-    def _write_topic(self, meta: messages.TopicMeta, txn: Transaction) -> None:
+    def _write_topic(self, meta: metadata.TopicMeta, txn: Transaction) -> None:
         self.version += 1
         row = self._topics[meta.name] = _TopicRow(meta, self.version)
         txn.put(_TOPIC + meta.name.encode(), _encode(row))
         self._write_facts(txn)
 
-    def _find(self, name: str) -> messages.TopicMeta:
+    def _find(self, name: str) -> metadata.TopicMeta:
         check_name("topic", name)
         row = self._topics.get(name)
         if row is None:
             raise errors.UnknownTopic(topic=name)
         return row.meta
 
-    def _places(self, count: int, first: int) -> list[messages.PartitionPlace]:
+    def _places(self, count: int, first: int) -> list[metadata.PartitionPlace]:
         living = sum(len(row.meta.partitions) for row in self._topics.values()) + count
         if living > PARTITIONS_MAX:
             raise errors.LimitExceeded(what="partitions in this fabric", value=living, limit=PARTITIONS_MAX)
         places = []
         for number in range(first, first + count):
-            places.append(messages.PartitionPlace(self._next_partition, number, self._next_partition % self._count))
+            places.append(metadata.PartitionPlace(self._next_partition, number, self._next_partition % self._count))
             self._next_partition += 1
         return places
 
@@ -341,7 +341,7 @@ class Placement:
             )
 
     def _create(self, peer: bytes, command: Command, txn: Transaction) -> None:
-        body: messages.CreateTopic = command.body
+        body: metadata.CreateTopic = command.body
         check_name("topic", body.name)
         check_range("partitions", body.partitions, 1, TOPIC_PARTITIONS_MAX)
         self._check_record_bytes(body.config)
@@ -359,14 +359,14 @@ class Placement:
                 )
             meta = self._new(body.name, body.config) if row is None else row.meta
             places = self._places(body.partitions, 0)
-            meta = messages.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
+            meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
             self._note(body.token)
             self._write_topic(meta, txn)
         self._tell(peer, command, meta)
 
-    def _new(self, name: str, config: TopicConfig) -> messages.TopicMeta:
+    def _new(self, name: str, config: TopicConfig) -> metadata.TopicMeta:
         self._next_topic += 1
-        return messages.TopicMeta(name, self._next_topic - 1, config, [])
+        return metadata.TopicMeta(name, self._next_topic - 1, config, [])
 
     def _adopt(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Keep what an origin leads; what was kept of a log that was made anew stays: it may be all there is of it."""
@@ -404,7 +404,7 @@ class Placement:
                 self._leave(msgspec.structs.replace(row.meta, kept=staying), txn)
 
     def _delete(self, peer: bytes, command: Command, txn: Transaction) -> None:
-        body: messages.DeleteTopic = command.body
+        body: metadata.DeleteTopic = command.body
         if body.token in self._done:
             self._tell(peer, command, self._again(body.name))
             return
@@ -415,14 +415,14 @@ class Placement:
         self._leave(msgspec.structs.replace(meta, partitions=[], kept=kept), txn)
         self._tell(peer, command, meta)
 
-    def _leave(self, meta: messages.TopicMeta, txn: Transaction) -> None:
+    def _leave(self, meta: metadata.TopicMeta, txn: Transaction) -> None:
         """Write what is left of a topic; one of which nothing is left is removed."""
         if meta.partitions or meta.kept:
             self._write_topic(meta, txn)
         else:
             self._remove(meta, txn)
 
-    def _remove(self, meta: messages.TopicMeta, txn: Transaction) -> None:
+    def _remove(self, meta: metadata.TopicMeta, txn: Transaction) -> None:
         self._forget_gone(txn)
         del self._topics[meta.name]
         txn.delete(_TOPIC + meta.name.encode())
@@ -431,10 +431,10 @@ class Placement:
         txn.put(_GONE + meta.id.to_bytes(4, "big"), self.version.to_bytes(8, "big"))
         self._write_facts(txn)
 
-    def _again(self, name: str) -> messages.TopicMeta:
+    def _again(self, name: str) -> metadata.TopicMeta:
         """Answer what was done before and is not done twice: the topic as it is now, empty if there is none."""
         row = self._topics.get(name)
-        return messages.TopicMeta(name, 0, TopicConfig(), []) if row is None else row.meta
+        return metadata.TopicMeta(name, 0, TopicConfig(), []) if row is None else row.meta
 
     def _note(self, token: int) -> None:
         if token:
@@ -448,7 +448,7 @@ class Placement:
             txn.delete(_GONE + topic.to_bytes(4, "big"))
 
     def _alter(self, peer: bytes, command: Command, txn: Transaction) -> None:
-        body: messages.AlterTopic = command.body
+        body: metadata.AlterTopic = command.body
         meta = self._find(body.name)
         self._check_record_bytes(body.config)
         if body.config.durability != meta.config.durability:
@@ -461,29 +461,29 @@ class Placement:
         wanted = body.partitions or have
         check_range("partitions", wanted, have, TOPIC_PARTITIONS_MAX)
         places = [*meta.partitions, *self._places(wanted - have, have)]
-        meta = messages.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
+        meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
         self._write_topic(meta, txn)
         self._tell(peer, command, meta)
 
-    def _tell(self, peer: bytes, command: Command, meta: messages.TopicMeta) -> None:
+    def _tell(self, peer: bytes, command: Command, meta: metadata.TopicMeta) -> None:
         for leader, attached in self._attached.items():
             assign = self.assignment(leader, self.version - 1)
             if assign is not None:
                 self._effects.append(Reply(attached, (messages.command(Type.ASSIGN, 0, assign),)))
-        self._effects.append(Reply(peer, (messages.command(Type.TOPIC_IS, command.request, messages.TopicIs(meta)),)))
+        self._effects.append(Reply(peer, (messages.command(Type.TOPIC_IS, command.request, metadata.TopicIs(meta)),)))
 
     def _metadata(self, peer: bytes, command: Command) -> None:
         asked: list[str] | None = command.body.topics
         names = self._topics if asked is None else dict.fromkeys(asked)
         known = [self._topics[name].meta for name in names if name in self._topics]
         unknown = [name for name in names if name not in self._topics]
-        answer = messages.MetadataIs(self.fabric, list(self._leaders.values()), known, unknown)
+        answer = metadata.MetadataIs(self.fabric, list(self._leaders.values()), known, unknown)
         self._effects.append(Reply(peer, (messages.command(Type.METADATA_IS, command.request, answer),)))
 
     def _attach(self, peer: bytes, command: Command) -> None:
-        body: messages.Attach = command.body
+        body: metadata.Attach = command.body
         check_range("leader", body.leader, 1, min(self._count - 1, ATTACHED_MAX))
-        self._leaders[body.leader] = messages.LeaderAddress(body.leader, body.endpoint, body.publish)
+        self._leaders[body.leader] = metadata.LeaderAddress(body.leader, body.endpoint, body.publish)
         self._attached[body.leader] = peer
         self._heard[body.leader] = body.version
         self._learn(body.ends)

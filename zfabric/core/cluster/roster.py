@@ -29,9 +29,10 @@ import xxhash
 from zfabric import errors
 from zfabric.settings import MEMBERS_TOLD_MAX, SERVICES_MAX, check_name
 from zfabric.wire import card as cards
-from zfabric.wire import messages
 from zfabric.wire.card import Card, ServiceCard, TopicCard
 from zfabric.wire.gossip import Member, Status
+from zfabric.wire.membership import Announce, MemberIs, Members, MembersAre
+from zfabric.wire.metadata import TopicMeta
 
 FORGOTTEN: Final = 4
 """Status of a member that is told for the last time."""
@@ -70,7 +71,7 @@ class Roster:
         self._card = card or Card()
         self._incarnation = 1
         self._version = 0
-        self._entries: dict[bytes, tuple[int, messages.MemberIs]] = {}
+        self._entries: dict[bytes, tuple[int, MemberIs]] = {}
         self._tombstones = 0
         self._living = 0
         self._leases: dict[tuple[str, int], _Lease] = {}
@@ -113,11 +114,7 @@ class Roster:
         since = known.since_ms if known is not None and known.status == member.status else self._wall_ms
         took = known.round_trip_us if known is not None else 0
         self._living += (member.status <= Status.SUSPECT) - (known is not None and known.status <= Status.SUSPECT)
-        self._put(
-            messages.MemberIs(
-                member.id, member.status, member.incarnation, member.endpoint, member.metadata, took, since
-            )
-        )
+        self._put(MemberIs(member.id, member.status, member.incarnation, member.endpoint, member.metadata, took, since))
 
     def measured(self, member: bytes, round_trip_us: int) -> None:
         """Take the time that a probe took; one that is about the known one changes nothing."""
@@ -134,7 +131,7 @@ class Roster:
         """Return the ids of all members but this one."""
         return [entry.id for _, entry in self._entries.values() if entry.id != self.me and entry.status != FORGOTTEN]
 
-    def _put(self, entry: messages.MemberIs) -> None:
+    def _put(self, entry: MemberIs) -> None:
         before = self._entries.pop(entry.id, None)
         self._tombstones += (entry.status == FORGOTTEN) - (before is not None and before[1].status == FORGOTTEN)
         self._version += 1
@@ -148,7 +145,7 @@ class Roster:
         _, known = self._entries.get(member, (0, None))
         if known is not None and known.status != FORGOTTEN:
             self._living -= known.status <= Status.SUSPECT and member != self.me
-            self._put(messages.MemberIs(member, FORGOTTEN, known.incarnation, "", b"", 0, self._wall_ms))
+            self._put(MemberIs(member, FORGOTTEN, known.incarnation, "", b"", 0, self._wall_ms))
 
     # What this member says of itself.
 
@@ -180,7 +177,7 @@ class Roster:
             self._card = msgspec.structs.replace(self._card, load=load)
             self._renew()
 
-    def announce(self, body: messages.Announce) -> None:
+    def announce(self, body: Announce) -> None:
         """Take an instance's word that it is there, or has ended.
 
         Raises:
@@ -219,17 +216,15 @@ class Roster:
         more = self._card.more or len(services) > CARD_SERVICES_MAX
         card = msgspec.structs.replace(self._card, services=services[:CARD_SERVICES_MAX], more=more)
         self.metadata = cards.fitting(card)
-        me = messages.MemberIs(
-            self.me, Status.ALIVE, self._incarnation, self._endpoint, self.metadata, 0, self._since_ms
-        )
+        me = MemberIs(self.me, Status.ALIVE, self._incarnation, self._endpoint, self.metadata, 0, self._since_ms)
         self._put(me)
 
     # What clients ask.
 
-    def answer(self, asked: messages.Members) -> messages.MembersAre:
+    def answer(self, asked: Members) -> MembersAre:
         """Return what changed after what the client has, as much as fits one answer."""
         since = asked.since if asked.run == self._run and asked.since <= self._version else 0
-        newer: list[tuple[int, messages.MemberIs]] = []
+        newer: list[tuple[int, MemberIs]] = []
         for told in reversed(self._entries.values()):
             if told[0] <= since:
                 break
@@ -239,7 +234,7 @@ class Roster:
         del newer[MEMBERS_TOLD_MAX:]
         changed = self._services_version > since or since == 0
         services = [lease.service for lease in self._leases.values()] if changed else None
-        return messages.MembersAre(
+        return MembersAre(
             self._run, newer[-1][0] if more else self._version, self.mesh, self.me,
             [entry for _, entry in newer if since or entry.status != FORGOTTEN], more, services,
         )  # fmt: skip
@@ -251,7 +246,7 @@ def _check_text(name: str, text: str, *, empty: bool) -> None:
         raise errors.InvalidArgument(name=f"service {name}", value=repr(text)[:100], allowed=allowed)
 
 
-def topic_cards(topics: Iterable[messages.TopicMeta], ends: Mapping[int, int], epoch: int) -> list[TopicCard]:
+def topic_cards(topics: Iterable[TopicMeta], ends: Mapping[int, int], epoch: int) -> list[TopicCard]:
     """Return what a card says of topics.
 
     Args:

@@ -15,11 +15,11 @@ from zfabric.core.leader import keys
 from zfabric.core.leader.log import MemoryLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.transaction import Transaction
-from zfabric.wire import messages
+from zfabric.wire.metadata import Assign, AssignedTopic
 from zfabric.wire.replication import KeptPlace
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_topic = msgspec.msgpack.Decoder(messages.AssignedTopic).decode
+_decode_topic = msgspec.msgpack.Decoder(AssignedTopic).decode
 
 
 class Assigned:
@@ -41,11 +41,11 @@ class Assigned:
         self.fabric = ""
         self.epoch = 0
         self.version = 0
-        self.places: dict[int, tuple[messages.AssignedTopic, int]] = {}
+        self.places: dict[int, tuple[AssignedTopic, int]] = {}
         self.kept: dict[int, KeptPlace] = {}
         self.loaded: dict[int, Partition] = {}
         self._leader = leader
-        self._topics: dict[int, messages.AssignedTopic] = {}
+        self._topics: dict[int, AssignedTopic] = {}
 
     def begin(self, txn: Transaction) -> None:
         """Take the next leader epoch."""
@@ -94,7 +94,7 @@ class Assigned:
             raise errors.NotLeader(leader=self._leader, partition=partition_id)
         return self.partition(partition_id, txn)
 
-    def assign(self, body: messages.Assign, txn: Transaction) -> list[int] | None:
+    def assign(self, body: Assign, txn: Transaction) -> list[int] | None:
         """Take an assignment; returns the partitions that are no longer led here, or None if it changes nothing.
 
         Raises:
@@ -122,7 +122,7 @@ class Assigned:
         txn.put(keys.volume("assignment"), keys.U64.pack(body.version))
         return dropped
 
-    def _take(self, topic: messages.AssignedTopic) -> None:
+    def _take(self, topic: AssignedTopic) -> None:
         self._topics[topic.id] = topic
         self.kept.update((place.id, place) for place in topic.kept)
         for partition_id, number in topic.places():

@@ -42,8 +42,8 @@ from zfabric import errors
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.sources import PAUSE_NS, Answer, Caller, Kept, Source, Sources
 from zfabric.settings import FETCH_PARTITIONS_MAX, FOLLOW_WAIT_MS_MAX, SHARED_OFFSETS_MAX
-from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Metadata, MetadataIs, TopicMeta
 from zfabric.wire.replication import Adopt, AdoptedTopic, Follow, Followed, FollowPart, Share, SharedOffset
 
 SECOND: Final = 1_000_000_000
@@ -222,7 +222,7 @@ class Follower:
         source.learning = True
         source.metadata_due = self._now + METADATA_NS
         answer = self._caller.call(
-            source.endpoint, Type.METADATA, messages.Metadata(None), self._now, self._now + PATIENCE_NS * 2,
+            source.endpoint, Type.METADATA, Metadata(None), self._now, self._now + PATIENCE_NS * 2,
             "metadata", PATIENCE_NS * 2 / 1e9,
         )  # fmt: skip
         answer.on_done(lambda: self._learned(source, answer))
@@ -238,7 +238,7 @@ class Follower:
             self._note(source, answer.result().body)
         self._sources.schedule(source)
 
-    def _note(self, source: Source, body: messages.MetadataIs) -> None:
+    def _note(self, source: Source, body: MetadataIs) -> None:
         """Take what a source says of itself, and adopt what is new and wanted."""
         source.answered_ns = self._now
         if source.fabric != body.fabric:
@@ -260,7 +260,7 @@ class Follower:
         if adopted:
             self._adopt[body.fabric] = adopted
 
-    def _matches(self, topic: messages.TopicMeta) -> bool:
+    def _matches(self, topic: TopicMeta) -> bool:
         # Copies are pulled from leader 0, which is all that a peer has; a topic is kept as a whole or not at all.
         able = topic.config.durability == "fsync" and all(place.leader == 0 for place in topic.partitions)
         return able and any(fnmatchcase(topic.name, each) for each in self._patterns)

@@ -44,6 +44,7 @@ from zfabric.model import Buffer
 from zfabric.settings import BATCH_OVERHEAD_MAX, ENDS_MAX, GROUP_BYTES_MAX, LeaderSettings, check_name, check_range
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import PartitionEnd
 from zfabric.wire.replication import KeptPlace, Share, SharedOffset
 
 TRIM_WITH_APPEND = 4
@@ -264,13 +265,13 @@ class Leader:
         """Ids of the partitions led here: what may be subscribed to."""
         return frozenset(self._assigned.places)
 
-    def ends(self, txn: Transaction) -> list[messages.PartitionEnd]:
+    def ends(self, txn: Transaction) -> list[PartitionEnd]:
         """Return how far the partitions led here are, at most ``ENDS_MAX`` of them, without those that are damaged."""
         found = []
         for partition in islice(self._assigned.places, ENDS_MAX):
             with suppress(errors.CorruptRow):
                 end = self._assigned.partition(partition, txn).log.state.end
-                found.append(messages.PartitionEnd(partition, end))
+                found.append(PartitionEnd(partition, end))
         return found
 
     def led(self) -> int:

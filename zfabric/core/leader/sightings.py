@@ -15,7 +15,7 @@ from typing import Final
 from zfabric.core.leader.follower import Follower
 from zfabric.wire import card as cards
 from zfabric.wire.gossip import Status
-from zfabric.wire.messages import MemberIs
+from zfabric.wire.membership import MemberIs
 
 _THERE: Final = (Status.ALIVE, Status.SUSPECT)
 _SCHEMES: Final = ("tcp://", "sim://")

@@ -26,6 +26,7 @@ from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.metadata import Assign, PartitionEnd
 
 JOURNAL_COMMIT_NS = 1_000_000_000
 JOURNAL_BYTES_MAX = 64 << 20
@@ -104,7 +105,7 @@ class Controller(Protocol):
         """Note the time, and the epoch of the leader in this process."""
         ...
 
-    def report(self, load: int, ends: Sequence[messages.PartitionEnd]) -> None:
+    def report(self, load: int, ends: Sequence[PartitionEnd]) -> None:
         """Tell others how far the topics are, and the process's load."""
         ...
 
@@ -116,7 +117,7 @@ class Controller(Protocol):
         """Take a command that only reads."""
         ...
 
-    def assignment(self, leader: int, since: int) -> messages.Assign | None:
+    def assignment(self, leader: int, since: int) -> Assign | None:
         """Return what a leader has to know beyond version ``since``."""
         ...
 
@@ -273,14 +274,14 @@ class Turn:
         if self._controller is not None and self._controller.wants_report:
             self._controller.report(load, self._ends())
 
-    def attachment(self, now: int) -> list[messages.PartitionEnd]:
+    def attachment(self, now: int) -> list[PartitionEnd]:
         """Return what the next ATTACH says of how far topics are: nothing but every ten seconds."""
         if now < self._attachment_due:
             return []
         self._attachment_due = now + ATTACHMENT_NS
         return self._ends()
 
-    def _ends(self) -> list[messages.PartitionEnd]:
+    def _ends(self) -> list[PartitionEnd]:
         with self._store.read() as txn:
             return self._leader.ends(txn)
 

@@ -23,6 +23,7 @@ from zfabric.uplink.pacing import Backoff
 from zfabric.wire import messages
 from zfabric.wire.batch import HEADER_BYTES, RecordBatch
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import TopicMeta
 
 READ_AHEAD_MIN = 64 * KIB
 READ_AHEAD_MAX = 4 * MIB
@@ -328,7 +329,7 @@ class Link:
 
     # Looking.
 
-    def changed(self, meta: messages.TopicMeta, place: Place | None) -> bool:
+    def changed(self, meta: TopicMeta, place: Place | None) -> bool:
         """Take in how it looks at the source now; tells whether the link has to begin again."""
         return self._info is not None and self._reach.changed(self._info, meta, place)
 

@@ -13,6 +13,7 @@ from zfabric.model import PartitionInfo, TopicInfo
 from zfabric.uplink import naming
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import TopicMeta
 
 ABSENT_SECONDS = 1.0
 """Longest that one origin which may be away holds up the others; it is asked again and again."""
@@ -27,7 +28,7 @@ class Whole:
 
     grows = True
 
-    def __init__(self, source: Fabric, meta: messages.TopicMeta, origin: str) -> None:
+    def __init__(self, source: Fabric, meta: TopicMeta, origin: str) -> None:
         self.topic = meta.name
         self.origin = origin
         self._source = source
@@ -66,7 +67,7 @@ class Whole:
         """Tell whether that is what is to be shipped: a topic that was made anew raises as it is read."""
         return True
 
-    def changed(self, before: TopicInfo, meta: messages.TopicMeta, place: Place | None) -> bool:
+    def changed(self, before: TopicInfo, meta: TopicMeta, place: Place | None) -> bool:
         """Tell whether the topic has become another at the source, or has more partitions."""
         return (before.id, len(before.partitions)) != (meta.id, len(meta.partitions))
 
@@ -80,7 +81,7 @@ class Part:
 
     grows = False
 
-    def __init__(self, source: Fabric, meta: messages.TopicMeta, place: Place) -> None:
+    def __init__(self, source: Fabric, meta: TopicMeta, place: Place) -> None:
         self.topic = meta.name
         self.origin = place.origin
         self._source = source
@@ -146,7 +147,7 @@ class Part:
         """Tell whether that is what is to be shipped: a reader of a mesh goes on with a topic that was made anew."""
         return log == (self._place.origin, self._place.log)
 
-    def changed(self, before: TopicInfo, meta: messages.TopicMeta, place: Place | None) -> bool:
+    def changed(self, before: TopicInfo, meta: TopicMeta, place: Place | None) -> bool:
         """Note where the partition is read now; the reader follows by itself."""
         assert place is not None, "a part of a mesh is looked for by its place"
         self._meta, self._place = meta, place

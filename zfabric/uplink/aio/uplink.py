@@ -16,8 +16,8 @@ from zfabric.uplink.aio.link import Link
 from zfabric.uplink.aio.sources import Part, Whole
 from zfabric.uplink.model import Notice, UplinkSettings, UplinkStatus, check_patterns
 from zfabric.uplink.pacing import SECOND, Backoff, Bucket, passes
-from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.metadata import Metadata, TopicMeta
 
 NOTICES_MAX = 1_000
 TURN_SECONDS = 1.0
@@ -202,10 +202,10 @@ class Uplink:
             self._problem = None
             self._scan_ns = now + int(self._settings.rescan * SECOND)
 
-    def _matching(self, topics: Iterable[messages.TopicMeta]) -> dict[Key, tuple[messages.TopicMeta, Place | None]]:
+    def _matching(self, topics: Iterable[TopicMeta]) -> dict[Key, tuple[TopicMeta, Place | None]]:
         """Return what is to be shipped. What the hub leads as a member of the source's mesh has arrived."""
         by_name = {meta.name: meta for meta in topics if meta.partitions}
-        found: dict[Key, tuple[messages.TopicMeta, Place | None]] = {}
+        found: dict[Key, tuple[TopicMeta, Place | None]] = {}
         for name in naming.matching(sorted(by_name), self._settings.patterns):
             meta = by_name[name]
             places = [place for place in meta.partitions if isinstance(place, Place)]
@@ -216,7 +216,7 @@ class Uplink:
                     found[name, place.origin, place.log] = (meta, place)
         return found
 
-    def _link(self, meta: messages.TopicMeta, place: Place | None) -> Link:
+    def _link(self, meta: TopicMeta, place: Place | None) -> Link:
         reach = Whole(self._source, meta, self._origin) if place is None else Part(self._source, meta, place)
         return Link(self._source, self._hub, reach, self._settings, group=self._group, tell=self._tell)
 
@@ -226,7 +226,7 @@ class Uplink:
         Raises:
             InvalidArgument: they are the same.
         """
-        question = messages.Metadata([])
+        question = Metadata([])
         origin = (await self._source.ask(Type.METADATA, question, "the source's id")).fabric
         hub = (await self._hub.ask(Type.METADATA, question, "the target's id")).fabric
         if origin == hub:
