@@ -47,15 +47,25 @@ class Workers:
         """Nothing comes any more."""
         self._responder = None
 
-    async def until_told(self) -> None:
-        """Wait for SIGTERM or SIGINT."""
+    async def until_told(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start the service and wait for SIGTERM or SIGINT, which ends the start as well."""
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
+
+        def tell() -> None:
+            told.set()
+            starting.cancel()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, tell)
+        starting = loop.create_task(start())
         try:
+            await asyncio.wait((starting,))
+            if not starting.cancelled():
+                starting.result()
             await told.wait()
         finally:
+            starting.cancel()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 

@@ -373,6 +373,8 @@ class Calling:
         services, self._services = self._services, []
         try:
             for service in services:
+                service.retire()
+            for service in services:
                 service.stop()
         finally:
             for service in services:  # Those that are left when this was interrupted: nobody could end them later.

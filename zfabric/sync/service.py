@@ -159,22 +159,23 @@ class Service:
         Raises:
             PortInUse, Unreachable, LimitExceeded: it cannot listen, or be announced. Closed: it has ended.
         """
+        try:
+            self._begin()
+        except BaseException:
+            if self._started and not self.ended:
+                self.abandon()
+            raise
+
+    def _begin(self) -> None:
+        pump, responder = self._pump, self._responder
         if self.ended:
             raise errors.Closed(what=f"service {self.name!r}")
         if self._started:
             return
-        self._started = True
-        with self._pump.lock:
-            self._pump.check()
-            self._responder.start(self._pump.now())
-        try:
-            self._announce()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _announce(self) -> None:
-        pump, responder = self._pump, self._responder
+        with pump.lock:
+            pump.check()
+            self._started = True
+            responder.start(pump.now())
         if not pump.wait(responder.listening, self._timeout):
             raise errors.RequestTimeout(what=f"start of service {self.name!r}", seconds=self._timeout)
         responder.listening.result()
@@ -184,6 +185,21 @@ class Service:
         if not pump.wait(announced, self._timeout):
             raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
         announced.result()
+
+    def retire(self, *, drain: float = 10.0) -> None:
+        """Begin to drain it, and wait for nothing: :meth:`stop` does, and its ``drain`` counts from here then.
+
+        Args:
+            drain: as for :meth:`stop`.
+        """
+        check_range("drain", drain, 0.0, 86_400.0, "s")
+        pump, responder = self._pump, self._responder
+        if not self._started or responder.ended or pump.forked:
+            return
+        with pump.lock:
+            now = pump.now()
+            responder.drain(now, now + int(drain * 1e9))
+            pump.flush(look=False)
 
     def stop(self, *, drain: float = 10.0) -> None:
         """Drain and end it: nothing new is taken, and nothing that was taken fails. A second call does nothing.
@@ -196,9 +212,7 @@ class Service:
         if not self._started or responder.ended or pump.forked:
             return
         try:
-            with pump.lock:
-                now = pump.now()
-                responder.drain(now, now + int(drain * 1e9))
+            self.retire(drain=drain)
             pump.wait(responder.drained, drain + 1.0)
         finally:
             with pump.lock:
@@ -207,10 +221,12 @@ class Service:
             self._workers.end()
 
     def run(self, *, drain: float = 10.0) -> None:
-        """Start it, wait for SIGTERM or SIGINT, and drain: the body of a service's process. For the main thread."""
-        self.start()
+        """Start it, wait for SIGTERM or SIGINT, and drain: the body of a service's process. For the main thread.
+
+        A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there.
+        """
         try:
-            self._workers.until_told()
+            self._workers.until_told(self._begin)
         finally:
             self.stop(drain=drain)
 

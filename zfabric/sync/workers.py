@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.sync import interrupts
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 END_S = 1.0
 CONCURRENCY = 8
 """Threads, and so requests that run at once, by default."""
+
+
+class _Told(BaseException):
+    """A signal has come while the service starts."""
 
 
 class _Ready:
@@ -129,15 +134,23 @@ class Workers:
                 pump.flush(look=False)  # Nobody waits for an answer until a callback has returned.
         pump.driver.run_callbacks()
 
-    def until_told(self) -> None:
-        """Wait for SIGTERM or SIGINT, in the main thread."""
+    def until_told(self, start: Callable[[], None]) -> None:
+        """Start the service and wait for SIGTERM or SIGINT, which ends the start as well; in the main thread."""
         told = threading.Event()
+        starting = True
 
         def tell(number: int, frame: FrameType | None) -> None:
-            told.set()
+            # A start is left only where nothing is half done: the signal comes again there.
+            if not interrupts.hold(number, frame if starting else None):
+                told.set()
+                if starting:
+                    raise _Told
 
         before = [(number, signal.signal(number, tell)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
+            with suppress(_Told):
+                start()
+            starting = False
             told.wait()
         finally:
             for number, handler in before:

@@ -132,6 +132,8 @@ class Responder:
         if self._session is None:
             self.ended = True
             self.drained.resolve(None)
+        elif not self.listening.done:  # Nobody knows of it yet.
+            self._leave(now)
         elif not self._draining:
             self._draining = True
             self._drain_until_ns = deadline_ns
