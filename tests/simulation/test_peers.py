@@ -219,6 +219,68 @@ def test_the_own_disk_may_be_exchanged_under_a_client(simulation):
         assert consumer.position[old.partition] == 2
 
 
+@pytest.mark.parametrize("idle", [0.0, 10.0])
+def test_a_producer_goes_on_after_its_own_disk_was_exchanged_because_others_have_the_topic(simulation, idle):
+    """The topic is adopted again, and what was on its way to the old disk is delivered, as the new one's."""
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t", partitions=2)
+    send(fabrics[1], [b"other"])
+    with fabrics[0].producer() as producer:
+        old = producer.send("t", b"old", partition=1).result(30.0)
+        simulation.wipe_disk(0)
+        simulation.advance(idle)
+        new = producer.send("t", b"new", partition=1).result(30.0)
+    assert (new.partition, new.offset) == (mesh_number(simulation.processes[0].fabric, 1), 0)
+    assert new.partition != old.partition
+    with fabrics[1].consumer("t", partitions=[new.partition]) as consumer:
+        assert values(read(consumer, 1)) == [b"new"]
+
+
+def test_a_producer_of_a_topic_that_was_on_the_exchanged_disk_alone_is_told_that_it_is_unknown(simulation):
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t")
+    with fabrics[0].producer() as producer:
+        producer.send("t", b"old").result(30.0)
+        simulation.wipe_disk(0)
+        with pytest.raises(errors.UnknownTopic):
+            producer.send("t", b"new").result(30.0)
+
+
+def test_a_start_that_an_origin_does_not_have_which_was_away_at_first_is_an_error_once_it_is_there(simulation):
+    """Nobody waits for the opening any more then: whoever takes records is told, after what others have."""
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t")
+    for fabric in fabrics:
+        send(fabric, [b"0", b"1", b"2"])
+    simulation.advance(5.0)  # Their cards show it, which the client has not looked at lately.
+    with fabrics[0].consumer("t", start=1) as consumer:
+        assert values(read(consumer, 6)) == [b"1"] * 3 + [b"2"] * 3
+    simulation.restart = False
+    simulation.kill_leader(2)
+    for fabric in fabrics[:2]:
+        send(fabric, [b"3", b"4"])
+    with fabrics[0].consumer("t", start=4) as consumer:
+        assert values(read(consumer, 2)) == [b"4", b"4"]
+        simulation.start_leader(2)
+        with pytest.raises(errors.OffsetOutOfRange) as raised:
+            read(consumer, 1)
+        number = mesh_number(simulation.processes[2].fabric, 0)
+        assert (raised.value.partition, raised.value.offset, raised.value.end) == (number, 4, 3)
+        consumer.seek(number, 2)
+        assert values(read(consumer, 1)) == [b"2"]
+
+
+def test_of_a_partition_that_there_is_not_the_error_says_whose_there_are(simulation):
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t", partitions=7)
+    with fabrics[1].consumer("t") as consumer, pytest.raises(errors.UnknownPartition) as raised:
+        consumer.seek(5, 0)
+    mine = simulation.processes[0].fabric
+    assert raised.value.last == max(mesh_number(mine, number) for number in range(7))
+    assert sum(f"{mesh_number(mine, number)} of {mine}" in raised.value.allowed for number in range(7)) == 5
+    assert " and 2 more; " in raised.value.allowed
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_what_a_reader_gets_of_a_place_is_of_one_disk_however_often_disks_are_exchanged(seed):
     """Publications and answers of the new disk must not be taken for those of the old one, in any order of events."""

@@ -37,7 +37,8 @@ def check_partitions(info: TopicInfo, numbers: Iterable[int]) -> list[int]:
     wanted = list(dict.fromkeys(numbers))
     for number in wanted:
         if number not in known:
-            raise errors.UnknownPartition(topic=info.name, partition=number, last=max(known))
+            origins = {part.partition: part.origin for part in info.partitions}
+            raise errors.UnknownPartition.among(info.name, number, origins)
     return wanted or known
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import ClassVar, Final, Self
 
 from zfabric.errors.base import Value, ZFabricError
+
+LISTED_MAX: Final = 5
+"""Partitions that one error names."""
 
 
 class InvalidArgument(ZFabricError, ValueError):
@@ -60,13 +65,30 @@ class UnknownTopic(ZFabricError):
 
 
 class UnknownPartition(ZFabricError):
-    """The topic has no such partition."""
+    """The topic has no such partition; ``allowed`` says which it has, ``last`` is the largest number."""
 
     code = 7
-    template = "topic {topic!r} has no partition {partition}; allowed: 0 to {last}"
+    template = "topic {topic!r} has no partition {partition}; allowed: {allowed}"
+    defaults: ClassVar[dict[str, Value]] = {"allowed": ""}
     topic: str
     partition: int
     last: int
+
+    def __init__(self, **values: Value) -> None:
+        super().__init__(**values | {"allowed": values.get("allowed") or f"0 to {values['last']}"})
+
+    @classmethod
+    def among(cls, topic: str, partition: int, origins: Mapping[int, str]) -> Self:
+        """Return the error where ``origins`` has the numbers that there are: whose they are, "" without a mesh."""
+        last, allowed = max(origins, default=-1), ""
+        if any(origins.values()):
+            listed = [f"{number} of {origin}" for number, origin in sorted(origins.items(), key=itemgetter(1))]
+            allowed = ", ".join(listed[:LISTED_MAX])
+            if len(listed) > LISTED_MAX:
+                allowed += f" and {len(listed) - LISTED_MAX:,} more; 'zfabric topic describe {topic}' lists all"
+        elif not origins:
+            allowed = "none, no partition of it is known here"
+        return cls(topic=topic, partition=partition, last=last, allowed=allowed)
 
 
 class AlreadyExists(ZFabricError):

@@ -322,13 +322,12 @@ class Client:
 
     def _lose(self, name: str) -> None:
         self._topics.pop(name, None)
-        for producer in self.producers:
-            producer.gone(name)
         if self.origins is not None:
-            self.show(name)
+            self.origins.lose(name)
         else:
-            for reader in self._readers:
-                reader.gone(name, self.now)
+            users: list[Producer | Reader] = [*self.producers, *self._readers]
+            for user in users:
+                user.gone(name, self.now)
 
     def adopt(self, meta: TopicMeta) -> None:
         """A topic was made in the own fabric."""
@@ -356,19 +355,11 @@ class Client:
         Args:
             topic: whose partitions it is about: the result is UnknownTopic if it turns out to be gone.
         """
-        if leader < OWN_LEADERS:
-            return persist(
-                self,
-                lambda: self.endpoint(leader) or self.bootstrap,
-                leader,
-                kind,
-                body,
-                now,
-                deadline_ns,
-                what,
-                topic=topic,
-            )
-        return persist(self, lambda: self.endpoint(leader), leader, kind, body, now, deadline_ns, what, topic=topic)
+
+        def where() -> str | None:
+            return self.endpoint(leader) or (self.bootstrap if leader < OWN_LEADERS else None)
+
+        return persist(self, where, leader, kind, body, now, deadline_ns, what, topic=topic)
 
     # For the pump.
 

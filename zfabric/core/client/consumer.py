@@ -162,7 +162,8 @@ class Consumer:
         """
         cursor = self.cursors.get(number)
         if cursor is None:
-            raise errors.UnknownPartition(topic=self.topic, partition=number, last=max(self.cursors, default=-1))
+            origins = {known.number: known.log[0] for known in self.cursors.values()}
+            raise errors.UnknownPartition.among(self.topic, number, origins)
         return cursor
 
     def seek(self, number: int, start: Start, now: int, deadline_ns: int) -> Pending[None]:

@@ -75,12 +75,13 @@ class _Opening:
     """Somebody wants a view of a topic.
 
     Attributes:
-        own: the own leader has answered. until_ns: a topic that nobody shows is unknown then.
+        own: the own leader has answered. fresh: the table of members was asked for since, or cannot be had.
+        until_ns: a topic that nobody shows is unknown then.
     """
 
     def __init__(self, now: int, deadline_ns: int) -> None:
         self.pending: Pending[TopicMeta] = Pending()
-        self.own = False
+        self.own = self.fresh = False
         self.settled_ns = now + SETTLE_NS
         self.until_ns = min(now + UNKNOWN_NS, deadline_ns)
         self.deadline_ns = deadline_ns
@@ -103,6 +104,7 @@ class Origins:
         self._queue: list[tuple[int, int, Origin]] = []
         self._scheduled = 0
         self._openings: dict[str, _Opening] = {}
+        self._adopting: set[str] = set()
         self._routes = Routes()
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
@@ -138,6 +140,8 @@ class Origins:
             opening = self._openings[topic] = _Opening(now, deadline_ns)
             self._client.members.use(now)
             self._ask_own(topic, opening)
+            fresh = self._client.members.fresh(now, opening.settled_ns)
+            fresh.on_done(lambda: self._refreshed(opening))
             for origin in list(self._origins.values()):
                 self._wish(origin, now)
             self._settle(now)
@@ -159,6 +163,10 @@ class Origins:
 
         asked.on_done(answered)
 
+    def _refreshed(self, opening: _Opening) -> None:
+        opening.fresh = True
+        self._settle(self._client.now)
+
     def _settle(self, now: int) -> None:
         """Give those who wait their views, where it is time."""
         for topic, opening in list(self._openings.items()):
@@ -168,7 +176,7 @@ class Origins:
                     self._close(topic, opening, errors.UnknownTopic(topic=topic))
                 continue
             silent = any(origin.here and origin.asked and topic in origin.asked for origin in self._origins.values())
-            if (opening.own and self.heard and not silent) or opening.settled_ns <= now:
+            if (opening.own and opening.fresh and self.heard and not silent) or opening.settled_ns <= now:
                 self._close(topic, opening, view)
 
     def _close(self, topic: str, opening: _Opening, result: TopicMeta | Exception) -> None:
@@ -202,6 +210,27 @@ class Origins:
             self._relay(topic, made.error, adopted)
 
         wanted.on_done(found)
+
+    def lose(self, topic: str) -> None:
+        """The own fabric has a topic no more, which may be because it has another disk.
+
+        What is on its way there goes to the one that is made as others have it, if somebody has.
+        """
+        client = self._client
+        for producer in client.producers:
+            if not producer.holds(topic):
+                producer.gone(topic, client.now)
+        if topic not in self._adopting and any(producer.knows(topic) for producer in client.producers):
+            self._adopting.add(topic)
+            adopted: Pending[TopicMeta] = Pending()
+            adopted.on_done(lambda: self._kept_or_lost(topic, adopted.error))
+            self.adopt(topic, adopted, client.now + ASK_NS)
+        client.show(topic)
+
+    def _kept_or_lost(self, topic: str, error: Exception | None) -> None:
+        self._adopting.discard(topic)
+        for producer in self._client.producers if error is not None else ():
+            producer.gone(topic, self._client.now)
 
     def _relay(self, topic: str, error: Exception | None, adopted: Pending[TopicMeta]) -> None:
         own = self._client.topic(topic)

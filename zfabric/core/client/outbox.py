@@ -277,6 +277,14 @@ class Outbox:
         for waiting in self.under_way:
             self.assign(waiting)
 
+    def show(self, shown: int) -> None:
+        """Users know the partition by another number from now on: it is another one's, and what is held goes there."""
+        if shown != self.shown:
+            self.shown, self.stored = shown, -1
+            for waiting in (*self.under_way, *self.sealed, *([] if self.open is None else [self.open])):
+                waiting.partition = shown
+            self.recount()
+
     def note_stored(self, entry: OutBatch) -> None:
         """A batch was acknowledged: so are the application's sequences in it."""
         if entry.sparse:

@@ -84,18 +84,22 @@ class Positions:
         alone = False
 
         def find() -> None:
-            left = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
+            left = [cursor for cursor in cursors if cursor.position < 0 and not cursor.error and self._holds(cursor)]
             if self._consumer.closed or not left:
                 return
             if alone and len(left) > 1:
                 for cursor in left:
                     self._find([cursor], start)
                 return
-            placed = self._place(left, start, client.now + CALL_NS)
+            placed = self._place(left, start, client.now + CALL_NS, late=True)
             placed.on_done(lambda: again(placed.error) if placed.error else None)
 
         def again(error: Exception) -> None:
             nonlocal alone
+            if alone and isinstance(error, errors.CorruptRow | errors.CorruptBatch):
+                cursors[0].error = error  # It will be the same each time.
+                self._consumer.wake()
+                return
             alone = not getattr(error, "retriable", False)  # It may be one that keeps the others from beginning.
             client.after(client.now + IDLE_NS, find)
 
@@ -104,11 +108,11 @@ class Positions:
     def _holds(self, cursor: Cursor) -> bool:
         return self._consumer.cursors.get(cursor.number) is cursor
 
-    def _place(self, cursors: list[Cursor], start: Start, deadline_ns: int) -> Pending[None]:
+    def _place(self, cursors: list[Cursor], start: Start, deadline_ns: int, *, late: bool = False) -> Pending[None]:
         whole: Pending[None] = Pending()
         group = self._consumer.group
         if group is None:
-            _relay(gather([self._begin(mine, start, deadline_ns) for mine in questions(cursors)]), whole)
+            _relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(cursors)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))  # Once for all of them.
             return whole
         asked_of = questions(cursors)
@@ -131,14 +135,17 @@ class Positions:
                         cursor.end = part.end_offset
                         cursor.clear(part.offset)
             rest = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
-            _relay(gather([self._begin(mine, start, deadline_ns) for mine in questions(rest)]), whole)
+            _relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(rest)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))
 
         asked.on_done(known)
         return whole
 
-    def _begin(self, cursors: list[Cursor], start: Start, deadline_ns: int) -> Pending[None]:
-        """Begin with partitions of one leader; the first that cannot is the error, and the others can."""
+    def _begin(self, cursors: list[Cursor], start: Start, deadline_ns: int, *, late: bool) -> Pending[None]:
+        """Begin with partitions of one leader; the first that cannot is the error, and the others can.
+
+        When nobody waits for the opening any more (``late``), whoever takes records is told, of each that cannot.
+        """
         done: Pending[None] = Pending()
         asked = self._ask(cursors, start, self._client.now, deadline_ns)
 
@@ -147,9 +154,16 @@ class Positions:
                 done.fail(asked.error)
                 return
             places = zip(cursors, asked.result().body.parts, strict=True)
-            problems = [error for cursor, part in places if (error := self._go_on(cursor, start, part, opening=True))]
-            if problems:
-                done.fail(problems[0])
+            problems = [
+                (cursor, error) for cursor, part in places if (error := self._go_on(cursor, start, part, opening=True))
+            ]
+            if late:
+                for cursor, error in problems:
+                    cursor.error = error
+                self._consumer.wake()
+                done.resolve(None)
+            elif problems:
+                done.fail(problems[0][1])
             else:
                 done.resolve(None)
 

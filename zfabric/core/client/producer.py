@@ -134,7 +134,12 @@ class Producer:
             # Not the first one: the lone records of many short-lived producers would all go there.
             route.sticky = self._client.random.randrange(route.count)
 
-    def gone(self, topic: str) -> None:
+    def holds(self, topic: str) -> bool:
+        """Tell whether there are records for the topic that are not acknowledged."""
+        route = self._routes.get(topic)
+        return route is not None and not all(outbox.idle for outbox in route.outboxes)
+
+    def gone(self, topic: str, now: int) -> None:
         """The topic does not exist any more: give up what is for it."""
         self._wanted.discard(topic)
         route = self._routes.pop(topic, None)

@@ -40,7 +40,7 @@ class Route:
         for place in meta.partitions[: len(self.outboxes)]:
             outbox = self.outboxes[place.number]
             outbox.leader = place.leader
-            outbox.shown = self.shown(place.number)
+            outbox.show(self.shown(place.number))
             if outbox.partition_id != place.id:
                 # The topic was deleted and made again: a new partition knows nothing of our sequences.
                 outbox.partition_id = place.id
