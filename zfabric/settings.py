@@ -69,6 +69,8 @@ CALLS_PER_INSTANCE_MAX: Final = 1_000
 """Requests that one caller has under way at one instance; more wait at the caller. An instance refuses the rest."""
 STREAM_WINDOW: Final = 8
 """Chunks that a stream may be ahead of its reader; an instance's queue to a caller has room for all of its streams."""
+STREAM_BYTES: Final = 1 * MIB
+"""Bytes of a stream at which its instance waits for its reader, though fewer chunks than the window are ahead."""
 
 # Bounds of a leader.
 PARTITIONS_MAX: Final = 100_000

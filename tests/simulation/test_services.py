@@ -114,6 +114,33 @@ def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while(
         assert "broken" not in executed[-50:]
 
 
+async def read_on(stream):
+    async for chunk in stream:
+        assert chunk == b"chunk"
+
+
+def test_a_stream_waits_for_a_slow_reader_for_as_long_as_its_patience_and_not_longer():
+    with Simulation() as simulation:
+
+        async def endless(request):
+            while True:
+                yield b"chunk"
+
+        async def play():
+            service = await offer(simulation, "host", endless)
+            async with simulation.connect_async("caller").stream("s.m") as stream:
+                for _ in range(30):
+                    assert await anext(stream) == b"chunk"
+                    await simulation.sleep(59.0)
+                assert service.stats()["running"] == 1
+                await simulation.sleep(1.5)
+                assert (service.stats()["running"], service.stats()["stalled"]) == (0, 1)
+                with pytest.raises(errors.StreamStalled):
+                    await read_on(stream)
+
+        simulation.run(play(), seconds=3_600.0)
+
+
 def test_a_service_of_the_synchronous_sdk_is_refused_in_a_simulation():
     with Simulation() as simulation, pytest.raises(errors.NotSupported):
         simulation.connect().service("s").start()

@@ -60,6 +60,7 @@ CODES = {
     "CalleeLost": 95,
     "RemoteError": 96,
     "WrongInstance": 97,
+    "StreamStalled": 98,
 }
 """Numbers that were given once: an older or newer side knows the errors by them."""
 FULL = StorageFull(directory="/d", free=1, reserve=2)

@@ -64,6 +64,7 @@ from zfabric.errors.services import (
     RemoteError,
     ServiceDraining,
     ServiceUnavailable,
+    StreamStalled,
     UnknownMethod,
     WrongInstance,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "SourceRewound",
     "StorageFailed",
     "StorageFull",
+    "StreamStalled",
     "UnknownMethod",
     "UnknownPartition",
     "UnknownProducer",

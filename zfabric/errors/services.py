@@ -91,3 +91,13 @@ class WrongInstance(ZFabricError):
     retriable = True
     template = "instance {instance:#x} does not listen here any more"
     instance: int
+
+
+class StreamStalled(ZFabricError):
+    """The reader of a stream took nothing for so long that its instance gave it up, to have its worker free."""
+
+    code = 98
+    template = "{what}: nothing of it was taken for {seconds:g} s, after {chunks} chunks; read on, or raise patience="
+    what: str
+    seconds: float
+    chunks: int

@@ -70,6 +70,7 @@ class Calling:
         version: str = "",
         concurrency: int | None = None,
         queue: int = 1_000,
+        patience: float = 60.0,
         weight: int = 100,
         listen: str | None = None,
         serializer: Serializer | None = None,
@@ -81,6 +82,7 @@ class Calling:
             version: callers may ask for one, or for its first numbers.
             concurrency: requests that run at once; 8 threads in the synchronous SDK, 100 tasks in ``zfabric.sync``.
             queue: requests that wait beside these; more are refused with Overloaded.
+            patience: seconds that a stream waits for its reader to take something, before it ends with StreamStalled.
             weight: share of requests that it wants, in percent of a full instance's; 0: none while others want some.
             listen: ``tcp://host:port``, the port may be ``*``; by default where this fabric is reached from.
             serializer: ``(method, object) -> bytes`` for results.
@@ -92,6 +94,7 @@ class Calling:
         if concurrency is not None:
             check_range("concurrency", concurrency, 1, 100_000, "requests")
         check_range("queue", queue, 0, 1_000_000, "requests")
+        check_range("patience", patience, 1.0, 86_400.0, "s")
         check_range("weight", weight, 0, 10_000, "percent")
         check_callable("serializer", serializer)
         check_callable("deserializer", deserializer)
@@ -112,6 +115,7 @@ class Calling:
             card,
             concurrency=concurrency,
             queue=queue,
+            patience=patience,
             timeout=self._timeout,
             serializer=serializer,
             deserializer=deserializer,
@@ -233,7 +237,8 @@ class Calling:
     ) -> Stream:
         """Ask a service for a stream, and return it: an iterator of chunks, as bytes.
 
-        The instance is a few chunks ahead of the reader at most. Whoever leaves early closes it, or uses ``with``; of
+        The instance is at most eight chunks, or the one that exceeds 1 MiB, ahead of the reader, and gives up one that
+        takes nothing for a minute (the service's ``patience``). Whoever leaves early closes it, or uses ``with``; of
         one that is forgotten the instance is told when the fabric does something next, within ten seconds.
 
         Args:

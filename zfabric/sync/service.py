@@ -90,6 +90,7 @@ class Service:
         *,
         concurrency: int | None,
         queue: int,
+        patience: float,
         timeout: float,
         serializer: Serializer | None,
         deserializer: Deserializer | None,
@@ -107,7 +108,15 @@ class Service:
         self._middleware: list[Middleware] = []
         count = concurrency or workers.CONCURRENCY
         self._workers = workers.Workers(pump, self._work, count)
-        self._responder = Responder(core, card, self._methods, concurrency=count, queue=queue, wake=self._workers.wake)
+        self._responder = Responder(
+            core,
+            card,
+            self._methods,
+            concurrency=count,
+            queue=queue,
+            wake=self._workers.wake,
+            patience_ns=int(patience * 1e9),
+        )
         self._started = False
         self.method("health", idempotent=True)(_healthy)
         self.method("stats", idempotent=True)(self._stats)
@@ -333,8 +342,10 @@ class Service:
                 with pump.lock:
                     credit = self._responder.chunk(job, body, pump.now())
                     pump.flush(look=False)
-                if credit is not None:
-                    pump.wait(credit, None if job.deadline_ns is None else (job.deadline_ns - pump.now()) / 1e9)
+                if credit is None:
+                    continue
+                if pump.wait(credit, None if job.deadline_ns is None else (job.deadline_ns - pump.now()) / 1e9):
+                    credit.result()
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:

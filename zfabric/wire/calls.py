@@ -23,7 +23,8 @@ GOODBYE   71  request id 0: the instance drains; send nothing new, say FAREWELL
 ========  ==  =======================================================================================================
 
 Flags of the first 16 bytes: REQUEST 1 = the answer is wanted as a stream of CHUNKs, of which ``window`` may be sent
-before CREDIT; REPLY, CHUNK, FAILED and REFUSED 1 = the method is idempotent, which callers remember.
+before CREDIT, and none while chunks of 1 MiB or more lack it: a caller gives it when it has taken half of either, or
+one and has given none for 250 ms; REPLY, CHUNK, FAILED and REFUSED 1 = the method is idempotent; callers remember it.
 
 The time that is left travels, not a point in time: two machines' clocks need not agree. The instance is named because
 a port may have been given to another one since; that one refuses. A chunk has a number because a ROUTER drops what a

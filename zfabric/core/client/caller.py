@@ -107,7 +107,7 @@ class Caller:
         assert errand.inflow is not None
         if errand.attempts:
             attempt = errand.attempts[0]
-            chunks = errand.inflow.credit()
+            chunks = errand.inflow.credit(now)
             if chunks and attempt.channel.session is not None:
                 self._send(attempt.channel, calls.credit(attempt.number, chunks))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from zfabric import errors
 from zfabric.core.client.pending import Pending
-from zfabric.settings import STREAM_WINDOW
+from zfabric.settings import STREAM_BYTES, STREAM_WINDOW
 from zfabric.wire import calls
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from zfabric.model import Buffer
 
 _CREDIT_AT: Final = STREAM_WINDOW // 2
+_CREDIT_AT_BYTES: Final = STREAM_BYTES // 2
+_CREDIT_NS: Final = 250_000_000
 
 
 class Attempt:
@@ -102,7 +104,18 @@ class Inflow:
         begun: a chunk has come, so the request cannot be repeated any more. ended: nothing comes any more.
     """
 
-    __slots__ = ("_chunks", "_error", "_expected", "_taken", "_waiting", "begun", "ended")
+    __slots__ = (
+        "_bytes",
+        "_chunks",
+        "_credited_ns",
+        "_error",
+        "_expected",
+        "_taken",
+        "_taken_bytes",
+        "_waiting",
+        "begun",
+        "ended",
+    )
 
     def __init__(self) -> None:
         self.begun = self.ended = False
@@ -110,17 +123,19 @@ class Inflow:
         self._error: Exception | None = None
         self._expected = 0
         self._taken = 0
+        self._bytes = self._taken_bytes = self._credited_ns = 0
         self._waiting: Pending[None] | None = None
 
     def add(self, place: int, body: Buffer, *, end: bool) -> bool:
-        """Take a chunk; tells whether it is the one that was expected."""
-        if place != self._expected or len(self._chunks) > STREAM_WINDOW:
+        """Take a chunk; tells whether it is the one that was expected, and may come."""
+        if place != self._expected or len(self._chunks) > STREAM_WINDOW or (body and self._bytes >= STREAM_BYTES):
             return False
         self._expected += 1
         self.begun = True
         self.ended = end
         if body or not end:
             self._chunks.append(body)
+            self._bytes += len(body)
         self._wake()
         return True
 
@@ -143,17 +158,27 @@ class Inflow:
             the error that the stream ended with, after its last chunk.
         """
         if self._chunks:
+            chunk = self._chunks.popleft()
             self._taken += 1
-            return self._chunks.popleft()
+            self._taken_bytes += len(chunk)
+            self._bytes -= len(chunk)
+            return chunk
         if self._error is not None:
             raise self._error
         return None
 
-    def credit(self) -> int:
-        """Return how many chunks more the instance may be told to send."""
-        if self._taken < _CREDIT_AT or self.ended:
+    def credit(self, now: int) -> int:
+        """Return how many chunks more the instance may be told to send.
+
+        It is told of half of what it may be ahead, or four times a second, lest a slow reader seem to be none.
+        """
+        if not self._credited_ns:
+            self._credited_ns = now
+        few = self._taken < _CREDIT_AT and self._taken_bytes < _CREDIT_AT_BYTES
+        if self.ended or (few and now - self._credited_ns < _CREDIT_NS):
             return 0
-        taken, self._taken = self._taken, 0
+        taken, self._taken, self._taken_bytes = self._taken, 0, 0
+        self._credited_ns = now
         return taken
 
     def wait(self) -> Pending[None]:

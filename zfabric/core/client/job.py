@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from zfabric.settings import STREAM_BYTES
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
@@ -34,6 +37,8 @@ class Job:
     Attributes:
         peer, number: whom to answer. method, body, headers: what is asked. deadline_ns: monotonic, or None.
         streaming: chunks are wanted, of which ``window`` may be sent now. oneway: no answer is.
+        ahead: sizes of the chunks that its caller has not said to have taken. ahead_bytes: their sum.
+        credit: what the stream waits for.
         cancelled: its caller does not want it any more. cancel: what the shell has called then.
     """
 
@@ -42,6 +47,8 @@ class Job:
     window = place = started_ns = 0
     cancel: Callable[[], None] | None = None
     credit: Pending[None] | None = None
+    ahead: deque[int] | None = None
+    ahead_bytes = 0
 
     def __init__(
         self, peer: bytes, number: int, method: Method, body: Buffer, headers: bytes, deadline_ns: int | None
@@ -52,3 +59,26 @@ class Job:
         self.body = body
         self.headers = headers
         self.deadline_ns = deadline_ns
+
+    def sent(self, size: int) -> bool:
+        """A chunk was sent; tells whether another one may be."""
+        if self.ahead is None:
+            self.ahead = deque()
+        self.place += 1
+        self.window -= 1
+        self.ahead.append(size)
+        self.ahead_bytes += size
+        return self.able
+
+    def taken(self, chunks: int) -> None:
+        """Its caller has taken so many chunks, or would."""
+        self.window = min(self.window + chunks, 0xFFFF)
+        ahead = self.ahead
+        while ahead and chunks:
+            chunks -= 1
+            self.ahead_bytes -= ahead.popleft()
+
+    @property
+    def able(self) -> bool:
+        """Whether a chunk may be sent now."""
+        return self.window > 0 and self.ahead_bytes < STREAM_BYTES

@@ -5,9 +5,10 @@ for a method that there is not, when the instance drains, when its time is over 
 ``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``). Otherwise it waits for a
 worker; what the handler returns or raises is the answer. CANCEL takes a waiting request away, and tells a running one.
 
-**A stream** may be as many chunks ahead of its reader as the window and CREDIT say. Its deadline is looked at with each
-chunk. A peer that takes nothing at all, or has gone, is noticed when something is sent to it; whoever waits for CREDIT
-sends a PONG now and then for that reason.
+**A stream** may be as many chunks ahead of its reader as the window and CREDIT say, and ``STREAM_BYTES`` with all but
+the last of them. Its deadline is looked at with each chunk; one that waits for CREDIT for ``patience`` is given up. A
+peer that takes nothing at all, or has gone, is noticed when something is sent to it; each gets a PONG now and then for
+that reason.
 
 **Draining.** The card says so, and every peer is sent GOODBYE. Requests that come all the same are refused, and
 repeated by their callers elsewhere. Each caller answers FAREWELL once it sends nothing more: what it sent before has
@@ -30,6 +31,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client.job import Job, Method
+from zfabric.core.client.outflow import Outflows
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import CloseSession, Listen, Send
 from zfabric.settings import ERROR_TEXT_MAX
@@ -59,6 +61,7 @@ class Responder:
         card: what it announces; its endpoint is where to listen, ``*`` for a free port.
         methods: by name within the service. concurrency, queue: requests that may run, and wait.
         wake: called by the pump, outside its lock, when there is something for :meth:`take` and nobody attends.
+        patience_ns: how long a stream waits for its reader.
 
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
@@ -76,6 +79,7 @@ class Responder:
         concurrency: int,
         queue: int,
         wake: Callable[[], None],
+        patience_ns: int,
     ) -> None:
         self.card = card
         self.listening: Pending[str] = Pending()
@@ -90,6 +94,7 @@ class Responder:
         self._concurrency = concurrency
         self._limit = queue
         self._wake = wake
+        self._outflows = Outflows(card.name, patience_ns)
         self._queue: deque[Job] = deque()
         self._queued_bytes = 0
         self._withdrawn = 0
@@ -231,8 +236,7 @@ class Responder:
             if job is not None and kind == calls.CANCEL:
                 self._cancel(job)
             elif job is not None:
-                job.window = min(job.window + asked.value, 0xFFFF)
-                self._credited(job)
+                self._outflows.credited(job, asked.value, now)
 
     def _begin(self, peer: bytes, plain: tuple[int, int, int, bytes, bytes, bytes], now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
@@ -361,27 +365,18 @@ class Responder:
         """Send a part of a stream; returns what to wait for before the next one, or None.
 
         Raises:
-            DeadlineExceeded: its time is over. Closed: its caller does not want it any more.
+            DeadlineExceeded: its time is over. Closed: its caller does not want it any more. What is waited for may
+                fail: StreamStalled, its caller takes nothing.
         """
         what = f"stream '{self.card.name}.{job.method.name}'"
         if job.over or job.cancelled:
             raise errors.Closed(what=what)
-        if not job.window or (job.deadline_ns is not None and job.deadline_ns <= now):
+        if job.credit is not None or (job.deadline_ns is not None and job.deadline_ns <= now):
             raise errors.DeadlineExceeded(what=what, state=f"after {job.place} chunks")
         self._client.now = now
         self.counts["chunks"] += 1
         self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent))
-        job.place += 1
-        job.window -= 1
-        if job.window:
-            return None
-        job.credit = Pending()
-        return job.credit
-
-    def _credited(self, job: Job) -> None:
-        credit, job.credit = job.credit, None
-        if credit is not None:
-            credit.resolve(None)
+        return self._outflows.sent(job, len(body), now)
 
     def _over(self, job: Job, now: int) -> bool:
         """A worker is free again; tells whether an answer is wanted."""
@@ -418,7 +413,7 @@ class Responder:
         elif job.cancel is not None:
             cancel = job.cancel
             self._client.later([(lambda _delivery, _error: cancel(), None)], None)
-        self._credited(job)
+        self._outflows.go_on(job)
 
     def _withdraw(self, job: Job) -> None:
         """A waiting request is not wanted any more: its place and its memory are free at once."""
@@ -442,6 +437,8 @@ class Responder:
         if self._session is None or self._announce_ns is None:
             return None
         due = min(self._announce_ns, self._probe_ns)
+        if self._outflows.waits:
+            due = min(due, self._outflows.next_deadline())
         if self._drain_until_ns is None:
             return due
         return 0 if self._at_rest() else min(due, self._drain_until_ns)
@@ -460,6 +457,7 @@ class Responder:
         if self._drain_until_ns is not None and (self._at_rest() or self._drain_until_ns <= now):
             self._leave(now)
             return
+        self._outflows.tick(now)
         if self._announce_ns <= now:
             self._announce(now)
         if self._probe_ns <= now:
@@ -469,4 +467,5 @@ class Responder:
 
     def stats(self) -> dict[str, int]:
         """Return counters, and how many requests run and wait."""
-        return {**self.counts, "running": self.running, "waiting": self._waiting, "callers": len(self._peers)}
+        counts = {**self.counts, "stalled": self._outflows.stalled}
+        return {**counts, "running": self.running, "waiting": self._waiting, "callers": len(self._peers)}

@@ -1,0 +1,68 @@
+"""Streams of services: how far an instance is ahead of its reader, and how long it waits for one."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import zfabric
+from tests.process.leaders import PATIENCE_S
+from tests.process.test_sdk import until
+from zfabric import errors
+from zfabric.settings import CALL_BYTES_MAX, STREAM_BYTES
+
+
+def test_a_stream_is_ahead_of_its_reader_by_so_many_bytes_only(zfabric_fabric):
+    """The window alone would let eight of the largest chunks wait, of each stream."""
+    half = STREAM_BYTES // 2
+    given = []
+    service = zfabric_fabric.service("s")
+
+    @service.method("large")
+    def large(request):
+        for number in range(12):
+            given.append(number)
+            yield bytes([number]) * half
+
+    with service, zfabric.connect(zfabric_fabric.url) as caller, caller.stream("s.large") as stream:
+        assert next(stream) == bytes(half)
+        assert until(lambda: len(given) == 3, PATIENCE_S)
+        time.sleep(0.1)
+        assert len(given) == 3
+        assert [chunk[0] for chunk in stream] == list(range(1, 12))
+
+
+def test_a_chunk_may_be_larger_than_what_a_stream_is_ahead_by(zfabric_fabric):
+    service = zfabric_fabric.service("s")
+
+    @service.method("largest")
+    def largest(request):
+        for number in range(4):
+            yield bytes([number]) * CALL_BYTES_MAX
+
+    with service, zfabric.connect(zfabric_fabric.url) as caller, caller.stream("s.largest") as stream:
+        assert [(len(chunk), chunk[0]) for chunk in stream] == [(CALL_BYTES_MAX, number) for number in range(4)]
+
+
+def test_a_stream_that_nobody_takes_frees_its_worker_and_says_so_on_both_sides(zfabric_fabric):
+    service = zfabric_fabric.service("s", concurrency=1, patience=1.0)
+    ended = threading.Event()
+
+    @service.method("endless")
+    def endless(request):
+        try:
+            while True:
+                yield b"chunk"
+        finally:
+            ended.set()
+
+    with service, zfabric.connect(zfabric_fabric.url) as caller, caller.stream("s.endless") as stream:
+        assert next(stream) == b"chunk"
+        assert ended.wait(PATIENCE_S)
+        assert zfabric_fabric.request("s.health", timeout=PATIENCE_S) == b"ok"
+        with pytest.raises(errors.StreamStalled) as stalled:
+            list(stream)
+        assert (stalled.value.chunks, stalled.value.seconds) == (8, 1.0)
+        assert (service.stats()["stalled"], service.stats()["failures"]) == (1, 1)
