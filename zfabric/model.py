@@ -166,6 +166,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         errors: totals since it started. subscriptions: live ones. map_bytes, used_bytes: of its volume.
         records_out, bytes_out: handed to consumers since it started: fetched, and published once for each subscriber;
             what a slow consumer loses of the latter and fetches again counts twice.
+        damaged, mended: stretches of its logs that were found damaged since it started, by readers and, in copies, by a
+            daily walk over them; and those of them that were replaced by what another holder of the same log has.
         mesh: name of the mesh that it is a member of, or "". mesh_members: alive or suspected there, itself included.
         mesh_health: how slow it finds itself, 0 is healthy. mesh_links: connections of gossip that it has made.
         mesh_sent, mesh_sent_bytes, mesh_received, mesh_received_bytes: frames of gossip since it started.
@@ -196,6 +198,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     used_bytes: int
     records_out: int = 0
     bytes_out: int = 0
+    damaged: int = 0
+    mended: int = 0
     mesh: str = ""
     mesh_members: int = 0
     mesh_health: int = 0

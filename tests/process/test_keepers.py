@@ -11,8 +11,11 @@ import pytest
 
 import zfabric
 from tests.process.leaders import PATIENCE_S, LeaderProcess, Node, free_port
+from tests.process.test_doctor import flip_in_file
 from zfabric import errors
 from zfabric.settings import LeaderSettings
+from zfabric.store.directory import DataDirectory
+from zfabric.store.scrub import Scrub
 
 SETTINGS = LeaderSettings(maintenance_ms=100)
 
@@ -177,6 +180,31 @@ def test_a_fabric_of_several_leaders_has_no_copies_and_says_so(tmp_path):
         pytest.raises(errors.NotSupported),
     ):
         fabric.topics.create("sensor.x", replicas=2)
+
+
+def test_bits_that_flip_on_a_keepers_disk_are_put_back_from_its_origin(tmp_path, stack):
+    origin = stack.enter_context(LeaderProcess(str(tmp_path / "o"), SETTINGS))
+    keeper = stack.enter_context(
+        LeaderProcess(str(tmp_path / "k"), SETTINGS, keep=("sensor.*",), follow=(origin.endpoint,))
+    )
+    with zfabric.connect(origin.url, timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
+        fabric.topics.create("sensor.x", replicas=2)
+        for number in range(20):
+            producer.send("sensor.x", b"value number %02d" % number).result(timeout=PATIENCE_S)
+    keeper.kill()
+    flip_in_file(tmp_path / "k", b"value number 07")
+    flip_in_file(tmp_path / "k", b"value number 13")
+    assert len(list(Scrub(DataDirectory.check(tmp_path / "k")).run())) == 2
+    keeper.again()
+
+    def mended():
+        with zfabric.connect(keeper.url, timeout=PATIENCE_S) as fabric:
+            [leader] = fabric.status()
+            return (leader.damaged, leader.mended) == (2, 2)
+
+    until(mended)
+    assert [copy.problem for copy in copies(keeper)] == [""]
+    assert list(Scrub(DataDirectory.check(tmp_path / "k")).run()) == []
 
 
 def test_nobody_produces_to_a_copy(tmp_path, stack):

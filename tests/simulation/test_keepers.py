@@ -7,7 +7,7 @@ import pytest
 from keeping import TOPIC, Run, batches
 
 from zfabric import errors
-from zfabric.core.leader import copies
+from zfabric.core.leader import copies, keys
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.keepers import Keepers
@@ -258,6 +258,44 @@ def test_a_keeper_gets_from_another_one_what_the_origin_can_not_tell_any_more():
     run.world.run(60.0)
     assert run.everything_kept([second]) == run.everything_kept([first]) == {value for _, value in run.acked}
     run.compare(complete=False)
+
+
+def flip(process, partition, offset, at):
+    """Change a bit of one of a leader's batches, silently."""
+    row = bytearray(process.disk._values[keys.batch(partition, offset)])
+    row[at % len(row)] ^= 1
+    process.disk._values[keys.batch(partition, offset)] = bytes(row)
+
+
+@pytest.mark.parametrize("dial", [False, True])
+@pytest.mark.parametrize("away", ["nobody", "the origin"])
+def test_what_is_damaged_on_a_keepers_disk_is_found_and_fetched_again(dial, away):
+    """By the scrub: nobody reads. From the origin, or from the other keeper while that is away."""
+    run = Run(7, origins=1, keepers=2, partitions=2, dial=dial)
+    origin, keeper = run.origins[0], run.keepers[0]
+    run.run(run.create(origin))
+    task = run.world.start(run.produce(origin, "p", acks="leader"))
+    run.world.run(5.0)
+    run.over = True
+    assert run.world.run_until(lambda: task.done, 30.0)
+    run.world.run(10.0)
+    run.look(origin)
+    run.restart = False
+    if away == "the origin":
+        origin.kill()
+        run.world.run(10.0)
+    good = keeper.disk.items()
+    for copy in (1, 2):
+        offsets = [base for base, _, _ in batches(keeper, copy)]
+        for offset in (offsets[0], offsets[2], offsets[-1]):
+            flip(keeper, copy, offset, run.random.randrange(100))
+    keeper.kill()
+    keeper.start()  # It begins a walk over its copies when it starts.
+    run.world.run(60.0)
+    assert keeper.leader.damage.values() == {"damaged": 6, "mended": 6}
+    rows = [(key, value) for key, value in good if key[:1] == keys.BATCH]
+    assert [(key, value) for key, value in keeper.disk.items() if key[:1] == keys.BATCH] == rows
+    assert {part.problem for part in run.describe(keeper).values()} == {""}
 
 
 def test_a_copy_that_its_origin_was_rolled_back_behind_stays_as_it_is_and_says_so():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from zfabric import errors
+from zfabric.core.leader import keys
 from zfabric.core.leader.copies import Keep, KeptBatch
 from zfabric.model import TopicConfig
 from zfabric.testing.simulation import Simulation, Weather
@@ -83,6 +85,58 @@ def test_the_keeper_itself_reads_its_copies_when_the_origin_is_away(simulation):
             assert read(consumer, 1) == [b"1"]
 
 
+def spoil(process, value):
+    """Flip a bit in every batch of a leader that holds this value."""
+    for key, row in process.disk.items():
+        if key[:1] == keys.BATCH and value in row:
+            process.disk._values[key] = row[:-1] + bytes([row[-1] ^ 1])
+
+
+@pytest.fixture
+def four():
+    """Peer 0 originates three batches, peers 1 and 2 keep, peer 3 reads."""
+    with Simulation(seed=3, peers=4, keep={1: ["t"], 2: ["t"]}) as entry:
+        entry.advance(1.0)
+        entry.restart = False
+        with entry.connect("a", peer=0) as origin:
+            origin.topics.create("t", replicas=3)
+            send(origin, [b"one", b"two", b"three"])
+        entry.advance(15.0)  # Until everybody has heard who keeps it.
+        yield entry
+
+
+@pytest.mark.parametrize("spoiled", [[0], [0, 1], [0, 2]])
+def test_what_is_damaged_at_the_origin_is_read_at_a_keeper(four, spoiled):
+    for number in spoiled:
+        spoil(four.processes[number], b"two")
+    with four.connect("c", peer=3) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 3) == [b"one", b"two", b"three"]
+        with four.connect("a", peer=0) as origin:
+            send(origin, [b"four"])
+        assert read(consumer, 1) == [b"four"]
+
+
+@pytest.mark.parametrize("spoiled", [1, 2])
+def test_what_is_damaged_at_a_keeper_is_read_at_another_one_while_the_origin_is_away(four, spoiled):
+    four.kill_leader(0)
+    four.advance(10.0)
+    spoil(four.processes[spoiled], b"two")
+    with four.connect("c", peer=3) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 3) == [b"one", b"two", b"three"]
+
+
+def test_what_is_damaged_everywhere_is_an_error_and_the_rest_is_read(four):
+    for number in range(3):
+        spoil(four.processes[number], b"two")
+    with four.connect("c", peer=3) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 1) == [b"one"]
+        with pytest.raises(errors.CorruptBatch) as told:
+            consumer.poll(timeout=60.0)
+        assert (told.value.offset, told.value.next_offset) == (1, 2)
+        consumer.seek(told.value.partition, told.value.next_offset)
+        assert read(consumer, 1) == [b"three"]
+
+
 def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
     """As many connections as keepers; here with a bound of two origins, and three keepers."""
     from zfabric.core.client import origins, routes
@@ -141,7 +195,7 @@ def hold(process, origins):
         )  # fmt: skip
         raw = batch.stamp(raw, 1, 1, 1, 0, 1)
         batches.append(KeptBatch(place.id, batch.parse(raw), raw, payload))
-    leader.handle(b"", Command(Type.KEEP, 0, 0, Keep(batches, [], [], {}, [], [], []), ()), txn)
+    leader.handle(b"", Command(Type.KEEP, 0, 0, Keep(batches, [], [], {}, [], [], [], []), ()), txn)
     leader.flush(txn)
     disk.commit()
     leader.settled()

@@ -23,6 +23,7 @@ from zfabric.modes.options import LeaderOptions
 from zfabric.net import sockets
 from zfabric.net.connections import Connections
 from zfabric.server import process
+from zfabric.server.damage import tell
 from zfabric.server.refusals import Refusals
 from zfabric.settings import REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
@@ -394,6 +395,7 @@ class Loop:
         self._leader.counters.bytes_written = self._volume.stats().bytes_written
         self._attach()
         self._turn.report(self._load.look())
+        tell(self._leader.damage.take_news())
         if now >= self._release_due:
             self._release_due = now + RELEASE_NS
             self._volume.release_pages()
@@ -488,6 +490,7 @@ class Loop:
             "errors": self._turn.refusals,
             "records_out": counters.records_out,
             "bytes_out": counters.bytes_out,
+            **self._leader.damage.values(),
             "subscriptions": self._subscriptions,
             "map_bytes": stats.map_bytes,
             "used_bytes": stats.used_bytes,

@@ -382,6 +382,7 @@ class Process:
             "published": counters.published,
             "fetched_bytes": counters.fetched_bytes,
             "errors": counters.errors,
+            **self.leader.damage.values(),
             "subscriptions": sum(map(len, self._subscribers.values())),
             "map_bytes": 0,
             "used_bytes": sum(len(key) + len(value) for key, value in self.disk.items()),

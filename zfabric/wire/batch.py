@@ -194,6 +194,11 @@ def renumber(raw: bytes, epoch: int, first: int, last: int, partition: int) -> b
     return bytes(header)
 
 
+def header_is_whole(raw: Buffer) -> bool:
+    """Tell whether a stamped header has its own checksum; ``raw`` may go on behind it."""
+    return crc32c(raw[:_CRC_AT]) == int(_CRC.unpack_from(raw, _CRC_AT)[0])
+
+
 def damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, offset: int) -> str:
     """Tell what is wrong with a stamped batch that should begin at ``offset`` of ``partition``; "" if nothing.
 

@@ -344,7 +344,7 @@ class Produced(NamedTuple):
 _EMPTY_TYPES = (Type.GOODBYE, Type.DONE, Type.STATUS)
 INTERNAL: Final = frozenset({Type.ASSIGN, Type.KEEP, Type.ADOPT})
 """What machines of one fabric say to each other, and nobody else may."""
-REVERSED: Final = frozenset({Type.HELLO, Type.METADATA, Type.FOLLOW, Type.SHARE})
+REVERSED: Final = frozenset({Type.HELLO, Type.METADATA, Type.FOLLOW, Type.SHARE, Type.FETCH})
 """What a keeper may ask over a connection that was opened to it."""
 BODIES: Final[dict[int, type[msgspec.Struct]]] = {
     Type.HELLO: Hello, Type.WELCOME: Welcome, Type.ERROR: Failure, Type.METADATA: Metadata,

@@ -11,7 +11,7 @@ FOLLOWED  the answer: parts with news, then one frame with all their batches, as
 SHARE     what groups have committed at a keeper: the receiver takes what is ahead of what it has.
 OFFER     a fabric that others cannot reach says over a connection that it opened itself: here I am, ask me. Repeated
           every few seconds, as reconnects are invisible. From then on *commands run in reverse on that connection*:
-          the receiver sends HELLO, METADATA, FOLLOW and SHARE down it, and gets their answers up it.
+          the receiver sends HELLO, METADATA, FOLLOW, SHARE and FETCH down it, and gets the answers up it.
 ========  ===========================================================================================================
 
 Committed offsets are merged, never replaced: ``resets`` counts how often somebody has set the group back on purpose,

@@ -11,6 +11,8 @@ import pytest
 from zfabric import errors
 from zfabric.core.client.pending import Pending
 from zfabric.core.leader.copies import Copies, Position
+from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.sources import Source
@@ -29,7 +31,8 @@ class Keeper:
 
     def __init__(self):
         self.kept = {}
-        self.copies = Copies(None, 0)
+        self.damage = Damage(None, Counters())
+        self.copies = Copies(None, self.damage, 0)
         self.assignment_version = 1
 
     def handle(self, command):

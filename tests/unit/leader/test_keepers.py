@@ -192,7 +192,7 @@ class KeeperNode(Node):
         self.turn(Type.ASSIGN, Assign("f", version, [topic], []))
 
     def keep(self, batches=(), **more):
-        body = Keep(list(batches), [], [], {}, [], [], [])._replace(**more)
+        body = Keep(list(batches), [], [], {}, [], [], [], [])._replace(**more)
         return self.turn(Type.KEEP, body)
 
     def read(self, offset):

@@ -457,6 +457,11 @@ class Consumer:
         self._sessions[session] = feed
         self._client.open(self, session)
 
+    def evades(self, cursor: Cursor, now: int) -> bool:
+        """What comes next is damaged where it is read: tells whether it is read elsewhere from now on."""
+        origins = self._client.origins
+        return origins is not None and origins.evade(self.topic, cursor.number, cursor.log, cursor.leader, now)
+
     def outside(self, cursor: Cursor, error: errors.OffsetOutOfRange) -> None:
         """What a partition should go on from is not there any more."""
         if not self.skip_missing:

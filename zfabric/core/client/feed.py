@@ -40,6 +40,8 @@ RETRY_NS = 50_000_000
 RETRY_MAX_NS = 400_000_000
 AWAY_NS = 500_000_000
 CALL_NS = 30_000_000_000
+_NAMING = frozenset({errors.CorruptBatch.code, errors.OffsetOutOfRange.code})
+"""Errors that name a partition, by which a user seeks on."""
 
 
 class Feed:
@@ -211,14 +213,17 @@ class Feed:
 
     def _failed(self, cursor: Cursor, part: messages.FetchedPart, now: int) -> None:
         assert part.failure is not None
-        error = errors.from_wire(part.failure.code, part.failure.values)
+        values = part.failure.values
+        if part.failure.code in _NAMING:
+            values = values | {"partition": cursor.number}  # At its leader it may have another one.
+        error = errors.from_wire(part.failure.code, values)
         if isinstance(error, errors.NotLeader) or error.retriable:
             self._postpone(now)
         elif isinstance(error, errors.OffsetOutOfRange) and cursor.copy and cursor.expected > error.end:
             self._go_live(cursor, now)  # The keeper has not got so far: what it gets will be published.
         elif isinstance(error, errors.OffsetOutOfRange):
             self._consumer.outside(cursor, error)
-        else:
+        elif not (isinstance(error, errors.CorruptBatch) and self._consumer.evades(cursor, now)):
             cursor.error = error
             self._consumer.wake()
 

@@ -35,7 +35,7 @@ from zfabric import errors
 from zfabric.core.client.members import Change
 from zfabric.core.client.origin import PAUSE_NS, Origin, Sighting
 from zfabric.core.client.pending import Pending
-from zfabric.core.client.routes import DIRECT_MAX, Holder, Routes, covered
+from zfabric.core.client.routes import DIRECT_MAX, SHUN_NS, Holder, Routes, covered
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import CreateTopic, LeaderAddress, Metadata, MetadataIs, PartitionPlace, TopicMeta
 
@@ -127,7 +127,7 @@ class Origins:
             return None
         places: list[PartitionPlace] = [
             msgspec.structs.replace(place, number=mesh_number(fabric, number))
-            for fabric, number, place in self._routes.places(holders)
+            for fabric, number, place in self._routes.places(holders, client.now)
         ]
         places.sort(key=lambda place: place.number)
         first = holders[0].meta
@@ -238,6 +238,16 @@ class Origins:
             adopted.resolve(own)
         else:
             adopted.fail(error or errors.UnknownTopic(topic=topic))
+
+    def evade(self, topic: str, number: int, log: tuple[str, int], leader: int, now: int) -> bool:
+        """A leader has a partition damaged: let it be read elsewhere for a while; False if there is nobody else."""
+        self._routes.shun(log, self.fabric_of(leader), now)
+        view = self.view(topic)
+        if view is None or all(place.leader == leader for place in view.partitions if place.number == number):
+            return False
+        self._client.show(topic)
+        self._client.after(now + SHUN_NS, lambda: self._client.show(topic))
+        return True
 
     def refresh(self, leader: int, now: int) -> None:
         """Ask the origin of ``leader`` again: something went wrong there."""

@@ -6,6 +6,8 @@ A copy has the offsets, epochs and bytes of its origin, so a reader may go from 
 - Of a topic with more, whatever a keeper that is there has is read at a keeper: connections are as many as keepers.
 - Of several keepers a reader stays with the one that it has; else it takes the own one, else the one that a hash of
   keeper and origin prefers (rendezvous), so that readers and origins spread over keepers.
+- Whoever has a log damaged where it is to be read on is *shunned* for a minute, as long as there is another one: by
+  then a keeper has mended it (``core/leader/damage.py``), or the reader is past it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from zfabric.wire.metadata import PartitionPlace, TopicMeta
 from zfabric.wire.replication import KeptPlace
 
 DIRECT_MAX: Final = 64
+SHUN_NS: Final = 60_000_000_000
 
 
 class Place(PartitionPlace, frozen=True):
@@ -78,8 +81,14 @@ class Routes:
 
     def __init__(self) -> None:
         self._chosen: dict[tuple[str, int], str] = {}
+        self._shunned: dict[tuple[str, int], dict[str, int]] = {}
 
-    def places(self, holders: Sequence[Holder]) -> list[tuple[str, int, Place]]:
+    def shun(self, log: tuple[str, int], holder: str, now: int) -> None:
+        """Read ``log`` (see :func:`log_of`) at somebody else than ``holder`` for a minute, if that may be."""
+        mine = {fabric: until for fabric, until in self._shunned.get(log, {}).items() if until > now}
+        self._shunned[log] = mine | {holder: now + SHUN_NS}
+
+    def places(self, holders: Sequence[Holder], now: int) -> list[tuple[str, int, Place]]:
         """Return (origin, number there, place) of each partition that the holders have between them.
 
         The number in a place is the one at the origin.
@@ -91,15 +100,16 @@ class Routes:
             for kept in holder.meta.kept:
                 found.setdefault((kept.origin, kept.number), _Found()).copies.append((holder, kept))
         many = len({origin for origin, _ in found}) > DIRECT_MAX
-        return [(*key, self._choose(key[0], entry, many=many)) for key, entry in found.items()]
+        return [(*key, self._choose(key[0], entry, now, many=many)) for key, entry in found.items()]
 
-    def _choose(self, origin: str, found: _Found, *, many: bool) -> Place:
+    def _choose(self, origin: str, found: _Found, now: int, *, many: bool) -> Place:
         led = found.led
         # A copy of an older log, from before the topic was made anew, is none of this partition.
         log = led[1].id if led is not None else max(kept.source for _, kept in found.copies)
         copies = [(holder, kept) for holder, kept in found.copies if kept.source == log]
-        able = [entry for entry in copies if entry[0].here]
-        if led is not None and not (able and (many or not led[0].here)):
+        shunned = [fabric for fabric, until in self._shunned.get((origin, log), {}).items() if until > now]
+        able = [entry for entry in copies if entry[0].here and entry[0].fabric not in shunned]
+        if led is not None and not (able and (many or not led[0].here or origin in shunned)):
             self._chosen.pop((origin, log), None)
             holder, place = led
             return Place(place.id, place.number, holder.leader(place.leader), origin, log, place.number)

@@ -24,6 +24,8 @@ from typing import NamedTuple
 from zfabric import errors
 from zfabric.core.leader import groups, keys
 from zfabric.core.leader.assigned import Assigned
+from zfabric.core.leader.cutting import cut
+from zfabric.core.leader.damage import Damage, Patch
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
@@ -65,7 +67,7 @@ class Keep(NamedTuple):
         batches: in the order of each copy's offsets. starts: origins' start offsets that lie beyond the copies' ends.
         commits: of groups at the origins, under the copies' ids. heard: by copy.
         load: copies whose position is asked for. share: copies whose groups' offsets are. check: copies to judge by
-        age: which of them have expired?
+        age: which of them have expired? mend: what others have in place of what is damaged here.
     """
 
     batches: list[KeptBatch]
@@ -75,6 +77,7 @@ class Keep(NamedTuple):
     load: list[int]
     share: list[int]
     check: list[int]
+    mend: list[Patch]
 
 
 class Position(NamedTuple):
@@ -109,7 +112,7 @@ class Copies:
         refused: batches that could not be appended, with the last reason by copy in :attr:`problems`.
     """
 
-    def __init__(self, assigned: Assigned, expiry_ms: int) -> None:
+    def __init__(self, assigned: Assigned, damage: Damage, expiry_ms: int) -> None:
         self.positions: dict[int, Position] = {}
         self.heard: dict[int, Heard] = {}
         self.shared: list[SharedOffset] = []
@@ -120,6 +123,7 @@ class Copies:
         self.refused = 0
         self.problems: dict[int, str] = {}
         self._assigned = assigned
+        self._damage = damage
         self._expiry_ms = expiry_ms
 
     def abandon(self) -> None:
@@ -164,6 +168,10 @@ class Copies:
                     appended.append(put)
                     changed[entry.partition] = partition
                     self.problems.pop(entry.partition, None)
+        for patch in body.mend if room else ():
+            partition = self._damage.mend(patch, txn)
+            if partition is not None:
+                changed[partition.id] = partition
         for partition_id in body.load:
             self._find(partition_id, txn)
         for partition_id, heard in body.heard.items():
@@ -204,11 +212,17 @@ class Copies:
         if partition_id not in self.positions:
             log = partition.log
             assert isinstance(log, StoredLog), "only topics on disk are kept"
-            last = log.header_at(log.state.end - 1, txn) if log.state.batches else None
-            plain = last is not None and not last.flags & COMPACTED
-            time = last.append_time if last is not None and plain else 0
-            self.positions[partition_id] = Position(log.state.end, log.state.epoch, time)
+            self.positions[partition_id] = Position(log.state.end, log.state.epoch, self._last_time(log, txn))
         return partition
+
+    def _last_time(self, log: StoredLog, txn: Transaction) -> int:
+        """Return when the last batch was appended (ms); 0 if that tells nothing: it was compacted, or is damaged."""
+        try:
+            for header, _, _ in log.batches(log.state.end - 1, txn) if log.state.batches else ():
+                return 0 if header.flags & COMPACTED else header.append_time
+        except errors.CorruptBatch as error:
+            self._damage.see(log.partition, error)
+        return 0
 
     def _append(self, partition: Partition, entry: KeptBatch, txn: Transaction) -> Appended | None:
         """Append a batch where it belongs; None if it is here already.
@@ -232,7 +246,7 @@ class Copies:
         if header.next_offset > OFFSET_MAX:
             raise errors.ProtocolViolation(problem=f"a batch up to {header.next_offset}", allowed=f"{OFFSET_MAX}")
         if header.base_offset < end:
-            header, raw, payload = beyond(header, payload, end)
+            header, raw, payload = cut(header, payload, end, header.next_offset)
         stamped = batch.stamp(
             raw, partition.id, header.leader_epoch, header.span, header.base_offset, header.append_time
         )
@@ -309,31 +323,3 @@ class Copies:
                 if row is not None:
                     found.append(SharedOffset(partition_id, group, row.resets, row.offset, row.timestamp))
         return found, whole
-
-
-def beyond(header: BatchHeader, payload: Buffer, offset: int) -> tuple[BatchHeader, bytes, bytes]:
-    """Return the part of a compacted batch from ``offset`` on as a batch: (header, its bytes, payload).
-
-    Raises:
-        ProtocolViolation: the payload is not what the header says, or has times that no batch may carry.
-    """
-    columns = batch.decode_columns(header, payload)
-    batch.check_times(columns)
-    skipped = offset - header.base_offset
-    first = sum(1 for distance in columns.distances if distance < skipped)
-    timestamps = columns.timestamps[first:]
-    oldest = min(timestamps, default=header.base_timestamp)
-    left = batch.encode_columns(
-        [stamp - oldest for stamp in timestamps],
-        columns.keys[first:],
-        columns.values[first:],
-        columns.headers[first:],
-        [distance - skipped for distance in columns.distances[first:]],
-    )
-    raw, left = batch.seal(
-        left, codec=header.codec, flags=COMPACTED, count=len(timestamps), base_timestamp=oldest,
-        max_timestamp=max(timestamps, default=oldest), producer_id=0, producer_epoch=0, base_sequence=0,
-        last_sequence=0, partition=header.partition,
-    )  # fmt: skip
-    raw = batch.stamp(raw, header.partition, header.leader_epoch, header.span - skipped, offset, header.append_time)
-    return batch.parse(raw), raw, left

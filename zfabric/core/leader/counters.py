@@ -8,6 +8,8 @@ class Counters:
 
     Attributes:
         bytes_written: set by the shell: bytes that the volume wrote since the start.
+        damaged, mended: stretches of stored logs that were found damaged, and those that were replaced by what another
+            holder has.
     """
 
     __slots__ = (
@@ -15,9 +17,11 @@ class Counters:
         "bytes_in",
         "bytes_out",
         "bytes_written",
+        "damaged",
         "duplicates",
         "errors",
         "fetched_bytes",
+        "mended",
         "published",
         "records_in",
         "records_out",
@@ -36,3 +40,5 @@ class Counters:
         self.fetched_bytes = 0
         self.trimmed = 0
         self.errors = 0
+        self.damaged = 0
+        self.mended = 0

@@ -25,7 +25,8 @@ they stand in line, questions are held for 5 s, and one that is caught up or has
 
 **Damage.** Each batch is verified (header, payload, place) against the ids of whoever was asked before it is handed on.
 One that is damaged is dropped with all behind it and asked for again; one that its leader finds damaged on its own disk
-is asked for elsewhere. A partition that fails (it was deleted, the logs have diverged) is left out for 30 s.
+is asked for elsewhere. A partition that fails (it was deleted, the logs have diverged) is left out for 30 s. What is
+damaged on this keeper's disk is asked for by ``mender.py``.
 
 What clients have committed at a copy here is SHAREd with its origin, all of it once after each start.
 """
@@ -40,6 +41,7 @@ from typing import Final
 
 from zfabric import errors
 from zfabric.core.leader.intake import Intake
+from zfabric.core.leader.mender import Mender
 from zfabric.core.leader.sources import PAUSE_NS, Answer, Caller, Kept, Source, Sources
 from zfabric.settings import FETCH_PARTITIONS_MAX, FOLLOW_WAIT_MS_MAX, SHARED_OFFSETS_MAX
 from zfabric.wire.messages import Command, Type
@@ -76,6 +78,7 @@ class Follower:
         self._leader = leader
         self._sources = Sources(caller, leader)
         self._intake = Intake(leader)
+        self._mender = Mender(caller, leader, self._sources, self._intake)
         self._now = 0
         self._wall_ms = 0
         self._adopt: dict[str, list[AdoptedTopic]] = {}
@@ -140,6 +143,7 @@ class Follower:
             self._sources.schedule(source)
         for source in self._sources.take_due(self._now):
             self._attend(source)
+        self._mender.tick(self._now)
         self._share()
         if self._check_due <= self._now:
             self._check()
@@ -156,9 +160,10 @@ class Follower:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         if not self._leader.fabric or not len(self._sources):
             return None
-        nearest = self._sources.next_deadline()
-        nearest = self._check_due if nearest is None else min(nearest, self._check_due)
-        return min(nearest, self._adopt_due) if self._adopt or self._drop else nearest
+        wanted = [self._check_due, self._sources.next_deadline(), self._mender.next_deadline()]
+        if self._adopt or self._drop:
+            wanted.append(self._adopt_due)
+        return min(due for due in wanted if due is not None)
 
     def take_commands(self) -> list[Command]:
         """Return what is for the next turn."""

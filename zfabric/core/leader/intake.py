@@ -114,4 +114,4 @@ class Intake:
 
 
 def _empty() -> Keep:
-    return Keep([], [], [], {}, [], [], [])
+    return Keep([], [], [], {}, [], [], [], [])

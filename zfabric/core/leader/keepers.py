@@ -23,6 +23,7 @@ from zfabric import errors
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
@@ -54,10 +55,11 @@ class Keepers:
         assigned: the leader's partitions. commits: committed offsets, in the order in which they changed.
     """
 
-    def __init__(self, assigned: Assigned, commits: Commits, counters: Counters) -> None:
+    def __init__(self, assigned: Assigned, commits: Commits, counters: Counters, damage: Damage) -> None:
         self._assigned = assigned
         self._commits = commits
         self._counters = counters
+        self._damage = damage
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._interest: dict[int, set[bytes]] = {}
         self._ready: dict[bytes, None] = {}
@@ -238,6 +240,7 @@ class Keepers:
                 return [], 0
             found, size = partition.log.read(part.offset, budget, txn)
         except errors.ZFabricError as error:
+            self._damage.see(part.partition, error)
             parts.append(FollowedPart(part.partition, 0, 0, 0, (error.code, error.values)))
             return [], 0
         parts.append(FollowedPart(part.partition, state.start, state.end, size))

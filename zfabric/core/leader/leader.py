@@ -33,6 +33,7 @@ from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.copies import Copies, Keep
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import MemoryLog, StoredLog
 from zfabric.core.leader.maintenance import Maintenance
@@ -58,7 +59,7 @@ class Leader:
         must_sync: this turn changed something that needs a synced commit.
         journal: what the turn appended to "os" topics, (header, payload) each.
         storage_full: set by the shell while the disk reserve is reached; appends to stored topics are refused with it.
-        copies: of other fabrics' partitions, for the follower.
+        copies: of other fabrics' partitions, for the follower. damage: what is known of it, for the same.
     """
 
     def __init__(self, leader_id: int, settings: LeaderSettings, *, software: str = "zfabric") -> None:
@@ -75,11 +76,13 @@ class Leader:
         self._assigned = Assigned(leader_id)
         self._maintenance = Maintenance(self._assigned, settings, self.counters)
         self._commits = Commits()
-        self._keepers = Keepers(self._assigned, self._commits, self.counters)
-        self.copies = Copies(self._assigned, settings.origin_expiry_days * 86_400_000)
+        self.damage = Damage(self._assigned, self.counters)
+        self._keepers = Keepers(self._assigned, self._commits, self.counters, self.damage)
+        self.copies = Copies(self._assigned, self.damage, settings.origin_expiry_days * 86_400_000)
         self._reading = Reading(
-            leader_id, self._assigned, settings, self.counters, software, keepers=self._keepers, copies=self.copies
-        )
+            leader_id, self._assigned, settings, self.counters, software, keepers=self._keepers, copies=self.copies,
+            damage=self.damage,
+        )  # fmt: skip
         self._dirty: dict[int, Partition] = {}
         self._heads: dict[int, int] = {}
         self._touched_rings: dict[int, Partition] = {}
@@ -223,6 +226,7 @@ class Leader:
         self.journal.clear()
         self._staging.settled()
         self._keepers.settled()
+        self.damage.settled()
         self.copies.lost = False
         for partition in self._touched_rings.values():
             assert isinstance(partition.log, MemoryLog)
@@ -245,6 +249,7 @@ class Leader:
         self._keepers.abandon()
         self._commits.forget()
         self.copies.abandon()
+        self.damage.abandon()
         self._touched_rings.clear()
 
     def postpone(self) -> None:
@@ -456,6 +461,7 @@ class Leader:
             self._keepers.drop(partition_id)
             self._commits.drop(partition_id)
             self.copies.drop(partition_id)
+            self.damage.drop(partition_id)
             for waiter, waiting in self._staging.take(partition_id):
                 self._refuse(waiter, waiting, errors.NotLeader(leader=self.id, partition=partition_id))
         for partition in list(self._assigned.loaded.values()):  # How many replicas an answer needs may have changed.
@@ -477,3 +483,4 @@ class Leader:
         maintenance.step(self._now, self._wall_ms, txn)
         self._dirty.update((partition.id, partition) for partition in maintenance.changed)
         self.must_sync |= maintenance.must_sync
+        self.damage.scrub(self._now, txn)

@@ -291,15 +291,15 @@ class StoredLog:
         return parts, total
 
     def append_time(self, offset: int, txn: Transaction) -> int:
-        """Return when the batch that covers ``offset`` was appended (ms), as its header says, which is not verified."""
+        """Return when the batch that covers ``offset`` was appended (ms); 0 if its header is damaged."""
         header = self.header_at(offset, txn)
         return 0 if header is None else header.append_time
 
     def header_at(self, offset: int, txn: Transaction) -> BatchHeader | None:
-        """Return the header of the batch that covers ``offset``, not verified; None if there is none."""
+        """Return the header of the batch that covers ``offset``; None if there is none, or it is damaged."""
         for _, cursor in self._walk(offset, txn):
             row = cursor.value()
-            return batch.parse(row) if len(row) >= HEADER_BYTES else None
+            return batch.parse(row) if len(row) >= HEADER_BYTES and batch.header_is_whole(row) else None
         return None
 
     def epoch_at(self, offset: int, txn: Transaction) -> int:

@@ -16,6 +16,7 @@ from zfabric.core.leader import groups
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import SEARCH_BYTES, StoredLog
 from zfabric.core.transaction import Transaction
@@ -67,6 +68,7 @@ class Reading:
         *,
         keepers: Keepers,
         copies: Copies,
+        damage: Damage,
     ) -> None:
         self._leader = leader
         self._assigned = assigned
@@ -75,6 +77,7 @@ class Reading:
         self._software = software
         self._keepers = keepers
         self._copies = copies
+        self._damage = damage
         self._answers: dict[int, Callable[[Command, Transaction], Frames | Command]] = {
             Type.HELLO: self._hello,
             Type.FETCH: self._fetch,
@@ -117,6 +120,7 @@ class Reading:
                 partition = assigned.partition(part.partition, txn)
                 found, size = partition.log.read(part.offset, budget, txn) if budget > 0 else ([], 0)
             except errors.ZFabricError as error:
+                self._damage.see(part.partition, error)
                 held = assigned.loaded.get(part.partition)
                 start, end = (held.log.state.start, held.log.state.end) if held else (0, 0)
                 failed = messages.failure_body(error)
@@ -154,7 +158,7 @@ class Reading:
                     sorted(self._keepers.known(partition_id).items()),
                     self._copies.last_heard(partition_id, txn) if kept else 0,
                     self._copies.heard[partition_id].end if partition_id in self._copies.heard else 0,
-                    self._copies.problems.get(partition_id, ""),
+                    self._copies.problems.get(partition_id, "") or self._damage.problem(partition_id),
                 )
             )
         return (messages.command(Type.DESCRIBED, command.request, messages.Described(described)),)
@@ -170,7 +174,11 @@ class Reading:
             if part.timestamp in _ENDS:
                 offset = state.end if part.timestamp == _ENDS[0] else state.start
             else:
-                offset, done, read = log.find_time(part.timestamp, txn, since, left)
+                try:
+                    offset, done, read = log.find_time(part.timestamp, txn, since, left)
+                except errors.CorruptBatch as error:
+                    self._damage.see(part.partition, error)
+                    raise
                 left -= read
                 if not done:
                     return command._replace(body=_Search(parts, found, offset))

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from zfabric.core.leader.copies import Copies
+from zfabric.core.leader.damage import Damage
 from zfabric.wire.messages import Command
 from zfabric.wire.replication import KeptPlace
 
@@ -63,6 +64,7 @@ class Kept(Protocol):
     """What the follower sees of its leader."""
 
     copies: Copies
+    damage: Damage
 
     @property
     def fabric(self) -> str:
@@ -248,6 +250,12 @@ class Sources:
             if origin in self.mine and self._stands_in(source, origin, number, now):
                 wanted.update((there, copy) for copy in self.mine[origin] if kept[copy].source == number)
         return wanted
+
+    def keepers(self, origin: str, number: int, now: int) -> list[tuple[Source, int]]:
+        """Return the keepers that are there and have a copy of a partition, by their ids; with its id there."""
+        fabrics = sorted(fabric for fabric in self._holders.get((origin, number), ()) if not self.is_away(fabric, now))
+        found = [self._by_fabric[fabric] for fabric in fabrics]
+        return [(source, source.holds[origin, number]) for source in found if (origin, number) in source.holds]
 
     def _stands_in(self, source: Source, origin: str, number: int, now: int) -> bool:
         """Of several keepers that have a copy, the one with the lowest id that is there is asked."""

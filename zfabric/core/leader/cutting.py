@@ -1,0 +1,42 @@
+"""Cutting a batch to the offsets that are wanted: where the same log is cut into batches in two ways.
+
+Batches of one log are the same everywhere until somebody compacts it; then one may reach across the place where another
+holder's ends. What is cut is a compacted batch, as a compacted one may leave offsets out.
+"""
+
+from __future__ import annotations
+
+from zfabric.model import Buffer
+from zfabric.wire import batch
+from zfabric.wire.batch import COMPACTED, BatchHeader
+
+
+def cut(header: BatchHeader, payload: Buffer, first: int, following: int) -> tuple[BatchHeader, bytes, bytes]:
+    """Return the part of a batch from offset ``first`` up to ``following``, not included: (header, its bytes, payload).
+
+    Raises:
+        ProtocolViolation: the payload is not what the header says, or has times that no batch may carry.
+    """
+    columns = batch.decode_columns(header, payload)
+    batch.check_times(columns)
+    first = max(first, header.base_offset)
+    following = min(following, header.next_offset)
+    skipped = first - header.base_offset
+    begin = sum(1 for distance in columns.distances if distance < skipped)
+    end = sum(1 for distance in columns.distances if distance < following - header.base_offset)
+    timestamps = columns.timestamps[begin:end]
+    oldest = min(timestamps, default=header.base_timestamp)
+    left = batch.encode_columns(
+        [stamp - oldest for stamp in timestamps],
+        columns.keys[begin:end],
+        columns.values[begin:end],
+        columns.headers[begin:end],
+        [distance - skipped for distance in columns.distances[begin:end]],
+    )
+    raw, left = batch.seal(
+        left, codec=header.codec, flags=COMPACTED, count=len(timestamps), base_timestamp=oldest,
+        max_timestamp=max(timestamps, default=oldest), producer_id=0, producer_epoch=0, base_sequence=0,
+        last_sequence=0, partition=header.partition,
+    )  # fmt: skip
+    raw = batch.stamp(raw, header.partition, header.leader_epoch, following - first, first, header.append_time)
+    return batch.parse(raw), raw, left
