@@ -292,7 +292,7 @@ def test_what_is_damaged_on_a_keepers_disk_is_found_and_fetched_again(dial, away
     keeper.kill()
     keeper.start()  # It begins a walk over its copies when it starts.
     run.world.run(60.0)
-    assert keeper.leader.damage.values() == {"damaged": 6, "mended": 6}
+    assert (keeper.leader.counters.damaged, keeper.leader.counters.mended) == (6, 6)
     rows = [(key, value) for key, value in good if key[:1] == keys.BATCH]
     assert [(key, value) for key, value in keeper.disk.items() if key[:1] == keys.BATCH] == rows
     assert {part.problem for part in run.describe(keeper).values()} == {""}

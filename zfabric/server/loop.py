@@ -469,7 +469,7 @@ class Loop:
         self._poller.register(self._xpub, zmq.POLLIN)
 
     def _status(self, peer: bytes, command: Command) -> None:
-        options, counters, stats = self._options, self._leader.counters, self._volume.stats()
+        options, stats = self._options, self._volume.stats()
         rss, anonymous = process.resident()
         values: dict[str, int | float | str] = {
             "id": options.leader,
@@ -481,16 +481,9 @@ class Loop:
             "rss_bytes": rss,
             "rss_anon_bytes": anonymous,
             "uptime_s": (time.monotonic_ns() - self._started) / 1e9,
-            "records_in": counters.records_in,
-            "bytes_in": counters.bytes_in,
-            "batches_in": counters.batches_in,
+            **self._leader.counters.values(),
             "commits": stats.commits,
-            "published": counters.published,
-            "fetched_bytes": counters.fetched_bytes,
             "errors": self._turn.refusals,
-            "records_out": counters.records_out,
-            "bytes_out": counters.bytes_out,
-            **self._leader.damage.values(),
             "subscriptions": self._subscriptions,
             "map_bytes": stats.map_bytes,
             "used_bytes": stats.used_bytes,

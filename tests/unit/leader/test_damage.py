@@ -70,7 +70,7 @@ def test_a_damaged_batch_is_replaced_by_the_same_bytes(node, at):
     assert news(node) == [("mended", 2, 5)]
     assert (node.leader.damage.stretches, node.leader.damage.problem(7)) == ({}, "")
     assert [header.base_offset for header, _ in node.read(0)] == [0, 2, 5]
-    assert node.leader.damage.values() == {"damaged": 1, "mended": 1}
+    assert (node.leader.counters.damaged, node.leader.counters.mended) == (1, 1)
 
 
 def test_a_row_that_has_vanished_is_put_back(node):
@@ -169,7 +169,7 @@ def test_the_scrub_finds_what_nobody_reads(node, monkeypatch):
     assert walk(20) == {}
     node.now += 86_400 * SECOND
     assert {partition: list(found) for partition, found in walk(20).items()} == {7: [2, 5]}
-    assert node.leader.damage.values()["damaged"] == 2
+    assert node.leader.counters.damaged == 2
 
 
 def test_another_keeper_that_asks_for_what_is_damaged_finds_it(node):

@@ -74,6 +74,11 @@ class Origin:
         """Tell whether it is worth asking for ``topic``."""
         return self.more or topic in self.hints or topic in self.topics
 
+    def reach(self, endpoint: str) -> str:
+        """Return an endpoint as it is reached from here: ``*`` is the host by which its leader 0 is."""
+        scheme, _, place = self.endpoint.partition("://")
+        return endpoint.replace("://*:", f"://{place.rpartition(':')[0] if scheme == 'tcp' else ''}:", 1)
+
     def postpone(self, now: int) -> None:
         """It did not answer: it may be asked again, later each time."""
         self.retry_ns = now + self.pause_ns

@@ -61,16 +61,6 @@ def mesh_number(fabric: str, number: int) -> int:
     return xxh3_64_intdigest(f"{fabric}/{number}".encode()) >> 12
 
 
-def host_of(endpoint: str) -> str:
-    """Return the host of a ``tcp://host:port``; "" if it is none."""
-    scheme, _, place = endpoint.partition("://")
-    return place.rpartition(":")[0] if scheme == "tcp" else ""
-
-
-def _reach(origin: Origin, endpoint: str) -> str:
-    return endpoint.replace("://*:", f"://{host_of(origin.endpoint)}:", 1)
-
-
 class _Opening:
     """Somebody wants a view of a topic.
 
@@ -264,12 +254,12 @@ class Origins:
     def endpoint(self, leader: int) -> str | None:
         """Return where a leader takes requests; None while its origin is not seen."""
         origin, address = self._address(leader)
-        return None if address is None else _reach(origin, address.endpoint)
+        return None if address is None else origin.reach(address.endpoint)
 
     def publish_endpoint(self, leader: int) -> str | None:
         """Return where a leader publishes."""
         origin, address = self._address(leader)
-        return None if address is None or not address.publish else _reach(origin, address.publish)
+        return None if address is None or not address.publish else origin.reach(address.publish)
 
     def _address(self, leader: int) -> tuple[Origin, LeaderAddress | None]:
         origin = self._by_leader[leader]

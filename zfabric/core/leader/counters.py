@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_TOLD: Final = (
+    "records_in", "bytes_in", "batches_in", "published", "fetched_bytes", "records_out", "bytes_out", "damaged",
+    "mended",
+)  # fmt: skip
+
 
 class Counters:
     """What a leader has done since it started.
@@ -42,3 +49,7 @@ class Counters:
         self.errors = 0
         self.damaged = 0
         self.mended = 0
+
+    def values(self) -> dict[str, int | float | str]:
+        """Return those that STATUS tells as they are."""
+        return {name: getattr(self, name) for name in _TOLD}

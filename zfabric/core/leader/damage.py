@@ -135,10 +135,6 @@ class Damage:
         """The partition is here no more."""
         self.stretches.pop(partition_id, None)
 
-    def values(self) -> dict[str, int | float | str]:
-        """Return the counters for ``zfabric status``."""
-        return {"damaged": self._counters.damaged, "mended": self._counters.mended}
-
     def take_news(self) -> list[News]:
         """Return what there is to be told."""
         news, self._news = self._news, []
