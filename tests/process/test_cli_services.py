@@ -6,8 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 
 import pytest
+
+from tests.process.leaders import PATIENCE_S
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
 
@@ -95,6 +99,28 @@ def test_services_are_listed_asked_for_their_health_and_counted(service):
     assert stats[0]["methods"]["health"]["calls"] == 1
     assert run(service, "services", "list", "nobody").returncode == 4
     assert b"1.2.0" in run(service, "services", "list").stdout
+
+
+def test_all_instances_are_pinged_at_once_and_each_that_does_not_answer_has_a_row(service, zfabric_fabric):
+    """Three say that they are well only when all three are asked, and one never does."""
+    asked = threading.Barrier(3)
+    go_on = threading.Event()
+
+    def health(request):
+        return b"ok" if asked.wait(PATIENCE_S) >= 0 else b""
+
+    with ExitStack() as stack:
+        for number in range(4):
+            beside = zfabric_fabric.service("beside", version=f"{number}")
+            beside.method("health")(health if number < 3 else lambda request: b"%d" % go_on.wait(PATIENCE_S))
+            stack.enter_context(beside)
+        stack.callback(go_on.set)
+        done = run(service, "services", "ping", "--json", "--timeout", "5")
+    rows = {row["version"]: row for row in json.loads(done.stdout)}
+    assert [rows[version]["answer"] for version in ("0", "1", "2", "1.2.0")] == ["ok"] * 4
+    assert rows["3"]["ms"] is None
+    assert "had no answer within" in rows["3"]["answer"]
+    assert done.returncode == 1
 
 
 def test_arguments_may_be_bytes_that_are_no_text(service):

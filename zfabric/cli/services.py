@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LIST = ("service", "version", "instance", "endpoint", "host", "zone", "weight", "state")
 _PING = ("service", "version", "instance", "ms", "answer")
 _COUNTS = ("requests", "replies", "failures", "refused", "running", "waiting", "callers")
+ASKED_AT_ONCE = 64
 _STATS = ("service", "version", "instance", *_COUNTS)
 
 
@@ -44,13 +45,13 @@ def list_instances(name: str | None, url: str | None, timeout: float, as_json: b
 def ping(name: str | None, url: str | None, timeout: float, as_json: bool) -> None:
     """Ask the method "health" of each instance, of all services or of NAME: its answer, and the milliseconds it took.
 
-    Ends with status 1 if one did not answer.
+    All are asked at once; those that have not answered within --timeout are said to have not. Ends with status 1 then.
     """
     import time
 
-    def ask(fabric: Fabric, found: ServiceInstance) -> dict[str, Any]:
+    def ask(fabric: Fabric, found: ServiceInstance, seconds: float) -> dict[str, Any]:
         began = time.monotonic()
-        reply = fabric.request(f"{found.service}.health", instance=found.instance, timeout=timeout)
+        reply = fabric.request(f"{found.service}.health", instance=found.instance, timeout=seconds)
         return {"ms": round((time.monotonic() - began) * 1e3, 3), "answer": reply.decode("utf-8", "replace")}
 
     _each(name, url, timeout, ask, _PING, {"ms": None}, as_json=as_json)
@@ -66,8 +67,8 @@ def stats(name: str | None, url: str | None, timeout: float, as_json: bool) -> N
 
     from zfabric import errors
 
-    def ask(fabric: Fabric, found: ServiceInstance) -> dict[str, Any]:
-        reply = fabric.request(f"{found.service}.stats", instance=found.instance, timeout=timeout)
+    def ask(fabric: Fabric, found: ServiceInstance, seconds: float) -> dict[str, Any]:
+        reply = fabric.request(f"{found.service}.stats", instance=found.instance, timeout=seconds)
         try:
             told = json.loads(reply)
         except (ValueError, RecursionError):
@@ -84,29 +85,40 @@ def _each(
     name: str | None,
     url: str | None,
     timeout: float,
-    ask: Callable[[Fabric, ServiceInstance], dict[str, Any]],
+    ask: Callable[[Fabric, ServiceInstance, float], dict[str, Any]],
     columns: tuple[str, ...],
     missing: dict[str, Any],
     *,
     as_json: bool,
 ) -> None:
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
     from zfabric import errors
 
-    failed = False
     with connect(url, timeout) as fabric:
-        rows = []
-        for found in _found(fabric, name):
-            row = {"service": found.service, "version": found.version, "instance": f"{found.instance:x}"}
+        instances = _found(fabric, name)
+        until = time.monotonic() + timeout
+
+        def one(found: ServiceInstance) -> dict[str, Any] | errors.ZFabricError:
             try:
-                told = ask(fabric, found)
-                rows.append({**missing, **told, **row})
+                return ask(fabric, found, max(0.1, round(until - time.monotonic(), 1)))
             except errors.ZFabricError as error:
-                failed = True
-                if "answer" not in columns:
-                    click.echo(f"{found.service} {row['instance']}: {error}", err=True)
-                rows.append({**missing, "answer": str(error), **row})
+                return error
+
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+            answers = list(threads.map(one, instances))
+    rows = []
+    for found, told in zip(instances, answers, strict=True):
+        row = {"service": found.service, "version": found.version, "instance": f"{found.instance:x}"}
+        if not isinstance(told, errors.ZFabricError):
+            rows.append({**missing, **told, **row})
+            continue
+        if "answer" not in columns:
+            click.echo(f"{found.service} {row['instance']}: {told}", err=True)
+        rows.append({**missing, "answer": str(told), **row})
     show(rows, columns, as_json=as_json)
-    if failed:
+    if any(isinstance(told, errors.ZFabricError) for told in answers):
         raise click.exceptions.Exit(1)
 
 

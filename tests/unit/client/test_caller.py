@@ -112,6 +112,7 @@ def test_a_version_or_an_instance_that_is_not_there_is_told_after_a_second(optio
     errand = stage.ask(**options)
     stage.pass_time(2.0)
     assert isinstance(errand.pending.error, errors.ServiceUnavailable)
+    assert next(iter(options)) in errand.pending.error.wanted
 
 
 @pytest.mark.parametrize("word", [[b"garbage"], calls.pong(1, 5, draining=False)])

@@ -36,7 +36,7 @@ from zfabric import errors
 from zfabric.core.client import instances
 from zfabric.core.client.errand import Attempt, Errand
 from zfabric.core.client.instances import Instances
-from zfabric.core.client.pool import LATENCY_NS, Channel, Pool, fits
+from zfabric.core.client.pool import LATENCY_NS, Channel, Pool
 from zfabric.core.effects import Send
 from zfabric.settings import STREAM_WINDOW
 from zfabric.wire import calls
@@ -451,7 +451,7 @@ class Caller:
             self._want(errand.deadline_ns)
         if errand.hungry_ns:
             if errand.hungry_ns <= now and not pool.serves(errand):
-                self._not_done(errand, errand.refused or self._unavailable(pool, errand, HUNGER_NS / 1e9), now)
+                self._not_done(errand, errand.refused or pool.unavailable(errand, HUNGER_NS / 1e9), now)
                 return
             if errand.hungry_ns <= now:
                 errand.hungry_ns = now + HUNGER_NS
@@ -477,12 +477,4 @@ class Caller:
         if under_way:
             errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
         else:
-            errand.fail(self._unavailable(pool, errand, errand.seconds))
-
-    def _unavailable(self, pool: Pool, errand: Errand, seconds: float) -> errors.ServiceUnavailable:
-        wanted = f" version {errand.version}" if errand.version else ""
-        fitting = [c for c in pool.channels.values() if fits(c.card.version, errand.version)]
-        if not fitting:
-            return errors.ServiceUnavailable(service=errand.service, wanted=wanted, seconds=seconds)
-        detail = f"{len(fitting)} are known, none of them could be reached or had room"
-        return errors.ServiceUnavailable(service=errand.service, wanted=wanted, seconds=seconds, detail=detail)
+            errand.fail(pool.unavailable(errand, errand.seconds))

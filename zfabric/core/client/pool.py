@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from zfabric import errors
 from zfabric.core.client.breaker import Breaker
 from zfabric.core.client.budget import Budget
 from zfabric.core.client.errand import Attempt, Errand
@@ -177,6 +178,22 @@ class Pool:
             for channel in self.channels.values()
             if errand.instance in (0, channel.card.instance)
         )
+
+    def unavailable(self, errand: Errand, seconds: float) -> errors.ServiceUnavailable:
+        """Return what to say of an errand that no instance could be given for so long."""
+        wanted = f" instance {errand.instance:x}" if errand.instance else ""
+        wanted += f" version {errand.version}" if errand.version else ""
+        fitting = [
+            channel
+            for channel in self.channels.values()
+            if errand.instance in (0, channel.card.instance) and fits(channel.card.version, errand.version)
+        ]
+        if not fitting:
+            return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
+        detail = f"{len(fitting)} are known, none of them could be reached or had room"
+        if errand.instance:
+            detail = f"it is known at {fitting[0].card.endpoint}, but could not be reached or had no room"
+        return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
 
     def _version(self, groups: Sequence[tuple[float, _Group]]) -> _Group:
         place = self._random() * groups[-1][0]
