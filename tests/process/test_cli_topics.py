@@ -10,7 +10,7 @@ import pytest
 
 import zfabric
 from zfabric import errors
-from zfabric.core.cluster.placement import check_config
+from zfabric.core.cluster.config import check_config
 from zfabric.model import TopicConfig
 from zfabric.settings import RECORD_BYTES_CEILING, LeaderSettings
 from zfabric.testing import temporary_fabric

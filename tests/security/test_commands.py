@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import zfabric
+from tests.process import leaders as process_leaders
 from tests.security.attack import (
     MIB,
     Node,
@@ -20,7 +21,7 @@ from tests.security.attack import (
 from zfabric import errors
 from zfabric.wire import batch, codecs, messages
 from zfabric.wire.messages import Type
-from zfabric.wire.metadata import Metadata
+from zfabric.wire.metadata import Attach, Metadata
 
 pytestmark = pytest.mark.usefixtures("others")
 
@@ -406,3 +407,20 @@ def test_a_poisoned_batch_in_a_compacted_topic_ends_the_pass_not_the_leader(tmp_
         assert node.same(), node.log.read_text()[-3_000:]
     finally:
         node.stop()
+
+
+def test_a_client_that_attaches_as_a_leader_gets_nothing_that_others_produce(tmp_path):
+    """A node's leaders share a secret. Who leads, and where, stays as it was; nobody's records go elsewhere."""
+    with process_leaders.Node(str(tmp_path)) as node, zfabric.connect(node.url, timeout=30) as fabric:
+        fabric.topics.create("t", partitions=2)
+        before = [(leader.id, leader.endpoint, leader.pid) for leader in fabric.status()]
+        with stranger(int(node.url.rpartition(":")[2])) as attacker:
+            for secret in (b"", bytes(32)):
+                attach = Attach(1, "tcp://127.0.0.1:9", "tcp://127.0.0.1:9", 0, secret=secret)
+                refused = attacker.ask(messages.command(Type.ATTACH, 7, attach))
+                assert isinstance(refused, errors.ProtocolViolation)
+        with zfabric.connect(node.url, timeout=30) as another:
+            assert [(leader.id, leader.endpoint, leader.pid) for leader in another.status()] == before
+            with another.producer() as producer:
+                for number in range(2):
+                    assert producer.send("t", b"v", partition=number).result(timeout=30).offset == 0

@@ -1,9 +1,13 @@
 """What a leader process is told at its start: one JSON document, its only command line argument.
 
-The supervisor and the embedded mode write it, ``server/__main__.py`` reads it. It is checked by its types.
+The supervisor and the embedded mode write it, ``server/__main__.py`` reads it. It is checked by its types. One thing
+stands in the environment, which other users of the machine do not see: the secret that the leaders of a node share.
 """
 
 from __future__ import annotations
+
+import os
+from typing import Final
 
 import msgspec
 
@@ -88,6 +92,15 @@ class LeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     listen_too: str = ""
     publish_too: str = ""
     settings: LeaderSettings = LeaderSettings()
+
+
+SECRET: Final = "ZFABRIC_LEADER_SECRET"  # noqa: S105 - its name, not its value
+"""The environment variable with the node's secret, in hex; drawn by the supervisor when it starts."""
+
+
+def secret() -> bytes:
+    """Return the secret that this leader shares with the others of its node; b"" if it has none."""
+    return bytes.fromhex(os.environ.get(SECRET, ""))
 
 
 def encode(options: LeaderOptions) -> str:

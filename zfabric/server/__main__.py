@@ -58,7 +58,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.core.cluster.placement import Placement
     from zfabric.core.leader.leader import Leader
     from zfabric.core.leader.turn import Turn
-    from zfabric.modes.options import decode
+    from zfabric.modes.options import decode, secret
     from zfabric.net import sockets
     from zfabric.server import logs
     from zfabric.server.loop import Loop
@@ -84,7 +84,7 @@ def _serve(argument: str, stack: ExitStack) -> int:
     leader = Leader(options.leader, settings)
     placement = None
     if options.leader == 0:
-        placement = Placement(_roster(options))
+        placement = Placement(_roster(options), secret())
 
     def start(txn: Transaction) -> None:
         leader.start(txn)

@@ -19,7 +19,7 @@ from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
-from zfabric.modes.options import LeaderOptions
+from zfabric.modes.options import LeaderOptions, secret
 from zfabric.net import sockets
 from zfabric.net.connections import Connections
 from zfabric.server import process
@@ -271,7 +271,7 @@ class Loop:
             self._serves()
         attach = Attach(
             options.leader, options.advertise, options.advertise_publish, self._leader.assignment_version,
-            self._turn.attachment(time.monotonic_ns()),
+            self._turn.attachment(time.monotonic_ns()), secret(),
         )  # fmt: skip
         try:
             self._controller.send(messages.command(Type.ATTACH, 1, attach), zmq.NOBLOCK)

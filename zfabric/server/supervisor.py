@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zfabric import errors
-from zfabric.modes.options import LeaderOptions, encode
+from zfabric.modes.options import SECRET, LeaderOptions, encode
 from zfabric.net.addresses import WILDCARDS, bindable, free_run, is_loopback
 from zfabric.server.config import MeshSection
 from zfabric.server.joining import check_alone, endpoints, mesh_options, split_place
@@ -78,10 +78,12 @@ class _Leader:
         """Whether the process runs and has not said yet that it serves."""
         return self.ending >= 0 and not self.ready
 
-    def start(self) -> None:
+    def start(self, environment: dict[str, str]) -> None:
         """Start the process."""
         command = [sys.executable, "-m", "zfabric.server", encode(self.options)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+        )
         self.said, self.ready = b"", False
         self.started = time.monotonic()
         self.restart_at = None
@@ -140,6 +142,7 @@ class Supervisor:
         self._announce = announce
         self._announced = False
         self._leaders: list[_Leader] = []
+        self._environment = {**os.environ, SECRET: os.urandom(32).hex()}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._hurried = False
@@ -249,7 +252,7 @@ class Supervisor:
 
     def _start(self, leader: _Leader) -> None:
         try:
-            leader.start()
+            leader.start(self._environment)
         except OSError as error:  # No process or no memory for one: there may be later.
             if not self._announced:
                 raise errors.LeaderFailed(directory=self._directory.path, status=-1, detail=str(error)) from error

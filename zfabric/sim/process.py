@@ -35,6 +35,7 @@ from zfabric.wire.metadata import Attach, LeaderAddress
 ATTACH_NS = 500 * MILLISECOND
 TURN_MESSAGES = 256
 TURN_NS = 20_000
+SECRET = b"of all leaders here"
 
 
 class Process:
@@ -110,7 +111,7 @@ class Process:
             card = Card(kind=kind, host=self.name, publish=self.publish, software="simulated")
             run = Random(f"{self._world.seed} {self.starts}").getrandbits(62) + 1
             self.roster = Roster(run, self.endpoint, card, mesh=self._mesh)
-            placement = Placement(self.roster)
+            placement = Placement(self.roster, SECRET)
 
         def start(txn: Transaction) -> None:
             self.leader.start(txn)
@@ -250,7 +251,7 @@ class Process:
             if self.alive and self.starts == starts:
                 version = self.leader.assignment_version
                 ends = self._turn.attachment(self._world.now)
-                body = Attach(self.number, self.endpoint, self.publish, version, ends)
+                body = Attach(self.number, self.endpoint, self.publish, version, ends, SECRET)
                 frames = [messages.command(Type.ATTACH, 1, body)]
                 self._network.send(self, self._controller_session, frames)
                 self._world.after(ATTACH_NS, attach)

@@ -102,7 +102,8 @@ class PartitionEnd(Body, frozen=True):
 class Attach(Body, frozen=True):
     """A leader tells the controller where it listens, and the assignment version it has.
 
-    ``ends``: now and then, how far some of its partitions are, for the mesh to know.
+    ``ends``: now and then, how far some of its partitions are, for the mesh to know. ``secret``: what the processes of
+    one node have in common; whoever could attach without it would be sent what clients produce.
     """
 
     leader: Id
@@ -110,6 +111,7 @@ class Attach(Body, frozen=True):
     publish: Text
     version: Count
     ends: Annotated[list[PartitionEnd], Meta(max_length=ENDS_MAX)] = msgspec.field(default_factory=list)
+    secret: Annotated[bytes, Meta(max_length=64)] = b""
 
 
 class AssignedTopic(Body, frozen=True):

@@ -15,9 +15,9 @@ from zfabric.wire.replication import Adopt, AdoptedTopic
 
 
 class Controller:
-    def __init__(self, disk=None, leaders=2):
+    def __init__(self, disk=None, leaders=2, secret=b""):
         self.disk = disk or SimDisk()
-        self.machine = Placement()
+        self.machine = Placement(secret=secret)
         self.machine.start("fabric", leaders, 1 << 24, self.disk.write())
         self.disk.commit()
         self.machine.take_effects()
@@ -88,6 +88,15 @@ def test_an_attached_leader_is_told_what_changed():
     assert controller.others[0][1].body.gone == [made.id]
     with pytest.raises(errors.InvalidArgument):
         controller.ask(Type.ATTACH, Attach(7, "", "", 0))
+
+
+def test_whoever_does_not_know_the_secret_of_a_node_leads_nothing_of_it():
+    controller = Controller(secret=b"of this node")
+    controller.ask(Type.ATTACH, Attach(1, "tcp://*:2", "tcp://*:3", 0, secret=b"of this node"))
+    for secret in (b"", b"of another"):
+        with pytest.raises(errors.ProtocolViolation):
+            controller.ask(Type.ATTACH, Attach(1, "tcp://evil:2", "tcp://evil:3", 0, secret=secret))
+    assert [leader.endpoint for leader in controller.ask(Type.METADATA, Metadata()).leaders] == ["tcp://*:2"]
 
 
 def test_metadata_names_leaders_topics_and_what_is_unknown():

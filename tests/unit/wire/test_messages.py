@@ -150,8 +150,8 @@ EXAMPLES = {
         "7a6601250000000009000000000000009183a370696407a8757074696d655f73cb3fe0000000000000a8656e64706f696e74a165",
     ),
     Type.ATTACH: (
-        Attach(1, "tcp://*:3", "tcp://*:4", 9, [PartitionEnd(7, 300)]),
-        "7a6601260000000009000000000000009501a97463703a2f2f2a3a33a97463703a2f2f2a3a3409919207cd012c",
+        Attach(1, "tcp://*:3", "tcp://*:4", 9, [PartitionEnd(7, 300)], b"s3"),
+        "7a6601260000000009000000000000009601a97463703a2f2f2a3a33a97463703a2f2f2a3a3409919207cd012cc4027333",
     ),
     Type.ASSIGN: (
         Assign("f", 9, [AssignedTopic(1, "t", TopicConfig(), [PartitionPlace(1, 0, 1)], [KEPT])], [3], 8),

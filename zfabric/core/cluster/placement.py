@@ -34,6 +34,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core import rows
+from zfabric.core.cluster.config import check_config
 from zfabric.core.cluster.roster import Roster, topic_cards
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.transaction import Transaction
@@ -46,7 +47,6 @@ from zfabric.settings import (
     TOPIC_PARTITIONS_MAX,
     check_name,
     check_range,
-    check_topic_option,
 )
 from zfabric.wire import messages, metadata
 from zfabric.wire.messages import Command, Type
@@ -97,46 +97,19 @@ def row_problem(key: bytes, value: Buffer) -> str:
     return ""
 
 
-def check_config(config: TopicConfig) -> None:
-    """Check a topic's configuration.
-
-    Raises:
-        InvalidArgument: a value is outside its range, or two do not go together.
-    """
-    check_topic_option("retention", None if config.retention_ms == -1 else config.retention_ms / 1000)
-    check_topic_option("retention_bytes", None if config.retention_bytes == -1 else config.retention_bytes)
-    check_topic_option("tombstone_retention", config.tombstone_ms / 1000)
-    check_topic_option("commit_interval", config.commit_interval_ms / 1000)
-    check_topic_option("record_bytes_max", config.record_bytes_max)
-    if config.durability == "memory" and config.cleanup != "delete":
-        raise errors.InvalidArgument(
-            name="cleanup",
-            value=repr(config.cleanup),
-            allowed="'delete' with durability='memory': a ring keeps the newest",
-        )
-    check_topic_option("replicas", config.replicas)
-    if config.durability != "fsync" and config.replicas > 1:
-        raise errors.InvalidArgument(
-            name="replicas", value=str(config.replicas), allowed="1 unless durability='fsync': a copy is on disk"
-        )
-    if config.durability != "fsync" and config.commit_interval_ms:
-        raise errors.InvalidArgument(
-            name="commit_interval", value=f"{config.commit_interval_ms / 1e3:g}", allowed="0 unless durability='fsync'"
-        )
-
-
 class Placement:
     """The controller of one fabric. Driven like a leader: handle, commit, then the effects.
 
     Args:
         roster: who is in the mesh; it is told the topics and asked for members.
+        secret: what the other leaders' ATTACH has to bear.
 
     Attributes:
         changed: a handled command changed rows; the turn needs a synced commit. roster: as given.
         version: of the newest decision. refused: commands that were answered with an error.
     """
 
-    def __init__(self, roster: Roster | None = None) -> None:
+    def __init__(self, roster: Roster | None = None, secret: bytes = b"") -> None:
         self.roster = roster or Roster()
         self.changed = False
         self.fabric = ""
@@ -147,6 +120,7 @@ class Placement:
         self._topics: dict[str, _TopicRow] = {}
         self._gone: dict[int, int] = {}
         self._leaders: dict[int, metadata.LeaderAddress] = {}
+        self._secret = secret
         self._attached: dict[int, bytes] = {}
         self._heard: dict[int, int] = {}
         self._done: deque[int] = deque(maxlen=TOKENS_KEPT)
@@ -269,7 +243,10 @@ class Placement:
 
     def _refuse(self, peer: bytes, command: Command, error: errors.ZFabricError) -> None:
         self.refused += 1
-        self._effects.append(Reply(peer, (messages.failure(command.request, error),)))
+        self._say(peer, command.request, Type.ERROR, messages.failure_body(error))
+
+    def _say(self, peer: bytes, request: int, kind: int, body: msgspec.Struct) -> None:
+        self._effects.append(Reply(peer, (messages.command(kind, request, body),)))
 
     def take_effects(self) -> list[LeaderEffect]:
         """Return what is to be sent now that the decisions are durable."""
@@ -469,8 +446,8 @@ class Placement:
         for leader, attached in self._attached.items():
             assign = self.assignment(leader, self.version - 1)
             if assign is not None:
-                self._effects.append(Reply(attached, (messages.command(Type.ASSIGN, 0, assign),)))
-        self._effects.append(Reply(peer, (messages.command(Type.TOPIC_IS, command.request, metadata.TopicIs(meta)),)))
+                self._say(attached, 0, Type.ASSIGN, assign)
+        self._say(peer, command.request, Type.TOPIC_IS, metadata.TopicIs(meta))
 
     def _metadata(self, peer: bytes, command: Command) -> None:
         asked: list[str] | None = command.body.topics
@@ -478,23 +455,24 @@ class Placement:
         known = [self._topics[name].meta for name in names if name in self._topics]
         unknown = [name for name in names if name not in self._topics]
         answer = metadata.MetadataIs(self.fabric, list(self._leaders.values()), known, unknown)
-        self._effects.append(Reply(peer, (messages.command(Type.METADATA_IS, command.request, answer),)))
+        self._say(peer, command.request, Type.METADATA_IS, answer)
 
     def _attach(self, peer: bytes, command: Command) -> None:
         body: metadata.Attach = command.body
         check_range("leader", body.leader, 1, min(self._count - 1, ATTACHED_MAX))
+        if body.secret != self._secret:
+            raise errors.ProtocolViolation(problem="ATTACH from a client", allowed="from the leaders of this fabric")
         self._leaders[body.leader] = metadata.LeaderAddress(body.leader, body.endpoint, body.publish)
         self._attached[body.leader] = peer
         self._heard[body.leader] = body.version
         self._learn(body.ends)
         assign = self.assignment(body.leader, body.version)
         kind, answer = (Type.DONE, messages.Empty()) if assign is None else (Type.ASSIGN, assign)
-        self._effects.append(Reply(peer, (messages.command(kind, command.request, answer),)))
+        self._say(peer, command.request, kind, answer)
 
     def _members(self, peer: bytes, command: Command) -> None:
-        answer = self.roster.answer(command.body)
-        self._effects.append(Reply(peer, (messages.command(Type.MEMBERS_ARE, command.request, answer),)))
+        self._say(peer, command.request, Type.MEMBERS_ARE, self.roster.answer(command.body))
 
     def _announce(self, peer: bytes, command: Command) -> None:
         self.roster.announce(command.body)
-        self._effects.append(Reply(peer, (messages.command(Type.DONE, command.request, messages.Empty()),)))
+        self._say(peer, command.request, Type.DONE, messages.Empty())
