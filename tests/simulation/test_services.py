@@ -114,6 +114,44 @@ def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while(
         assert "broken" not in executed[-50:]
 
 
+@pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dead_callee_is_noticed_within_a_second(fault, seed):
+    """Heartbeats every 250 ms, of which 600 ms may be missing."""
+    with Simulation(seed) as simulation:
+        began = []
+
+        async def forever(request):
+            began.append(request)
+            await simulation.sleep(3_600.0)
+
+        async def strike(service, fabric):
+            while not began:
+                await simulation.sleep(0.01)
+            await simulation.sleep(simulation.world.random.random())
+            if fault == "kill":
+                simulation.kill_client(fabric)
+            elif fault == "freeze":
+                simulation.freeze_client(fabric, 60.0)
+            else:
+                simulation.network.partition("caller", "host")
+            return simulation.now
+
+        async def play():
+            offering = simulation.connect_async("host")
+            service = offering.service("s")
+            service.method("m")(forever)
+            await service.start()
+            caller = simulation.connect_async("caller")
+            asked = simulation.start(outcomes(simulation, caller, 1, timeout=600.0))
+            struck = await strike(service, offering)
+            (told,) = await simulation.world.join(asked)
+            assert isinstance(told, errors.CalleeLost)
+            assert simulation.now - struck <= 1.0
+
+        simulation.run(play(), seconds=3_600.0)
+
+
 async def read_on(stream):
     async for chunk in stream:
         assert chunk == b"chunk"
