@@ -240,6 +240,7 @@ def test_serializers_work_on_both_sides(fabric):
         (("s.m",), {"instance": "1"}),
         (("s.m",), {"instance": -1}),
         (("s.m",), {"hedge": -1}),
+        (("s.m",), {"hedge": "automatic"}),
         (("s.m",), {"idempotent": 1}),
     ],
 )

@@ -11,6 +11,7 @@ from zfabric import errors
 from zfabric.core.client import caller
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Inflow
+from zfabric.core.client.hedging import ENOUGH
 from zfabric.core.client.responder import Responder
 from zfabric.sim.network import Weather
 from zfabric.testing.simulation import Simulation
@@ -112,6 +113,36 @@ def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while(
         assert "broken" in executed[:100]
         assert executed.count("broken") <= 60
         assert "broken" not in executed[-50:]
+
+
+def test_hedging_by_what_was_observed_cuts_the_tail_for_few_requests_more():
+    """Each instance is slow once in fifty times: 2 s rather than 10 ms."""
+    took = {None: [], "auto": []}
+    executed = []
+    with Simulation(3) as simulation:
+        random = simulation.world.random
+
+        async def method(request):
+            executed.append(request.value)
+            await simulation.sleep(2.0 if random.random() < 0.02 else random.uniform(0.005, 0.010))
+            return b""
+
+        async def play():
+            for number in range(3):
+                await offer(simulation, f"host-{number}", method)
+            fabric = simulation.connect_async("caller")
+            for hedge, times in took.items():
+                executed.clear()
+                for _ in range(600):
+                    began = simulation.now
+                    await fabric.request("s.m", idempotent=True, hedge=hedge)
+                    times.append(simulation.now - began)
+            assert 600 < len(executed) <= 600 * 1.1
+
+        simulation.run(play(), seconds=36_000.0)
+    slow = {hedge: sum(seconds >= 1.0 for seconds in times[ENOUGH:]) for hedge, times in took.items()}
+    assert slow[None] >= 6
+    assert slow["auto"] <= 1
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])

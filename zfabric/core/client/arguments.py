@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from zfabric import errors
+from zfabric.core.client.errand import HEDGE_AUTO
 from zfabric.settings import (
     CALL_BYTES_MAX,
     CALL_HEADER_BYTES_MAX,
@@ -51,13 +52,22 @@ def check_listen(listen: object) -> None:
 
 
 def check_options(version: object, instance: object, idempotent: object, hedge: object) -> None:
-    """Raise InvalidArgument unless they are options of a request; ``hedge`` is in seconds, 0 to 3,600."""
+    """Raise InvalidArgument unless they are options of a request; ``hedge`` is "auto", or in seconds, 0 to 3,600."""
     check_version(version)
     check_range("instance", instance, 0, 2**64 - 1)
     if idempotent is not None:
         check_flag("idempotent", idempotent)
-    if hedge is not None:
+    if isinstance(hedge, str) and hedge != "auto":
+        raise errors.InvalidArgument(name="hedge", value=repr(hedge)[:100], allowed="'auto', or 0 to 3,600 s")
+    if hedge is not None and hedge != "auto":
         check_range("hedge", hedge, 0.0, 3_600.0, "s")
+
+
+def hedge_ns(hedge: float | str | None) -> int:
+    """Return what an errand calls ``hedge``."""
+    if isinstance(hedge, str):
+        return HEDGE_AUTO
+    return 0 if hedge is None else max(int(hedge * 1e9), 1)
 
 
 def check_method(method: object) -> None:

@@ -19,8 +19,9 @@ FAILED                 executed: never
 no answer              RequestTimeout at the deadline, CANCEL to whoever has it
 =====================  ============================================================================================
 
-A hedged request is sent to a second instance when the first has not answered in the given time, for one of the budget;
-the first answer counts, the other instance gets CANCEL.
+A hedged request is sent to a second instance when the first has not answered in the given time, or that which
+:mod:`zfabric.core.client.hedging` observed, for one of the budget; the first answer counts, the other instance gets
+CANCEL.
 
 Invariant: a request that is not idempotent is sent a second time only after an instance has said that it did not
 execute it.
@@ -34,7 +35,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zfabric import errors
 from zfabric.core.client import instances
-from zfabric.core.client.errand import Attempt, Errand
+from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
+from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
 from zfabric.core.client.pool import LATENCY_NS, Channel, Pool
 from zfabric.core.effects import Send
@@ -64,6 +66,7 @@ class Caller:
         self.instances = Instances(client, self, host, zone, self._want, self._feed)
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
+        self._hedging = Hedging()
         self._due_ns: int | None = None
         # Threads add to it without a lock, whenever an object is collected: single operations of a deque are atomic.
         self._left: deque[Errand] = deque()
@@ -160,8 +163,21 @@ class Caller:
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts.append(attempt)
         if errand.hedge_ns and len(errand.attempts) == 1 and errand.hedge_at_ns is None:
-            errand.hedge_at_ns = now + errand.hedge_ns
-            self._want(errand.hedge_at_ns)
+            after_ns = self._observed(errand, now) if errand.hedge_ns == HEDGE_AUTO else errand.hedge_ns
+            if after_ns is not None:
+                errand.hedge_at_ns = now + after_ns
+                self._want(errand.hedge_at_ns)
+
+    def _observed(self, errand: Errand, now: int) -> int | None:
+        """Return when an errand is to be hedged by what was observed of its method, and observe it too."""
+
+        def answered() -> None:
+            if errand.pending.error is None:
+                self._hedging.observe(errand.method, self._client.now - now)
+
+        if not errand.losses and not errand.refusals:
+            errand.pending.on_done(answered)
+        return self._hedging.delay(errand.method)
 
     def _send(self, channel: Channel, frames: calls.Frames) -> None:
         assert channel.session is not None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.pool import Channel
     from zfabric.model import Buffer
 
+HEDGE_AUTO: Final = -1
 _CREDIT_AT: Final = STREAM_WINDOW // 2
 _CREDIT_AT_BYTES: Final = STREAM_BYTES // 2
 _CREDIT_NS: Final = 250_000_000
@@ -39,7 +40,7 @@ class Errand:
         version: exact, or its first numbers; "" for any. instance: 0 for any.
         idempotent: may be executed twice; None: if the method was known to be.
         deadline_ns: monotonic, None for none. seconds: what errors call that time.
-        hedge_ns: when a second instance is asked, after the first one was; 0: never.
+        hedge_ns: when a second instance is asked, after the first one was; 0: never, ``HEDGE_AUTO``: as observed.
         pending: its result. inflow: of a stream.
         attempts: under way. tried: instances that refused it or were lost with it.
         was_sent: some instance may have it, or have had it.
