@@ -125,6 +125,7 @@ def test_a_thousand_subscribers_each_get_each_batch_cheaply(node, place):
         assert node.memory() < memory + 100 * MIB
     finally:
         context.destroy(linger=0)
+    assert until(lambda: node.memory() < node.base + 16 * MIB), "what they took is given back when they have left"
 
 
 def test_groups_of_a_partition_are_bounded_by_a_typed_error(node, place, others):

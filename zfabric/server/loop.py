@@ -400,6 +400,7 @@ class Loop:
             self._release_due = now + RELEASE_NS
             self._volume.release_pages()
             self._volume.reader_check()
+            process.trim()  # A thousand clients that have left: 65 MB of anonymous memory without it.
             self._peers = {peer: seen for peer, seen in self._peers.items() if now - seen < PEER_NS}
         if len(self._peers) > PEERS_MAX:
             self._peers.clear()

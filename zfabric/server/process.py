@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 
 def resident() -> tuple[int, int]:
@@ -73,9 +74,15 @@ class Load:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where the C library can (glibc keeps much of it otherwise)."""
+    """Give freed memory back to the system, where the C library can (glibc keeps much of it otherwise).
+
+    With nothing to give it takes some microseconds.
+    """
+    _trim()(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], object]:
     import ctypes
 
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    return getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
