@@ -24,6 +24,10 @@ from zfabric.wire.messages import Command, Type
 TABLES = (keys.BATCH, keys.EPOCH, keys.GROUP, keys.STATE, keys.PRODUCER, keys.TIME)
 
 
+def group_row(value):
+    return msgspec.msgpack.decode(value, type=GroupRow)
+
+
 class DrivenLeader(RuleBasedStateMachine):
     """The parts of the machine that are no steps.
 
@@ -171,7 +175,11 @@ class DrivenLeader(RuleBasedStateMachine):
         if set(self.leader.partition_ids()) != set(candidate.parts):
             return False
         rows = self.rows()
-        groups = {(row[1], row[2].decode()): msgspec.msgpack.decode(row[3])[0] for row in rows if row[0] == keys.GROUP}
+        groups = {
+            (number, rest.decode()): row.offset
+            for table, number, rest, value in rows
+            if table == keys.GROUP and not (row := group_row(value)).deleted
+        }
         for part in candidate.parts.values():
             mine = {name: offset for (number, name), offset in groups.items() if number == part.id}
             if mine != part.groups:
@@ -279,8 +287,8 @@ class DrivenLeader(RuleBasedStateMachine):
         assert times == sorted(times, key=lambda row: row[1])
         assert all(part.start <= offset < part.end for _, offset in times)
         groups = {
-            rest.decode(): msgspec.msgpack.decode(value, type=GroupRow).offset
+            rest.decode(): row.offset
             for table, rest, value in rows
-            if table == keys.GROUP
+            if table == keys.GROUP and not (row := group_row(value)).deleted
         }
         assert groups == part.groups

@@ -394,6 +394,45 @@ def test_offsets_that_groups_commit_at_the_origin_or_at_a_keeper_are_known_at_bo
     assert committed("late") == [2, 2, 2]
 
 
+@pytest.mark.parametrize("away", ["nobody", "the origin", "a keeper"])
+def test_a_group_that_is_deleted_is_deleted_everywhere_and_does_not_come_back(away):
+    """Whoever was away meanwhile, with what the group had committed, is told; a new commit begins it anew."""
+    run = Run(6, origins=1, keepers=2, partitions=1)
+    origin, first, second = run.origins[0], *run.keepers
+    run.run(run.create(origin))
+    task = run.world.start(run.produce(origin, "p", acks="leader"))
+    run.world.run(3.0)
+    run.over = True
+    run.world.run_until(lambda: task.done, 30.0)
+    run.world.run(10.0)
+
+    def commit(process, offset):
+        run.ask(process, Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(1, offset)]))
+        run.world.run(10.0)
+
+    def listed():
+        return [
+            [entry.offset for entry in run.ask(process, Type.LIST_GROUPS, messages.ListGroups("g")).parts]
+            for process in (origin, first, second)
+        ]
+
+    commit(origin, 7)
+    assert listed() == [[7], [7], [7]]
+    run.restart = False
+    absent = {"the origin": origin, "a keeper": second}.get(away)
+    if absent is not None:
+        absent.kill()
+        run.world.run(10.0)
+    run.ask(first, Type.DELETE_GROUP, messages.DeleteGroup("g"))
+    run.world.run(10.0)
+    if absent is not None:
+        absent.start()
+    run.world.run(70.0)
+    assert listed() == [[], [], []]
+    commit(second, 3)
+    assert listed() == [[3], [3], [3]]
+
+
 def test_a_copy_expires_when_its_origin_is_silent_and_all_its_groups_have_read_it():
     run = Run(7, origins=2, keepers=1, partitions=1)
     origin, other, keeper = *run.origins, run.keepers[0]

@@ -15,7 +15,8 @@ OFFER     a fabric that others cannot reach says over a connection that it opene
 ========  ===========================================================================================================
 
 Committed offsets are merged, never replaced: ``resets`` counts how often somebody has set the group back on purpose,
-and the larger pair (resets, offset) wins. So merging twice, or in another order, gives the same.
+and the larger pair (resets, offset) wins; a deletion counts as one more. So merging twice, or in another order, gives
+the same.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ class KeptPlace(Body, frozen=True):
 
 
 class SharedOffset(Body, frozen=True):
-    """What a group has committed in a partition, and when (ms since 1970, of the clock of whoever took it)."""
+    """What a group has committed in a partition, and when (ms since 1970, of the clock of whoever took it).
+
+    ``deleted``: the group was, then.
+    """
 
     partition: Id
     group: Annotated[str, Meta(min_length=1, max_length=GROUP_BYTES_MAX)]
     resets: Count
     offset: Count
     timestamp: Signed
+    deleted: bool = False
 
 
 class FollowPart(Body, frozen=True):

@@ -194,7 +194,7 @@ EXAMPLES = {
     ),
     Type.SHARE: (
         Share("o", [SharedOffset(7, "g", 1, 12, 1000)]),
-        "7a66013600000000090000000000000092a16f919507a167010ccd03e8",
+        "7a66013600000000090000000000000092a16f919607a167010ccd03e8c2",
     ),
     Type.ADOPT: (
         Adopt("o", [AdoptedTopic("t", TopicConfig(), [(0, 7)])], [2]),
@@ -295,7 +295,7 @@ def test_a_followed_carries_its_batches_in_one_frame():
     golden = [
         (
             "7a66013300000000090000000000000096a16f0304099295010a296fc09502000000921882a66c656164657202"
-            "a9706172746974696f6e07919507a167010ccd03e8"
+            "a9706172746974696f6e07919607a167010ccd03e8c2"
         ),
         stored,
     ]

@@ -153,6 +153,6 @@ class Assigned:
             if isinstance(held.log, MemoryLog):
                 held.log.abandon()
                 held.producers.abandon()
-                held.groups = -1
+                held.groups = held.tombstones = -1
             else:
                 del self.loaded[partition_id]

@@ -33,20 +33,17 @@ class Commits:
         """Read the rows of partitions that nobody has followed before."""
         for partition_id in sorted(partitions - self._loaded):
             self._loaded.add(partition_id)
-            for group in groups.names(partition_id, txn):
+            for group in groups.names(partition_id, txn, deleted=True):
                 with suppress(errors.CorruptRow):  # Whoever asks for this group's offset is told.
-                    row = groups.committed(partition_id, group, txn)
+                    row = groups.known(partition_id, group, txn)
                     if row is not None:
                         self._note(partition_id, group, row)
 
-    def note(self, partition_id: int, group: str, row: groups.GroupRow | None) -> bool:
-        """A group has committed in a partition, or was forgotten (None); tells whether somebody follows it."""
+    def note(self, partition_id: int, group: str, row: groups.GroupRow) -> bool:
+        """A group has committed in a partition, or was deleted; tells whether somebody follows it."""
         if partition_id not in self._loaded:
             return False
-        if row is None:
-            self._changed.pop((partition_id, group), None)
-        else:
-            self._note(partition_id, group, row)
+        self._note(partition_id, group, row)
         return True
 
     def _note(self, partition_id: int, group: str, row: groups.GroupRow) -> None:
@@ -78,6 +75,6 @@ class Commits:
             if partition_id in partitions:
                 if len(found) == SHARED_OFFSETS_MAX:
                     return found, version
-                found.append(SharedOffset(partition_id, group, row.resets, max(row.offset, 0), row.timestamp))
+                found.append(row.shared(partition_id, group))
             version = changed
         return found, version

@@ -180,7 +180,9 @@ class Copies:
         self.expired += [partition_id for partition_id in body.check if self._is_expired(partition_id, wall_ms, txn)]
         return appended, changed
 
-    def merge(self, commits: list[SharedOffset], txn: Transaction) -> list[tuple[int, str, groups.GroupRow]]:
+    def merge(
+        self, commits: list[SharedOffset], wall_ms: int, txn: Transaction
+    ) -> list[tuple[int, str, groups.GroupRow]]:
         """Take committed offsets that are ahead of ours; returns those that changed something.
 
         Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here, nor of a
@@ -192,7 +194,7 @@ class Copies:
                 check_name("group", shared.group, GROUP_BYTES_MAX)
                 partition = self._assigned.partition(shared.partition, txn)
                 known = shared.offset <= partition.log.state.end or shared.partition in self._assigned.kept
-                row = groups.merge(partition, shared, txn) if known else None
+                row = groups.merge(partition, shared, wall_ms, txn) if known else None
             except (errors.InvalidArgument, errors.NotLeader, errors.CorruptRow, errors.LimitExceeded):
                 self.refused += 1
                 continue
@@ -306,20 +308,21 @@ class Copies:
         if not state.batches:
             return True
         commits, whole = self._commits(partition_id, txn)
-        return whole and bool(commits) and min(entry.offset for entry in commits) >= state.end
+        offsets = [entry.offset for entry in commits if not entry.deleted]
+        return whole and bool(offsets) and min(offsets) >= state.end
 
     def _commits(self, partition_id: int, txn: Transaction) -> tuple[list[SharedOffset], bool]:
-        """Return what groups have committed at a copy, and whether that is all: damaged rows are left out."""
+        """Return what groups committed at a copy, tombstones too, and if that is all: damaged rows are left out."""
         found: list[SharedOffset] = []
         whole = True
         if partition_id in self._assigned.kept:
-            for group in groups.names(partition_id, txn):
+            for group in groups.names(partition_id, txn, deleted=True):
                 try:
-                    row = groups.committed(partition_id, group, txn)
+                    row = groups.known(partition_id, group, txn)
                 except errors.CorruptRow as error:
                     self.problems[partition_id] = str(error)
                     whole = False
                     continue
                 if row is not None:
-                    found.append(SharedOffset(partition_id, group, row.resets, row.offset, row.timestamp))
+                    found.append(row.shared(partition_id, group))
         return found, whole

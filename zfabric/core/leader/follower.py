@@ -39,6 +39,8 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.mender import Mender
@@ -193,7 +195,7 @@ class Follower:
         for shared in copies.shared:
             place = self._leader.kept.get(shared.partition)
             if place is not None:
-                told = SharedOffset(place.source, shared.group, shared.resets, shared.offset, shared.timestamp)
+                told = msgspec.structs.replace(shared, partition=place.source)
                 self._to_share.setdefault(place.origin, {})[place.source, shared.group] = told
         copies.shared = []
         self._drop += copies.expired

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.leader.copies import Heard, Keep, KeptBatch
 from zfabric.core.leader.sources import Kept, Source
 from zfabric.wire import batch
-from zfabric.wire.replication import Followed, FollowedPart, SharedOffset
+from zfabric.wire.replication import Followed, FollowedPart
 
 LEFT_OUT_NS: Final = 30_000_000_000
 
@@ -69,8 +71,7 @@ class Intake:
         for shared in body.commits:
             copy = source.asked.get(shared.partition)
             if copy is not None:
-                told = SharedOffset(copy, shared.group, shared.resets, shared.offset, shared.timestamp)
-                self.keep.commits.append(told)
+                self.keep.commits.append(msgspec.structs.replace(shared, partition=copy))
 
     def _part(self, source: Source, copy: int, part: FollowedPart, blob: memoryview, end: int) -> None:
         place = self._leader.kept.get(copy)

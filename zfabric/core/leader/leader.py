@@ -417,10 +417,14 @@ class Leader:
         body: messages.DeleteGroup = command.body
         check_name("group", body.group, GROUP_BYTES_MAX)
         for partition_id in self._assigned.places:
-            if groups.forget(partition_id, body.group, txn):
-                self._commits.note(partition_id, body.group, None)
-                if partition_id in self._assigned.loaded:
-                    self._assigned.loaded[partition_id].groups = -1
+            if not groups.is_told(partition_id, body.group, txn):
+                continue
+            partition = self._assigned.partition(partition_id, txn)
+            row = groups.delete(partition, body.group, self._wall_ms, txn)
+            if row is not None:
+                self._committed(partition_id, body.group, row)
+                if partition_id in self._assigned.kept:
+                    self.copies.committed.add(partition_id)
         self.must_sync = True
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
 
@@ -436,7 +440,7 @@ class Leader:
         self._reply(peer, messages.command(Type.DONE, command.request, messages.Empty()))
 
     def _merge(self, commits: list[SharedOffset], txn: Transaction) -> None:
-        for partition_id, group, row in self.copies.merge(commits, txn):
+        for partition_id, group, row in self.copies.merge(commits, self._wall_ms, txn):
             self._committed(partition_id, group, row)
             self.must_sync = True
 

@@ -11,7 +11,7 @@ to go on.
 from __future__ import annotations
 
 from zfabric import errors
-from zfabric.core.leader import keys
+from zfabric.core.leader import groups, keys
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.log import StoredLog
@@ -107,6 +107,8 @@ class Maintenance:
                 self._note(partition)
             if self._expire(partition, wall_ms, txn):
                 self._note(partition)
+        if groups.is_untidy(partition, wall_ms):
+            self.must_sync |= groups.tidy(partition, wall_ms, txn)
         return busy
 
     def _note(self, partition: Partition) -> None:

@@ -19,7 +19,8 @@ class Partition:
         id: number in the fabric. topic, number: name, and number within it.
         durability: code of what an ack means here.
         compactor: the pass of compaction under way. damaged: the last one ended at a damaged batch.
-        groups: how many groups have committed here; -1 while they are not counted.
+        groups, tombstones: how many groups have committed here, and were deleted; -1 while they are not counted.
+        tidy_due_ms: when to look for tombstones that have expired.
         published: end offset of the last batch or HEAD that was published; head_due_ns: when to publish a HEAD, or 0.
     """
 
@@ -35,6 +36,8 @@ class Partition:
         "number",
         "producers",
         "published",
+        "tidy_due_ms",
+        "tombstones",
         "topic",
     )
 
@@ -48,7 +51,8 @@ class Partition:
         self.durability = DURABILITY_CODE[config.durability]
         self.log: StoredLog | MemoryLog = (MemoryLog if memory else StoredLog)(id, topic, number, state)
         self.producers = ProducerTable(id, state.producers, stored=not memory)
-        self.groups = -1
+        self.groups = self.tombstones = -1
+        self.tidy_due_ms = 0
         self.compactor: Compactor | None = None
         self.damaged = False
         self.head_due_ns = 0
