@@ -160,6 +160,66 @@ def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
             assert len(connections) <= 3
 
 
+def few_are_many(monkeypatch):
+    """Read at keepers whatever they have, however few origins there are."""
+    from zfabric.core.client import origins, routes
+
+    monkeypatch.setattr(routes, "DIRECT_MAX", 0)
+    monkeypatch.setattr(origins, "DIRECT_MAX", 0)
+
+
+def test_a_keeper_that_has_not_got_as_far_as_a_reader_is_not_waited_for_while_the_origin_is_there(
+    simulation, monkeypatch
+):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t")
+    send(origin, [b"1", b"2"])
+    simulation.advance(5.0)
+    simulation.partition("peer-1", 0)  # The keeper gets no more.
+    send(origin, [b"3", b"4", b"5"])
+    few_are_many(monkeypatch)
+    with simulation.connect("c", peer=2) as fabric:
+        with fabric.consumer("t", start=4) as consumer:
+            assert read(consumer, 1, seconds=20.0) == [b"5"]
+        with pytest.raises(errors.OffsetOutOfRange), fabric.consumer("t", start=7) as consumer:
+            read(consumer, 1, seconds=20.0)
+
+
+def test_a_keeper_that_is_behind_is_waited_for_when_there_is_nobody_else(simulation):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t")
+    send(origin, [b"1", b"2"])
+    simulation.advance(5.0)
+    simulation.partition("peer-1", 0)
+    send(origin, [b"3"])
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 3) == [b"1", b"2", b"3"]
+        simulation.kill_leader(0)
+        simulation.advance(20.0)
+        assert consumer.poll(timeout=5.0) == []
+        simulation.heal()
+        simulation.start_leader(0)
+        send(simulation.connect("again", peer=0), [b"4"])
+        assert read(consumer, 1, seconds=10.0) == [b"4"]
+
+
+def test_a_new_reader_at_a_new_keeper_begins_where_its_origin_does(simulation, monkeypatch):
+    """The copy begins at 0, and skips to what the origin still has."""
+    few_are_many(monkeypatch)
+    origin = simulation.connect("a", peer=0)
+    simulation.kill_leader(1)
+    origin.topics.create("t", retention_bytes=200)
+    send(origin, [b"%d" % number for number in range(50)])
+    start = origin.topics.describe("t").partitions[0].start_offset
+    assert start > 10
+    simulation.start_leader(1)
+    with simulation.connect("c", peer=2) as fabric:
+        for _ in range(20):
+            with fabric.consumer("t") as consumer:
+                assert read(consumer, 50 - start, seconds=5.0) == [b"%d" % number for number in range(start, 50)]
+            simulation.advance(0.3)
+
+
 def test_deleting_the_own_part_of_a_topic_at_a_peer_that_keeps_leaves_the_copies_of_others(simulation):
     origin, keeper = simulation.connect("a", peer=0), simulation.connect("k", peer=1)
     origin.topics.create("t")

@@ -37,6 +37,7 @@ CODES = {
     "CorruptRow": 36,
     "UplinkFenced": 37,
     "SourceRewound": 38,
+    "LogRewound": 39,
     "ProtocolViolation": 40,
     "UnsupportedVersion": 41,
     "CorruptFrame": 42,

@@ -58,6 +58,27 @@ class OffsetOutOfRange(ZFabricError):
     end: int
 
 
+class LogRewound(OffsetOutOfRange):
+    """What was read is not in the log any more, which went on differently: its data was set back, say to a backup.
+
+    A power cut does that to a topic with ``durability="os"`` as well. Records from ``parted`` on are others than those
+    that were read; ``start`` and ``end`` are those of the log as it is now.
+    """
+
+    code = 39
+    template = (
+        "topic {topic!r} partition {partition}: what was read before offset {offset} is not in the log, which was set "
+        "back: {problem}; its records from {parted} on are others: seek there to read them; allowed: {start} to {end}"
+    )
+    topic: str
+    partition: int
+    offset: int
+    start: int
+    end: int
+    parted: int
+    problem: str
+
+
 class CorruptBatch(ZFabricError):
     """A stored or received batch does not match its checksum or cannot be decoded."""
 

@@ -94,6 +94,7 @@ class Consumer:
 
         Raises:
             CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
+            LogRewound: a partition's log was set back: :meth:`seek` to ``parted``, to read what it has instead.
             DeserializerFailed: for the next record; those before it were returned. :meth:`seek` past it.
         """
         check_range("max_records", max_records, 1, 10_000_000)

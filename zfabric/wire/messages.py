@@ -206,10 +206,21 @@ class ProducerIs(Body, frozen=True):
 
 
 class FetchPart(Body, frozen=True):
-    """Read a partition from an offset on."""
+    """Read a partition from an offset on.
+
+    All before ``seen`` was read already, and ``epoch`` and ``append_time`` (ms) are those of its last batch: the
+    leader answers LogRewound if it has another log, and the asker would miss something of that. ``first`` and
+    ``first_time`` are the base offset and the time of the first batch that was read of that epoch. Times of 0 are not
+    known.
+    """
 
     partition: Id
     offset: Count
+    seen: Count = 0
+    epoch: Count = 0
+    append_time: Signed = 0
+    first: Count = 0
+    first_time: Signed = 0
 
 
 class Fetch(Body, frozen=True):

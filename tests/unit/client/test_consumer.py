@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.wire import SECOND, Wire, endpoint, head, published, stored
+from tests.unit.client.wire import SECOND, Wire, endpoint, head, published, sealed, stored
 from zfabric import errors
 from zfabric.core.client.feed import FETCH_BYTES
 from zfabric.model import TopicConfig
-from zfabric.wire import messages
+from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
 
@@ -290,18 +290,64 @@ def test_what_a_fetch_says_of_the_place_before_a_seek_is_ignored(wire):
 
 
 def test_a_position_that_retention_removed_is_an_error_unless_it_is_skipped():
-    refusal = errors.OffsetOutOfRange(topic="t", partition=0, offset=0, start=3, end=9)
+    refusal = errors.OffsetOutOfRange(topic="t", partition=0, offset=1, start=4, end=9)
     for skip in (False, True):
         wire = Wire()
         consumer = wire.consumer(skip_missing=skip)
         wire.open(consumer)
+        wire.fetched(wire.fetches()[0], {1: [stored(1, 0, [b"a"])]}, {1: 9})
+        assert values(consumer) == [b"a"]
         wire.fetched(wire.fetches()[0], failures={1: refusal})
         if skip:
             wire.pass_time(0.1)
-            assert (consumer.skipped, wire.fetches()[1]) == (3, {1: 3})
+            assert (consumer.skipped, wire.fetches()[1]) == (3, {1: 4})
         else:
             with pytest.raises(errors.OffsetOutOfRange):
                 consumer.take(1)
+
+
+def test_one_that_begins_with_the_earliest_record_begins_with_what_is_the_earliest_when_it_gets_something(wire):
+    """A keeper that is new skips to its origin's start, and retention goes on everywhere."""
+    consumer = wire.consumer()
+    wire.open(consumer)
+    for start in (3, 7):
+        refusal = errors.OffsetOutOfRange(topic="t", partition=0, offset=start - 3, start=start, end=9)
+        wire.fetched(wire.fetches()[0], failures={1: refusal})
+        wire.pass_time(0.1)
+    assert wire.fetches()[1] == {1: 7}
+    wire.fetched(wire.fetches()[0], {1: [stored(1, 7, [b"a"])]}, {1: 9})
+    assert (values(consumer), consumer.skipped) == ([b"a"], 0)
+
+
+def test_a_publication_of_another_epoch_is_not_taken_before_a_fetch_was_answered(wire):
+    """The log may have been set back: what its leader is asked says which one was read."""
+    consumer = wire.consumer()
+    live(wire, consumer)
+    publish(wire, published(1, 0, [b"a"]))
+    frames = published(1, 1, [b"b"])
+    header, payload = sealed([b"b"])
+    frames[1] = batch.stamp(header, 1, 2, 1, 1, 700)
+    publish(wire, frames)
+    [part] = wire.fetches()[0].body.parts
+    assert part == messages.FetchPart(1, 1, 1, 1, 600, 0, 600)
+    assert values(consumer) == [b"a"]
+    wire.fetched(wire.fetches()[0], {1: [frames[1] + payload]}, {1: 2})
+    assert (values(consumer), consumer.gaps) == ([b"b"], 0)
+
+
+def test_a_log_that_was_set_back_is_an_error_once_and_seeking_goes_on_in_the_new_one(wire):
+    consumer = wire.consumer()
+    wire.open(consumer)
+    wire.fetched(wire.fetches()[0], {1: [stored(1, 0, [b"a", b"b"])]}, {1: 9})
+    told = errors.LogRewound(topic="t", partition=0, offset=2, start=0, end=9, parted=1, problem="p")
+    wire.fetched(wire.fetches()[0], failures={1: told})
+    assert values(consumer) == [b"a", b"b"]
+    with pytest.raises(errors.LogRewound):
+        consumer.take(1)
+    consumer.seek(0, "latest", wire.now, wire.now + SECOND)
+    wire.found(wire.step()[-1], {1: 9})
+    [part] = wire.fetches()[0].body.parts
+    assert part == messages.FetchPart(1, 9)
 
 
 def test_a_damaged_batch_is_an_error_once_all_before_it_is_taken(wire):

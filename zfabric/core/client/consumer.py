@@ -13,6 +13,10 @@ everything is taken, and so is one that was made again under the same name: its 
 Where leaders are *scattered* (the origins of a mesh, see ``origins.py``), one that is away keeps nobody waiting: its
 partitions begin, or go on, when it is there. A part of the topic that is new begins at ``start``, one that was deleted
 is read no more, and nothing is raised for either.
+
+Each FETCH says of which log the last batch was that was received, and the leader refuses it if it has another one (its
+data was set back): LogRewound, or with ``skip_missing`` on from where the two part. A publication of another leader
+epoch than that batch's is not taken before a FETCH was answered.
 """
 
 from __future__ import annotations
@@ -320,6 +324,7 @@ class Consumer:
     def _replaced(self, cursor: Cursor) -> None:
         """The topic was made again: what this partition holds is another log."""
         cursor.committed = -1
+        cursor.forget()
         if self.skip_missing or self._client.scattered:
             cursor.clear(0)
         elif cursor.position >= 0:
@@ -369,7 +374,11 @@ class Consumer:
         header = batch.parse(frames[1])
         if header.base_offset + header.span <= cursor.expected:
             return
-        if header.base_offset != cursor.expected or batch.damage(
+        if cursor.seen and header.leader_epoch != cursor.epoch:
+            feed.fall_behind(
+                cursor, now
+            )  # Perhaps the log was set back: whether it is the same is the leader's to say.
+        elif header.base_offset != cursor.expected or batch.damage(
             frames[1], frames[2], header, cursor.id, cursor.expected
         ):
             self.gaps += 1
@@ -458,18 +467,22 @@ class Consumer:
         self._client.open(self, session)
 
     def evades(self, cursor: Cursor, now: int) -> bool:
-        """What comes next is damaged where it is read: tells whether it is read elsewhere from now on."""
+        """Where it is read it cannot go on for now: tells whether it is read elsewhere from now on."""
         origins = self._client.origins
         return origins is not None and origins.evade(self.topic, cursor.number, cursor.log, cursor.leader, now)
 
     def outside(self, cursor: Cursor, error: errors.OffsetOutOfRange) -> None:
         """What a partition should go on from is not there any more."""
-        if not self.skip_missing:
+        target = error.start if cursor.expected < error.start else error.end
+        if isinstance(error, errors.LogRewound):
+            target = error.parted
+            cursor.forget()
+        begins = cursor.untouched and target == error.start
+        if not (self.skip_missing or begins):
             cursor.error = error
             self.wake()
             return
-        target = error.start if cursor.expected < error.start else error.end
-        self.skipped += max(0, target - cursor.expected)
+        self.skipped += 0 if begins else max(0, target - cursor.expected)
         cursor.expected = target
         if not cursor.buffer:
             cursor.position = target

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
 from zfabric.model import Record
-from zfabric.wire import batch
+from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
 from zfabric.wire.metadata import PartitionPlace
 
@@ -24,6 +24,9 @@ class Cursor:
         log: what stays the same while this is the same log, wherever it is read. copy: it is read at a keeper.
         subscribed: the leader was asked to publish here.
         heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
+        seen: end of the last batch received, 0 without one; its epoch and append time (ms, 0 if it was compacted).
+        first: base offset and append time of the first one of that epoch.
+        untouched: it begins wherever the log does, and nothing was received yet.
         end: end offset last heard of. committed: as stored for the group.
         place: its place among its consumer's cursors. lists: the candidates' lists that hear of its changes.
     """
@@ -41,6 +44,8 @@ class Cursor:
         self.expected = -1
         self.end = -1
         self.committed = -1
+        self.untouched = False
+        self.forget()
         self.buffer: deque[RecordBatch] = deque()
         self.buffered = 0
         self.records: list[Record] = []
@@ -50,6 +55,15 @@ class Cursor:
         self.subscribed = False
         self.heard_ns = 0
         self._error: errors.ZFabricError | None = None
+
+    def forget(self) -> None:
+        """What was received is none of the log that is read now."""
+        self.seen = self.epoch = self.seen_ms = 0
+        self.first = (0, 0)
+
+    def wanted(self) -> messages.FetchPart:
+        """Return what to ask the leader for, and what it is to compare first."""
+        return messages.FetchPart(self.id, self.expected, self.seen, self.epoch, self.seen_ms, *self.first)
 
     def changed(self) -> None:
         """Tell the lists that there may be something to take here, or something to ask for."""
@@ -95,6 +109,7 @@ class Cursor:
     def clear(self, offset: int) -> None:
         """Go on from ``offset``, forgetting what was buffered."""
         self.position = self.expected = offset
+        self.untouched = False
         self.buffer.clear()
         self.buffered = 0
         self.records, self.taken = [], 0
@@ -115,7 +130,11 @@ class Cursor:
         entry = RecordBatch(self.topic, self.number, header, payload, first)
         if first and header.flags & COMPACTED:
             entry.first = sum(1 for distance in entry.decoded().distances if distance < first)
-        self.expected = header.next_offset
+        self.untouched = False
+        self.seen = self.expected = header.next_offset
+        self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
+        if header.leader_epoch != self.epoch:
+            self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
         self.end = max(self.end, self.expected)
         if len(entry) > 0:
             self.buffer.append(entry)

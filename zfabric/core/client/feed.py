@@ -40,7 +40,7 @@ RETRY_NS = 50_000_000
 RETRY_MAX_NS = 400_000_000
 AWAY_NS = 500_000_000
 CALL_NS = 30_000_000_000
-_NAMING = frozenset({errors.CorruptBatch.code, errors.OffsetOutOfRange.code})
+_NAMING = frozenset(kind.code for kind in (errors.CorruptBatch, errors.OffsetOutOfRange, errors.LogRewound))
 """Errors that name a partition, by which a user seeks on."""
 
 
@@ -155,7 +155,7 @@ class Feed:
         self._turns += 1 if len(wanted) <= FETCH_PARTITIONS_MAX else FETCH_PARTITIONS_MAX
         wanted = (wanted[first:] + wanted[:first])[:FETCH_PARTITIONS_MAX]
         asked_from, connections = {cursor.id: cursor.expected for cursor in wanted}, self._connections
-        parts = [messages.FetchPart(cursor.id, cursor.expected) for cursor in wanted]
+        parts = [cursor.wanted() for cursor in wanted]
         call = self._client.requests.call(
             endpoint, Type.FETCH, messages.Fetch(FETCH_BYTES, parts), now, now + CALL_NS, "fetch", CALL_NS / 1e9
         )
@@ -220,7 +220,10 @@ class Feed:
         if isinstance(error, errors.NotLeader) or error.retriable:
             self._postpone(now)
         elif isinstance(error, errors.OffsetOutOfRange) and cursor.copy and cursor.expected > error.end:
-            self._go_live(cursor, now)  # The keeper has not got so far: what it gets will be published.
+            if not self._consumer.evades(cursor, now):
+                self._go_live(cursor, now)  # The keeper has not got so far: what it gets will be published.
+        elif isinstance(error, errors.LogRewound) and cursor.copy and self._consumer.evades(cursor, now):
+            pass  # The keeper has another log than the origin; an origin that was set back says so itself.
         elif isinstance(error, errors.OffsetOutOfRange):
             self._consumer.outside(cursor, error)
         elif not (isinstance(error, errors.CorruptBatch) and self._consumer.evades(cursor, now)):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from zfabric.core.client.pending import Pending
 from zfabric.wire.card import Card
 from zfabric.wire.gossip import Status
 from zfabric.wire.metadata import LeaderAddress, TopicMeta
 
 PAUSE_NS: Final = 50_000_000
 PAUSE_MAX_NS: Final = 5_000_000_000
+SETTLE_NS: Final = 1_000_000_000
+"""Longest that opening a topic waits for origins that are there but do not answer; they join when they do."""
+UNKNOWN_NS: Final = 3_000_000_000
 
 
 class Sighting(NamedTuple):
@@ -83,3 +87,19 @@ class Origin:
         """It did not answer: it may be asked again, later each time."""
         self.retry_ns = now + self.pause_ns
         self.pause_ns = min(self.pause_ns * 2, PAUSE_MAX_NS)
+
+
+class Opening:
+    """Somebody wants a view of a topic.
+
+    Attributes:
+        own: the own leader has answered. fresh: the table of members was asked for since, or cannot be had.
+        until_ns: a topic that nobody shows is unknown then.
+    """
+
+    def __init__(self, now: int, deadline_ns: int) -> None:
+        self.pending: Pending[TopicMeta] = Pending()
+        self.own = self.fresh = False
+        self.settled_ns = now + SETTLE_NS
+        self.until_ns = min(now + UNKNOWN_NS, deadline_ns)
+        self.deadline_ns = deadline_ns

@@ -19,7 +19,7 @@ Rules:
   the same by WELCOME (:meth:`Requests.expect <zfabric.core.client.requests.Requests.expect>`).
 - The origin whose leader this client was given (the own one) is kept by ``client.py``; it has the numbers below
   :data:`OWN_LEADERS`.
-- A topic that nobody shows within :data:`UNKNOWN_NS` is unknown: news of one that was made just now are under way.
+- A topic that nobody shows within ``origin.UNKNOWN_NS`` is unknown: news of one that was made just now are under way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from xxhash import xxh3_64_intdigest
 
 from zfabric import errors
 from zfabric.core.client.members import Change
-from zfabric.core.client.origin import PAUSE_NS, Origin, Sighting
+from zfabric.core.client.origin import PAUSE_NS, Opening, Origin, Sighting
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.routes import DIRECT_MAX, SHUN_NS, Holder, Routes, covered
 from zfabric.wire.messages import Command, Type
@@ -48,9 +48,8 @@ ORIGINS_MAX: Final = 20_000
 """Origins of one client: more than a mesh may have members."""
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
-SETTLE_NS: Final = 1_000_000_000
-"""Longest that opening a topic waits for origins that are there but do not answer; they join when they do."""
-UNKNOWN_NS: Final = 3_000_000_000
+EVADING_MAX: Final = 64
+"""Origins at a time that are read directly because their keepers are not fit to be read at."""
 
 
 def mesh_number(fabric: str, number: int) -> int:
@@ -59,22 +58,6 @@ def mesh_number(fabric: str, number: int) -> int:
     It has 52 bits, so that JSON and floats hold it.
     """
     return xxh3_64_intdigest(f"{fabric}/{number}".encode()) >> 12
-
-
-class _Opening:
-    """Somebody wants a view of a topic.
-
-    Attributes:
-        own: the own leader has answered. fresh: the table of members was asked for since, or cannot be had.
-        until_ns: a topic that nobody shows is unknown then.
-    """
-
-    def __init__(self, now: int, deadline_ns: int) -> None:
-        self.pending: Pending[TopicMeta] = Pending()
-        self.own = self.fresh = False
-        self.settled_ns = now + SETTLE_NS
-        self.until_ns = min(now + UNKNOWN_NS, deadline_ns)
-        self.deadline_ns = deadline_ns
 
 
 class Origins:
@@ -93,8 +76,9 @@ class Origins:
         self._next = OWN_LEADERS
         self._queue: list[tuple[int, int, Origin]] = []
         self._scheduled = 0
-        self._openings: dict[str, _Opening] = {}
+        self._openings: dict[str, Opening] = {}
         self._adopting: set[str] = set()
+        self._direct: set[str] = set()
         self._routes = Routes()
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
@@ -127,7 +111,7 @@ class Origins:
         """Return a topic's view to come: what those who are there have answered, and at least one of them has it."""
         opening = self._openings.get(topic)
         if opening is None:
-            opening = self._openings[topic] = _Opening(now, deadline_ns)
+            opening = self._openings[topic] = Opening(now, deadline_ns)
             self._client.members.use(now)
             self._ask_own(topic, opening)
             fresh = self._client.members.fresh(now, opening.settled_ns)
@@ -137,7 +121,7 @@ class Origins:
             self._settle(now)
         return opening.pending
 
-    def _ask_own(self, topic: str, opening: _Opening) -> None:
+    def _ask_own(self, topic: str, opening: Opening) -> None:
         client = self._client
         asked = client.control(
             Type.METADATA, Metadata([topic]), client.now, opening.deadline_ns, f"metadata of topic {topic!r}"
@@ -153,7 +137,7 @@ class Origins:
 
         asked.on_done(answered)
 
-    def _refreshed(self, opening: _Opening) -> None:
+    def _refreshed(self, opening: Opening) -> None:
         opening.fresh = True
         self._settle(self._client.now)
 
@@ -169,7 +153,7 @@ class Origins:
             if (opening.own and opening.fresh and self.heard and not silent) or opening.settled_ns <= now:
                 self._close(topic, opening, view)
 
-    def _close(self, topic: str, opening: _Opening, result: TopicMeta | Exception) -> None:
+    def _close(self, topic: str, opening: Opening, result: TopicMeta | Exception) -> None:
         del self._openings[topic]
         self._client.members.release()
         if isinstance(result, Exception):
@@ -230,10 +214,19 @@ class Origins:
             adopted.fail(error or errors.UnknownTopic(topic=topic))
 
     def evade(self, topic: str, number: int, log: tuple[str, int], leader: int, now: int) -> bool:
-        """A leader has a partition damaged: let it be read elsewhere for a while; False if there is nobody else."""
+        """A partition cannot be read on where it is read: let it be read elsewhere for a while.
+
+        False if nobody else is known. An origin that only its keepers were asked about is asked itself, and may turn
+        out to be the one.
+        """
         self._routes.shun(log, self.fabric_of(leader), now)
         view = self.view(topic)
         if view is None or all(place.leader == leader for place in view.partitions if place.number == number):
+            origin = self._origins.get(log[0])
+            if origin is not None and origin.here and topic not in origin.topics and len(self._direct) < EVADING_MAX:
+                self._direct.add(origin.fabric)
+                self._client.after(now + SHUN_NS, lambda: self._direct.discard(log[0]))
+                self._wish(origin, now)
             return False
         self._client.show(topic)
         self._client.after(now + SHUN_NS, lambda: self._client.show(topic))
@@ -372,7 +365,7 @@ class Origins:
 
     def _is_covered(self, origin: Origin, topic: str) -> bool:
         """Tell whether keepers tell all about a topic's partitions at an origin, or have yet to be asked about it."""
-        if topic in origin.keeps:
+        if topic in origin.keeps or origin.fabric in self._direct:
             return False
         if topic not in self._covered:
             self._covered[topic] = self._cover(topic)

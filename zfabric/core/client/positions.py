@@ -207,11 +207,14 @@ class Positions:
         offset = part.offset if isinstance(start, str) else start
         if opening and self._consumer.skip_missing:
             offset = max(offset, part.start_offset)
-        if not part.start_offset <= offset <= part.end_offset:
+        # A keeper may not have got as far; whether the origin has, it is asked with the first FETCH.
+        if not part.start_offset <= offset <= part.end_offset and not (cursor.copy and offset > part.end_offset):
             return outside(cursor, offset, part.start_offset, part.end_offset)
         cursor.clear(offset)
         cursor.end = part.end_offset
         cursor.live = False
+        # Until it has got something it may be told of another start: retention goes on, and a keeper skips to it.
+        cursor.untouched = start == "earliest"
         return None
 
 

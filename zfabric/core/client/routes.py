@@ -7,7 +7,8 @@ A copy has the offsets, epochs and bytes of its origin, so a reader may go from 
 - Of several keepers a reader stays with the one that it has; else it takes the own one, else the one that a hash of
   keeper and origin prefers (rendezvous), so that readers and origins spread over keepers.
 - Whoever has a log damaged where it is to be read on is *shunned* for a minute, as long as there is another one: by
-  then a keeper has mended it (``core/leader/damage.py``), or the reader is past it.
+  then a keeper has mended it (``core/leader/damage.py``), or the reader is past it. So is a keeper that has not got as
+  far as the reader, or has another log than it (its origin was set back).
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ class Routes:
         copies = [(holder, kept) for holder, kept in found.copies if kept.source == log]
         shunned = [fabric for fabric, until in self._shunned.get((origin, log), {}).items() if until > now]
         able = [entry for entry in copies if entry[0].here and entry[0].fabric not in shunned]
+        if not (able or (led is not None and led[0].here)):
+            able = [entry for entry in copies if entry[0].here]  # Better than one that is away.
         if led is not None and not (able and (many or not led[0].here or origin in shunned)):
             self._chosen.pop((origin, log), None)
             holder, place = led

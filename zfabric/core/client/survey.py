@@ -2,7 +2,7 @@
 
 A member that does not answer within a second is away: what it was known to have is part of a topic all the same. A
 topic that was asked for by its name and that nobody shows yet is waited for as its readers wait, up to
-``origins.UNKNOWN_NS``: a peer that has just started knows nobody.
+``origin.UNKNOWN_NS``: a peer that has just started knows nobody.
 """
 
 from __future__ import annotations

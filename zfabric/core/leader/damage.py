@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from zfabric import errors
-from zfabric.core.leader import keys
+from zfabric.core.leader import keys, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.cutting import cut
@@ -273,7 +273,7 @@ class Damage:
             LogsDiverged: it is not.
         """
         problem = ""
-        epoch = log.epoch_at(header.base_offset, txn)
+        epoch = lineage.epoch_at(log, header.base_offset, txn)
         if epoch and header.leader_epoch != epoch:
             problem = f"leader epoch {epoch} here, {header.leader_epoch} there"
         if before is not None and len(before) >= HEADER_BYTES and batch.header_is_whole(before):

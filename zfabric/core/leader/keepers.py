@@ -20,6 +20,7 @@ from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
 from zfabric import errors
+from zfabric.core.leader import lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.counters import Counters
@@ -28,7 +29,7 @@ from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.settings import FETCH_BYTES_MAX, UNCONFIRMED_MAX, check_range
-from zfabric.wire import batch, messages
+from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart
 
@@ -252,27 +253,15 @@ class Keepers:
         Raises:
             LogsDiverged: it is not. NotSupported: a topic that is not on disk has no copies.
         """
-        log, state = partition.log, partition.log.state
+        log = partition.log
         if not isinstance(log, StoredLog) or partition.durability:
             raise errors.NotSupported(
                 what="a copy", where=f"of topic {partition.topic!r}", instead="it takes durability='fsync'"
             )
         if not part.offset:
             return
-        if part.offset > state.end:
-            raise self._diverged(partition, part, f"the log here ends at {state.end}")
-        if part.offset <= state.start:
-            return  # What the keeper had last is gone here: there is nothing to compare.
-        epoch = log.epoch_at(part.offset - 1, txn)
-        if part.epoch and epoch != part.epoch:
-            raise self._diverged(partition, part, f"leader epoch {part.epoch} there, {epoch} here")
-        if part.append_time:
-            mine = log.header_at(part.offset - 1, txn)
-            same = mine is None or mine.flags & batch.COMPACTED or mine.append_time == part.append_time
-            if not same:
-                raise self._diverged(partition, part, "its last batch was appended at another time")
-
-    def _diverged(self, partition: Partition, part: FollowPart, problem: str) -> errors.LogsDiverged:
-        return errors.LogsDiverged(
-            topic=partition.topic, partition=partition.number, offset=part.offset, problem=problem
-        )
+        problem = lineage.difference(log, part.offset, part.epoch, part.append_time, txn)
+        if problem:
+            raise errors.LogsDiverged(
+                topic=partition.topic, partition=partition.number, offset=part.offset, problem=problem
+            )

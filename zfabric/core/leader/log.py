@@ -38,9 +38,6 @@ MEMORY_RING_BYTES = 64 << 20
 RESERVED_OFFSETS = 1 << 20
 """A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
 
-_EPOCH_MAX = (1 << 32) - 1
-
-
 SEARCH_BYTES = 8 << 20
 """What one step of a search by time reads, each batch counting 1 KiB beside its payload."""
 
@@ -147,20 +144,25 @@ def first_at_or_after(header: BatchHeader, payload: Buffer, timestamp: int) -> i
 
 
 class StoredLog:
-    """A partition's log in the ordered map."""
+    """A partition's log in the ordered map.
+
+    Attributes:
+        last: leader epoch and append time (ms) of the last batch, None while that is not known.
+    """
 
     def __init__(self, partition: int, topic: str, number: int, state: PartitionState) -> None:
         self.partition = partition
         self.topic = topic
         self.number = number
         self.state = state
+        self.last: tuple[int, int] | None = None
         self._dirty = False
 
     def append(
         self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
     ) -> bytes:
         """Give the batch its offsets and put it; returns the stamped header."""
-        base = self.state.end
+        base, self.last = self.state.end, (epoch, wall_ms)
         stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
         self._put(base, header.records, epoch, header.max_timestamp, stamped, payload, txn)
         return stamped
@@ -170,6 +172,7 @@ class StoredLog:
         if header.base_offset < self.state.end:
             return False
         assert header.base_offset == self.state.end, "journal and log leave a hole"
+        self.last = header.leader_epoch, header.append_time
         self._put(header.base_offset, header.span, header.leader_epoch, header.max_timestamp, bytes(raw), payload, txn)
         return True
 
@@ -301,20 +304,6 @@ class StoredLog:
             row = cursor.value()
             return batch.parse(row) if len(row) >= HEADER_BYTES and batch.header_is_whole(row) else None
         return None
-
-    def epoch_at(self, offset: int, txn: Transaction) -> int:
-        """Return the leader epoch in which ``offset`` was appended; 0 if no row tells."""
-        mine = keys.prefix(keys.EPOCH, self.partition)
-        newest = keys.epoch(self.partition, _EPOCH_MAX)
-        cursor = txn.cursor()
-        found = cursor.set_range(newest)
-        if not found or bytes(cursor.key()) != newest:
-            found = cursor.prev() if found else cursor.last()
-        while found and bytes(cursor.key()[:5]) == mine:
-            if keys.U64.unpack(cursor.value())[0] <= offset:
-                return int.from_bytes(cursor.key()[5:], "big")
-            found = cursor.prev()
-        return 0
 
     def find_time(self, timestamp: int, txn: Transaction, since: int = 0, most: int = SEARCH_BYTES) -> Found:
         """Find the first offset whose record is at or after ``timestamp`` (ms since 1970), in steps; see ``Log``."""

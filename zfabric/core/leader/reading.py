@@ -12,13 +12,14 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from zfabric import errors
-from zfabric.core.leader import groups
+from zfabric.core.leader import groups, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import SEARCH_BYTES, StoredLog
+from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import (
@@ -118,6 +119,8 @@ class Reading:
         for part in body.parts:
             try:
                 partition = assigned.partition(part.partition, txn)
+                if part.seen:
+                    self._compare(partition, part, txn)
                 found, size = partition.log.read(part.offset, budget, txn) if budget > 0 else ([], 0)
             except errors.ZFabricError as error:
                 self._damage.see(part.partition, error)
@@ -135,6 +138,24 @@ class Reading:
         counters.fetched_bytes += len(joined)
         counters.bytes_out += len(joined)
         return (messages.command(Type.FETCHED, command.request, messages.Fetched(results)), joined)
+
+    def _compare(self, partition: Partition, part: messages.FetchPart, txn: Transaction) -> None:
+        """Make sure that a reader who has read up to ``part.seen`` has read this log.
+
+        Raises:
+            LogRewound: it has not, and would go on behind where the logs part.
+        """
+        log = partition.log
+        if not isinstance(log, StoredLog) or (part.seen > log.state.end and partition.id in self._assigned.kept):
+            return  # A ring is gone with its leader, and a copy may be behind.
+        problem = lineage.difference(log, part.seen, part.epoch, part.append_time, txn)
+        if problem:
+            parted = lineage.parting(log, part.seen, part.epoch, part.first, part.first_time, txn)
+            if parted < part.offset:
+                raise errors.LogRewound(
+                    topic=partition.topic, partition=partition.number, offset=part.seen, start=log.state.start,
+                    end=log.state.end, parted=parted, problem=problem,
+                )  # fmt: skip
 
     def _describe(self, command: Command, txn: Transaction) -> Frames:
         body: messages.Describe = command.body

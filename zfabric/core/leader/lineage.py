@@ -1,0 +1,94 @@
+"""Whether somebody who has read or copied a log up to some batch has the log that is here.
+
+A log that was set back (to a backup of its directory, or by a power cut that took the page cache) goes on under other
+epochs, or under the same numbers if the backup was taken before the leader's last start. So a batch is known by its
+offset, its leader epoch and the time at which it was appended; one that is not there at all tells as much. This is
+the truncation detection of KIP-320, for logs whose epochs are not unique.
+
+Nothing is known of what retention has removed, and of batches that were compacted the times are not compared: then
+the log counts as the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zfabric.core.leader import keys
+from zfabric.core.leader.log import StoredLog
+from zfabric.core.transaction import Transaction
+from zfabric.wire.batch import COMPACTED
+
+_EPOCH_MAX: Final = (1 << 32) - 1
+
+
+def epoch_at(log: StoredLog, offset: int, txn: Transaction) -> int:
+    """Return the leader epoch in which ``offset`` was appended; 0 if no row tells."""
+    mine = keys.prefix(keys.EPOCH, log.partition)
+    newest = keys.epoch(log.partition, _EPOCH_MAX)
+    cursor = txn.cursor()
+    found = cursor.set_range(newest)
+    if not found or bytes(cursor.key()) != newest:
+        found = cursor.prev() if found else cursor.last()
+    while found and bytes(cursor.key()[:5]) == mine:
+        if int.from_bytes(cursor.value(), "big") <= offset:
+            return int.from_bytes(cursor.key()[5:], "big")
+        found = cursor.prev()
+    return 0
+
+
+def epochs(log: StoredLog, txn: Transaction) -> list[tuple[int, int]]:
+    """Return (leader epoch, first offset) of all epochs in which something was appended, in order."""
+    mine = keys.prefix(keys.EPOCH, log.partition)
+    cursor = txn.cursor()
+    found = cursor.set_range(mine)
+    known = []
+    while found and bytes(cursor.key()[:5]) == mine:
+        known.append((int.from_bytes(cursor.key()[5:], "big"), int.from_bytes(cursor.value(), "big")))
+        found = cursor.next()
+    return known
+
+
+def difference(log: StoredLog, end: int, epoch: int, append_time: int, txn: Transaction) -> str:
+    """Say why the batch before ``end`` is not the one of this ``epoch`` and ``append_time`` (ms); "" if it is.
+
+    Args:
+        epoch, append_time: 0 where they are not known.
+    """
+    state = log.state
+    if end > state.end:
+        return f"the log here ends at {state.end}"
+    if end <= state.start:
+        return ""
+    if end == state.end and log.last == (epoch, append_time):
+        return ""  # An idle reader asks this again and again.
+    here = epoch_at(log, end - 1, txn)
+    if epoch and here and here != epoch:
+        return f"leader epoch {epoch} there, {here} here"
+    if append_time and not _appended_at(log, end - 1, append_time, txn):
+        return "its last batch was appended at another time"
+    if end == state.end:
+        log.last = epoch, append_time
+    return ""
+
+
+def _appended_at(log: StoredLog, offset: int, append_time: int, txn: Transaction) -> bool:
+    """Tell whether the batch that covers ``offset`` was appended then, as far as one can know."""
+    mine = log.header_at(offset, txn)
+    return mine is None or bool(mine.flags & COMPACTED) or mine.append_time == append_time
+
+
+def parting(log: StoredLog, end: int, epoch: int, first: int, first_time: int, txn: Transaction) -> int:
+    """Return the first offset at which a log that differs before ``end``, in ``epoch``, may differ from this one.
+
+    The first batch known of that epoch there is at ``first``. If the epoch is none here, that batch is not here. If
+    there is one of its number, that batch shows whether it is the same: then the logs part where it ends in one of
+    them, else where it begins here.
+    """
+    known = epochs(log, txn)
+    number, base = max((entry for entry in known if entry[0] <= epoch), default=(0, log.state.start))
+    parted = min([begin for later, begin in known if later > number] + [log.state.end, end])
+    if number < epoch:
+        parted = min(parted, first)
+    elif not (base <= first < parted < end and first_time and _appended_at(log, first, first_time, txn)):
+        parted = base
+    return max(parted, log.state.start)
