@@ -83,6 +83,16 @@ async def test_a_fabric_that_closes_drains_its_services_side_by_side(zfabric_url
         assert await asyncio.gather(*asking) == [b"both drain"] * 2
 
 
+def test_services_of_two_fabrics_of_one_process_are_both_reached(zfabric_fabric):
+    """In one directory: a socket's path goes to whoever binds it last."""
+    with zfabric.connect(zfabric_fabric.url) as one, zfabric.connect(zfabric_fabric.url) as two:
+        services = [one.service("s"), two.service("s")]
+        for service in services:
+            service.start()
+        for service in services:
+            assert zfabric_fabric.request("s.health", instance=service.instance) == b"ok"
+
+
 def test_a_service_that_retires_takes_nothing_new_and_stops_when_told(zfabric_fabric):
     with zfabric.connect(zfabric_fabric.url) as other:
         service = other.service("s")

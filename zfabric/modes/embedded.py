@@ -38,7 +38,6 @@ class Embedded:
         self._starting: int | None = None
         self._said = b""
         self._silent = 0
-        self._listened = 0
         try:
             os.path.realpath(target.path).encode()
         except UnicodeEncodeError as error:
@@ -143,8 +142,9 @@ class Embedded:
 
     def listen_endpoint(self) -> str:
         """Return a socket in the directory, which only this user can reach."""
-        self._listened += 1
-        return f"ipc://{self._directory.socket_path(service_socket(os.getpid(), self._listened))}"
+        # At random: whoever binds takes the path away from another one, of this process or of another PID namespace.
+        number = int.from_bytes(os.urandom(4), "big") >> 3
+        return f"ipc://{self._directory.socket_path(service_socket(os.getpid(), number))}"
 
     def close(self) -> None:
         """Leave: if we were the last, the leader ends soon."""
