@@ -62,6 +62,7 @@ CODES = {
     "RemoteError": 96,
     "WrongInstance": 97,
     "StreamStalled": 98,
+    "WouldDeadlock": 99,
 }
 """Numbers that were given once: an older or newer side knows the errors by them."""
 FULL = StorageFull(directory="/d", free=1, reserve=2)

@@ -312,7 +312,7 @@ class Service:
         traceparent = tracing.alone(job.headers)
         if traceparent is None:
             traceparent = request.headers.get(tracing.HEADER, b"")
-        tracing.current.set(tracing.Context(traceparent, job.deadline_ns))
+        tracing.current.set(tracing.Context(traceparent, job.deadline_ns, job))
         if self._deserializer is not None:
             request.value = self._deserializer(method.name, request.value)
         handler: Any = method.handler

@@ -67,6 +67,7 @@ from zfabric.errors.services import (
     ServiceUnavailable,
     StreamStalled,
     UnknownMethod,
+    WouldDeadlock,
     WrongInstance,
 )
 from zfabric.errors.storage import (
@@ -132,6 +133,7 @@ __all__ = [
     "Unreachable",
     "UnsupportedVersion",
     "UplinkFenced",
+    "WouldDeadlock",
     "WrongFabric",
     "WrongInstance",
     "ZFabricError",

@@ -101,3 +101,16 @@ class StreamStalled(ZFabricError):
     what: str
     seconds: float
     chunks: int
+
+
+class WouldDeadlock(ZFabricError):
+    """A handler asked its own instance, all of whose workers wait for such requests: nobody is left to execute one."""
+
+    code = 99
+    template = (
+        "service {service!r} asks itself for {method!r}, and all workers of an instance (concurrency={concurrency}) "
+        "wait for such requests; call the function itself, raise concurrency, or start more instances"
+    )
+    service: str
+    method: str
+    concurrency: int

@@ -353,6 +353,8 @@ class Calling:
             encoded = calls.headers(carried)
         else:
             encoded = tracing.encoded(trace)
+        if context is not None and context.job is not None and kind == calls.REQUEST:
+            context.job.asks(encoded)
         if usual:
             return Errand(method, value, encoded, kind=kind, deadline_ns=deadline_ns, seconds=timeout, stream=stream)
         return Errand(

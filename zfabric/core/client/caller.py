@@ -51,6 +51,7 @@ FEED_NS: Final = 100_000_000
 LOSSES_MAX: Final = 4
 REFUSALS_MAX: Final = 40
 REMEMBERED_MAX: Final = 10_000
+_BUSY: Final = (errors.Overloaded, errors.WouldDeadlock)
 _FREE: Final = (errors.ServiceDraining, errors.WrongInstance)
 
 
@@ -388,7 +389,7 @@ class Caller:
             self._retire(pool, channel)
         if errand.attempts:
             return  # The other one of two goes on.
-        overloaded = isinstance(error, errors.Overloaded)
+        overloaded = isinstance(error, _BUSY)
         if overloaded:
             errand.refused = error
         if errand.refusals > REFUSALS_MAX or not (free or overloaded) or errand.instance:

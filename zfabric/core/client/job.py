@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zfabric.settings import STREAM_BYTES
+
+ASKING_MAX: Final = 100
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
@@ -19,9 +21,10 @@ class Method:
     Attributes:
         handler: of the shell's. idempotent: may be executed twice. stream: it answers in chunks.
         calls, failed: how many were executed, and failed. busy_ns: time in handlers.
+        asked: headers of requests that its handlers have made and may wait for.
     """
 
-    __slots__ = ("busy_ns", "calls", "failed", "handler", "idempotent", "name", "stream")
+    __slots__ = ("asked", "busy_ns", "calls", "failed", "handler", "idempotent", "name", "stream")
 
     def __init__(self, name: str, handler: object, *, idempotent: bool, stream: bool) -> None:
         self.name = name
@@ -29,6 +32,7 @@ class Method:
         self.idempotent = idempotent
         self.stream = stream
         self.calls = self.failed = self.busy_ns = 0
+        self.asked: dict[bytes, None] = {}
 
 
 class Job:
@@ -38,7 +42,7 @@ class Job:
         peer, number: whom to answer. method, body, headers: what is asked. deadline_ns: monotonic, or None.
         streaming: chunks are wanted, of which ``window`` may be sent now. oneway: no answer is.
         ahead: sizes of the chunks that its caller has not said to have taken. ahead_bytes: their sum.
-        credit: what the stream waits for.
+        credit: what the stream waits for. asking: headers of the latest requests that its handler has made.
         cancelled: its caller does not want it any more. cancel: what the shell has called then.
     """
 
@@ -49,6 +53,7 @@ class Job:
     credit: Pending[None] | None = None
     ahead: deque[int] | None = None
     ahead_bytes = 0
+    asking: list[bytes] | tuple[()] = ()
 
     def __init__(
         self, peer: bytes, number: int, method: Method, body: Buffer, headers: bytes, deadline_ns: int | None
@@ -59,6 +64,24 @@ class Job:
         self.body = body
         self.headers = headers
         self.deadline_ns = deadline_ns
+
+    def asks(self, headers: bytes) -> None:
+        """Its handler makes a request. May be called by any thread: each step is atomic."""
+        if self.over:
+            return
+        if not self.asking:
+            self.asking = []
+        asking = self.asking
+        assert isinstance(asking, list)
+        if len(asking) >= ASKING_MAX:
+            self.method.asked.pop(asking.pop(0), None)
+        asking.append(headers)
+        self.method.asked[headers] = None
+
+    def asks_no_more(self) -> None:
+        """It is over."""
+        for headers in self.asking:
+            self.method.asked.pop(headers, None)
 
     def sent(self, size: int) -> bool:
         """A chunk was sent; tells whether another one may be."""

@@ -2,7 +2,8 @@
 
 **A request** is refused, that is answered without being executed, when it cannot be read, is for another instance or
 for a method that there is not, when the instance drains, when its time is over before a worker takes it, and when
-``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``). Otherwise it waits for a
+``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``), and when it would wait for
+its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a
 worker; what the handler returns or raises is the answer. CANCEL takes a waiting request away, and tells a running one.
 
 **A stream** may be as many chunks ahead of its reader as the window and CREDIT say, and ``STREAM_BYTES`` with all but
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from zfabric import errors
+from zfabric.core.client import circles
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.outflow import Outflows
 from zfabric.core.client.pending import Pending
@@ -306,6 +308,10 @@ class Responder:
                 queued=max(waiting, 0),
                 limit=self._limit,
             )
+        if self.running >= self._concurrency and asked.type == calls.REQUEST:
+            methods = self._methods.values()
+            if circles.closed(asked.headers, methods, self._jobs.values(), self.running):
+                return errors.WouldDeadlock(service=card.name, method=name, concurrency=self._concurrency)
         return None
 
     @property
@@ -386,6 +392,8 @@ class Responder:
         job.method.calls += 1
         job.method.busy_ns += now - job.started_ns
         job.over = True
+        if job.asking:
+            job.asks_no_more()
         del self._jobs[job.peer, job.number]
         if self._queue and not self.attended:
             self._call()

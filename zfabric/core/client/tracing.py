@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from random import Random
 
+    from zfabric.core.client.job import Job
+
 HEADER: Final = "traceparent"
 _FORM: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -27,6 +29,7 @@ class Context(NamedTuple):
 
     traceparent: bytes
     deadline_ns: int | None
+    job: Job | None = None
 
 
 current: ContextVar[Context | None] = ContextVar("zfabric_request", default=None)
