@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPLETION_TIMEOUT_S = 1.0
+_HEAR_S = 3.0
 """Longest that a Tab waits for a fabric."""
 _WIDE = 10_000
 _NAMES = {"id", "pid", "leader", "partition", "epoch"}
@@ -87,18 +88,49 @@ def connect(url: str | None, timeout: float, *, create: bool = False) -> Fabric:
 
     Args:
         create: make its directory if there is none. What only looks at a fabric makes none: a URL that is mistyped
-            would answer like an empty fabric.
+            would answer like an empty fabric. Who has no directory looks at a mesh through another member: a seed of
+            the URL, or one that is heard on the local network within three seconds.
 
     Raises:
-        NotFound: there is no data directory.
+        NotFound: there is no data directory, and no other member.
     """
+    from zfabric import errors
     from zfabric.modes import url as urls
     from zfabric.sync.fabric import connect as connect_fabric
 
-    directory = directory_of(urls.text_of(url))
+    text = urls.text_of(url)
+    directory = directory_of(text)
     if directory is not None and not create:
-        _check_directory(directory)
+        try:
+            _check_directory(directory)
+        except errors.NotFound as error:
+            others = _others(text, min(timeout, _HEAR_S), error)
+            if not others:
+                raise
+            return connect_fabric(url, timeout=timeout, role="client", seed=others)
     return connect_fabric(url, timeout=timeout)
+
+
+def _others(url: str, seconds: float, error: Exception) -> list[str]:
+    """Return other members of the mesh that a URL names; if there are none, ``error`` gets a note that says so."""
+    from zfabric.modes import peerurl
+
+    if not url.startswith(f"{peerurl.SCHEME}:"):
+        error.add_note("'zfabric topic create' makes one where --url says")
+        return []
+    from zfabric.modes.hearing import hear
+
+    target = peerurl.parse(url, {})
+    if target.seeds:
+        return target.seeds
+    heard = hear(target.mesh, target.key, seconds) if target.beacon else None
+    if heard is None:
+        how = f"was heard here within {seconds:g} s" if target.beacon else "is named in the URL, and beacon=0"
+        error.add_note(
+            f"and no other member of mesh {target.mesh!r} {how}: add '&seed=HOST:PORT' of one to look through it, or "
+            "become a member: 'zfabric topic create' makes the directory"
+        )
+    return [] if heard is None else [heard]
 
 
 def directory_of(url: str) -> str | None:
@@ -114,16 +146,12 @@ def directory_of(url: str) -> str | None:
 
 
 def _check_directory(path: str) -> None:
-    from zfabric import errors
     from zfabric.store.directory import DataDirectory, unusable
 
     try:
         DataDirectory.check(path)
     except OSError as error:
         raise unusable(path, error) from error
-    except errors.NotFound as error:
-        error.add_note("'zfabric topic create' makes one where --url says")
-        raise
 
 
 def counted(number: int, thing: str) -> str:

@@ -11,6 +11,7 @@ and the kernel drops what its small buffer does not hold. So a flood wakes nobod
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -66,6 +67,13 @@ class BeaconSocket:
             while len(found) < READ_MAX:
                 found.append(self._socket.recv(BYTES_MAX + 1))
         return found
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something comes; False if nothing does within so many seconds.
+
+        For somebody who looks for a member; a leader never waits.
+        """
+        return seconds > 0 and bool(select.select([self._socket], [], [], seconds)[0])
 
     def close(self) -> None:
         """Close the socket."""

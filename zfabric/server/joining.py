@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from typing import Final
 
 from zfabric import errors
 from zfabric.modes.options import MeshOptions
@@ -12,15 +14,19 @@ from zfabric.settings import check_name
 from zfabric.store import keyfile
 from zfabric.wire.gossip import ENDPOINT_BYTES_MAX
 
+OPTIONS: Final = {"seed": "--seed ", "advertise": "--advertise ", "listen": "--listen ", "key": "--mesh-key "}
+"""What the options of ``zfabric serve`` are called, as errors name them."""
+PARAMETERS: Final = {"seed": "seed=", "advertise": "advertise=", "listen": "listen=", "key": "key="}
+"""The same in the URL of a peer."""
 SEEDS_MAX = 32
 ZONE_MAX = 100
 
 
-def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
+def mesh_options(mesh: MeshSection, host: str, port: int, said: Mapping[str, str] = OPTIONS) -> MeshOptions:
     """Return what leader 0 is told about the mesh.
 
     Args:
-        mesh: as configured, with a name. host, port: where leader 0 listens.
+        mesh: as configured, with a name. host, port: where leader 0 listens. said: what errors call options.
 
     Raises:
         ConfigurationError, InvalidArgument: the key file, a seed, or no address that others could use.
@@ -33,8 +39,8 @@ def mesh_options(mesh: MeshSection, host: str, port: int) -> MeshOptions:
     if len(mesh.zone) > ZONE_MAX or not mesh.zone.isprintable():
         allowed = f"at most {ZONE_MAX} printable characters"
         raise errors.InvalidArgument(name="zone", value=repr(mesh.zone)[:100], allowed=allowed)
-    seeds = [_place(text, "--seed") for text in mesh.seeds]
-    reached = _advertised(mesh, host, seeds)
+    seeds = [_place(text, said["seed"]) for text in mesh.seeds]
+    reached = _advertised(mesh, host, seeds, said)
     return MeshOptions(
         name=mesh.name,
         key_file=mesh.key,
@@ -52,16 +58,18 @@ def check_alone(mesh: MeshSection) -> None:
     Raises:
         ConfigurationError: the mesh without a name has seeds, a key, or a host to be told to others.
     """
-    for source, value in (("--seed", mesh.seeds), ("--mesh-key", mesh.key), ("--advertise", mesh.advertise)):
+    for name, value in (("seed", mesh.seeds), ("key", mesh.key), ("advertise", mesh.advertise)):
         if value:
             told = value if isinstance(value, str) else value[0]
             raise errors.ConfigurationError(
-                source=f"{source} {told[:100]!r}", problem="there is no mesh for it", instead="say which: --mesh NAME"
+                source=f"{OPTIONS[name]}{told[:100]!r}",
+                problem="there is no mesh for it",
+                instead="say which: --mesh NAME",
             )
 
 
 def split_place(text: str, source: str) -> tuple[str, int]:
-    """Return (host, port) of ``HOST:PORT``, where ``source`` is what it came from.
+    """Return (host, port) of ``HOST:PORT``; ``source`` is what it came from: ``"--seed "``, ``"seed="``.
 
     Raises:
         ConfigurationError: it is something else.
@@ -69,7 +77,7 @@ def split_place(text: str, source: str) -> tuple[str, int]:
     host, colon, digits = text.rpartition(":")
     if not colon or not host or not digits.isascii() or not digits.isdigit() or int(digits[:6]) > 65_535:
         raise errors.ConfigurationError(
-            source=f"{source} {text[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
+            source=f"{source}{text[:100]!r}", problem="wants HOST:PORT", instead="for example 127.0.0.1:7400"
         )
     return host, int(digits)
 
@@ -87,7 +95,7 @@ def _place(text: str, source: str) -> tuple[str, int]:
     host, port = split_place(text, source)
     if port == 0 or not _is_host(host):
         raise errors.ConfigurationError(
-            source=f"{source} {text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
+            source=f"{source}{text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
         )
     return host, port
 
@@ -107,15 +115,15 @@ def _is_ipv6(host: str) -> bool:
     return (host[0], host[-1]) == ("[", "]")
 
 
-def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> str:
+def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]], said: Mapping[str, str]) -> str:
     """Return the host by which others reach this node."""
     if mesh.advertise:
         reached = f"[{mesh.advertise}]" if ":" in mesh.advertise and mesh.advertise[0] != "[" else mesh.advertise
         if not _is_host(reached):
             raise errors.ConfigurationError(
-                source=f"--advertise {mesh.advertise[:100]!r}",
+                source=f"{said['advertise']}{mesh.advertise[:100]!r}",
                 problem="wants a host name or an address, without a port",
-                instead="for example --advertise 10.0.0.1",
+                instead=f"for example {said['advertise']}10.0.0.1",
             )
         return reached
     if host not in WILDCARDS:
@@ -125,7 +133,7 @@ def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]]) -> s
         if found is not None:
             return found
     raise errors.ConfigurationError(
-        source=f"--listen {host}",
+        source=f"{said['listen']}{host}",
         problem="others in the mesh cannot reach a wildcard, and no address of this machine was found",
-        instead="say by which host they reach it: --advertise HOST",
+        instead=f"say by which host they reach it: {said['advertise']}HOST",
     )

@@ -16,7 +16,7 @@ from zfabric.modes.options import LeaderOptions
 from zfabric.modes.peerurl import SCHEME
 from zfabric.net.addresses import bindable, free_run
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import mesh_options, split_place
+from zfabric.server.joining import PARAMETERS, mesh_options, split_place
 
 PORTS = 2
 PATIENCE_S = 1.0
@@ -52,7 +52,7 @@ def settle(options: LeaderOptions, path: str) -> LeaderOptions:
     section = MeshSection(
         name=peer.mesh, seeds=list(peer.seeds), key=peer.key, zone=peer.zone, advertise=peer.advertise
     )
-    mesh = msgspec.structs.replace(mesh_options(section, host, port), kind="peer", beacon=peer.beacon)
+    mesh = msgspec.structs.replace(mesh_options(section, host, port, PARAMETERS), kind="peer", beacon=peer.beacon)
     return msgspec.structs.replace(
         options,
         mesh=mesh,

@@ -50,7 +50,7 @@ def split_listen(listen: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: it is something else.
     """
-    return split_place(listen, "--listen")
+    return split_place(listen, "--listen ")
 
 
 def restart_pause(failures: int) -> float:
@@ -130,8 +130,8 @@ class Supervisor:
             check_alone(mesh)
         self._mesh = mesh if mesh is not None and mesh.name else None
         self._keep = tuple(check_pattern("keep", pattern) for pattern in keep)
-        self._follow = endpoints(list(follow), "--follow")
-        self._keepers = endpoints(list(keepers), "--keeper")
+        self._follow = endpoints(list(follow), "--follow ")
+        self._keepers = endpoints(list(keepers), "--keeper ")
         if self._mesh is not None:
             mesh_options(self._mesh, self._host, self._port)  # Whatever is wrong with it is said before anything else.
         try:
