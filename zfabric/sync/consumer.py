@@ -224,6 +224,10 @@ class Consumer:
     def commit(self, offsets: dict[int, int] | None = None) -> None:
         """Store the positions (or ``offsets`` by partition) for the group; returns when they are durable.
 
+        Among peers one that is away is waited for a second at most. What was to be stored there is stored as soon as
+        it, or a keeper of its partition, can be asked, as long as this consumer is open; until then whoever takes over
+        begins at the commit before.
+
         Raises:
             InvalidArgument: the consumer has no group. OffsetOutOfRange: an offset beyond the log's end.
         """

@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.candidates import Candidates
+from zfabric.core.client.committing import Commits
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.feed import IDLE_NS, Feed
-from zfabric.core.client.pending import Pending, gather
-from zfabric.core.client.positions import Positions, Start, by_leader, outside
+from zfabric.core.client.pending import Pending
+from zfabric.core.client.positions import Positions, Start, outside
 from zfabric.core.client.routes import log_of
 from zfabric.core.client.share import Share
 from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import HEADER_BYTES, RecordBatch
-from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Consumer:
         self.gaps = 0
         self._client = client
         self._positions = Positions(client, self, start)
+        self._commits = Commits(client, self)
         self._numbers = numbers
         self.skip_missing = skip_missing
         self.buffer_bytes = buffer_bytes
@@ -242,31 +243,14 @@ class Consumer:
 
     # Committing.
 
-    def commit(self, offsets: dict[int, int] | None, now: int, deadline_ns: int) -> Pending[list[Command]]:
-        """Store positions (or ``offsets`` by partition number) for the group."""
+    def commit(self, offsets: dict[int, int] | None, now: int, deadline_ns: int) -> Pending[Any]:
+        """Store positions (or ``offsets`` by partition number) for the group; see ``committing.py``."""
         if self.group is None:
             raise errors.InvalidArgument(name="group", value="None", allowed="a consumer made with group=… to commit")
         if offsets is None:
-            changed = [c for c in self.cursors.values() if c.committed != c.position >= 0]
-            wanted = {c.number: c.position for c in changed}
-        else:
-            changed = [c for number, offset in offsets.items() if (c := self.cursor(number)).committed != offset >= 0]
-            wanted = offsets
-        calls = []
-        for leader, mine in by_leader(changed).items():
-            parts = [messages.CommitOffset(c.id, wanted[c.number]) for c in mine]
-            body = messages.CommitOffsets(self.group, parts)
-            call = self._client.call_partition(
-                leader, Type.COMMIT_OFFSETS, body, now, deadline_ns, "commit", self.topic
-            )
-            call.on_done(lambda mine=mine, call=call: self._committed(mine, wanted, call))  # type: ignore[misc]
-            calls.append(call)
-        return gather(calls)
-
-    def _committed(self, cursors: list[Cursor], offsets: dict[int, int], call: Pending[Command]) -> None:
-        if call.error is None:
-            for cursor in cursors:
-                cursor.committed = offsets[cursor.number]
+            offsets = {cursor.number: cursor.position for cursor in self.cursors.values()}
+        changed = {n: offset for n, offset in offsets.items() if self.cursor(n).committed != offset >= 0}
+        return self._commits.store(changed, now, deadline_ns)
 
     def pause(self, numbers: Sequence[int], now: int, *, paused: bool = True) -> None:
         """Stop (or go on) taking from these partitions."""
@@ -407,6 +391,7 @@ class Consumer:
         """Fetch for whoever is behind, and for everybody after a silence."""
         if self.closed:
             return
+        self._commits.tick(now)
         if self._share is not None:
             self._share.tick(now)
         for feed in list(self._feeds.values()):
@@ -419,7 +404,8 @@ class Consumer:
             wanted for feed in self._feeds.values() if feed.by_id and (wanted := feed.next_deadline()) is not None
         ]
         share_ns = None if self._share is None else self._share.next_deadline()
-        return min(deadlines if share_ns is None else (*deadlines, share_ns), default=None)
+        deadlines += [wanted for wanted in (share_ns, self._commits.next_deadline()) if wanted is not None]
+        return min(deadlines, default=None)
 
     def _feed(self, leader: int) -> Feed:
         feed = self._feeds.get(leader)

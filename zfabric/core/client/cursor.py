@@ -21,6 +21,7 @@ class Cursor:
 
     Attributes:
         position: next offset for the application, or -1 while unknown. expected: next offset to receive.
+        there: its number at the leader, which is not that of a mesh.
         log: what stays the same while this is the same log, wherever it is read. copy: it is read at a keeper.
         subscribed: the leader was asked to publish here.
         heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
@@ -38,6 +39,7 @@ class Cursor:
         self.id = at.id
         self.number = at.number
         self.leader = at.leader
+        self.there = at.there if isinstance(at, Place) else at.number
         self.log = log_of(at)
         self.copy = isinstance(at, Place) and at.copy
         self.position = -1
@@ -103,6 +105,7 @@ class Cursor:
     def move(self, at: PartitionPlace) -> None:
         """Read it elsewhere from now on, from where it is."""
         self.id, self.leader, self.live = at.id, at.leader, False
+        self.there = at.there if isinstance(at, Place) else at.number
         self.log = log_of(at)
         self.copy = isinstance(at, Place) and at.copy
 
