@@ -45,6 +45,7 @@ def test_one_application_runs_in_every_mode(tmp_path: Path):
         served = json.loads(node.stdout.readline())["url"]
         mesh = f"zf+peer://any-{os.getpid()}"
         modes = [["zf+file:data"] * 3, [served] * 3, [f"{mesh}?data=peer-{number}" for number in range(3)]]
+        modes += [["zf+file:other?leader=thread"] * 3, [f"{mesh}-in?data=in-{n}&leader=thread" for n in range(3)]]
         for urls in modes:
             done = subprocess.run(
                 [sys.executable, str(PLACE / "any_mode.py"), *urls],

@@ -29,7 +29,14 @@ def test_the_code_block_runs(code: str, tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
     assert any(
         text in done.stdout
-        for text in ("two of them", "record_bytes_max=67108864", "value=b'21.6'", "joined ipc:", "[b'71.5']")
+        for text in (
+            "two of them",
+            "record_bytes_max=67108864",
+            "value=b'21.6'",
+            "joined ipc:",
+            "[b'71.5']",
+            "[b'1200'] memory",
+        )
     )
 
 

@@ -34,6 +34,12 @@ class Driver:
     def fds(self):
         return []
 
+    def may_drive(self):
+        return None
+
+    def ended(self):
+        return None
+
     def step(self, ready=None):
         if threading.current_thread().name == "zfabric-pump":
             if self.failures:

@@ -1,7 +1,8 @@
 """From peer to peer: a record from one application to another one, each with its own leader, against one ZeroMQ hop.
 
 The way is application, own leader (which commits), the other application; the leader of the one that hears has no part
-in it. The floor is a PUB in the one process and a SUB in the other, over TCP.
+in it. Leaders are processes of their own, or threads of the applications. The floor is a PUB in the one process and a
+SUB in the other, over TCP.
 """
 
 from __future__ import annotations
@@ -78,16 +79,16 @@ def over_bare(count: int, rate: float) -> dict[str, float]:
             return other.result()
 
 
-def over_peers(durability: str, count: int, rate: float) -> dict[str, float]:
-    """Measure a topic of that durability, from one new peer to another one."""
+def over_peers(durability: str, leader: str, count: int, rate: float) -> dict[str, float]:
+    """Measure a topic of that durability, from one new peer to another one, with leaders of that kind."""
     import zfabric
 
     with home() as directory:
         mesh = f"zf+peer://bench-{os.getpid()}"
-        with zfabric.connect(mesh, data=f"{directory}/a", beacon=False, timeout=60.0) as fabric:
+        with zfabric.connect(mesh, data=f"{directory}/a", beacon=False, leader=leader, timeout=60.0) as fabric:
             fabric.topics.create("t", durability=durability)
             seed = fabric.members()[0].endpoint.removeprefix("tcp://")
-            there = f"{mesh}?data={directory}/b&beacon=0&seed={seed}"
+            there = f"{mesh}?data={directory}/b&beacon=0&leader={leader}&seed={seed}"
             with fabric.producer() as producer:
 
                 def send(value: bytes) -> None:
@@ -103,15 +104,18 @@ def over_peers(durability: str, count: int, rate: float) -> dict[str, float]:
 def measure(rate: float, seconds: float, runs: int, tell: Callable[[str], None]) -> list[Row]:
     """Measure ``seconds`` of ``rate`` records a second of each kind in each run, the kinds one after the other."""
     count = max(100, int(rate * seconds))
-    found: dict[str, list[dict[str, float]]] = {"bare": [], "memory": [], "os": [], "fsync": []}
+    kinds = [(durability, leader) for durability in ("memory", "os", "fsync") for leader in ("process", "thread")]
+    bare: list[dict[str, float]] = []
+    found: dict[tuple[str, str], list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(runs):
         tell(f"peers, run {number + 1} of {runs}")
-        for kind, results in found.items():
-            results.append(over_bare(count, rate) if kind == "bare" else over_peers(kind, count, rate))
+        bare.append(over_bare(count, rate))
+        for (durability, leader), results in found.items():
+            results.append(over_peers(durability, leader, count, rate))
     rows = []
-    for kind in ("memory", "os", "fsync"):
+    for (durability, leader), results in found.items():
         for quantile in ("p50", "p99"):
-            goal = (AT_MOST, GOAL) if (kind, quantile) == ("memory", "p50") else None
-            ours, floor = ([result[quantile] for result in found[name]] for name in (kind, "bare"))
-            rows.append(compared(GROUP, f"{kind} topic: {quantile}", ours, floor, "us", goal))
+            goal = (AT_MOST, GOAL) if (durability, quantile) == ("memory", "p50") else None
+            ours, floor = ([result[quantile] for result in some] for some in (results, bare))
+            rows.append(compared(GROUP, f"{durability} topic, leader a {leader}: {quantile}", ours, floor, "us", goal))
     return rows

@@ -70,8 +70,8 @@ def connect(
         timeout: seconds that calls wait for an answer.
         settings: for a leader that this process may have to start (embedded, peer).
         options: of a peer: ``data``, ``listen``, ``seed`` (or a list), ``beacon``, ``key``, ``zone``, ``advertise``,
-            ``insecure``, ``keep``, ``keeper`` (or lists), ``role``; each may stand in the URL as well
-            (``?data=…&seed=…``), see :mod:`zfabric.modes.peerurl`.
+            ``insecure``, ``keep``, ``keeper`` (or lists), ``leader``, ``role``; each may stand in the URL as well
+            (``?data=…&seed=…``), see :mod:`zfabric.modes.peerurl`. Of a directory: ``leader``.
 
     Raises:
         ConfigurationError, NotSupported: the URL. InvalidArgument: an option. InsecureListen: it would let a peer

@@ -212,3 +212,5 @@ class Pump:
             for fd in self._watched:
                 self._loop.remove_reader(fd)
         self.driver.close()
+        if self.driver.inside:
+            await asyncio.to_thread(self.driver.ended)

@@ -21,7 +21,8 @@ def attach(
 
     Args:
         settings: for a leader that this process may have to start (embedded).
-        options: keywords of a peer. timeout: seconds to wait for an ending leader.
+        options: keywords of a peer; of a directory ``leader`` alone.
+        timeout: seconds to wait for an ending leader.
 
     Raises:
         InvalidArgument: there are such keywords, and the URL is of no peer.
@@ -34,14 +35,16 @@ def attach(
         if peers.client:
             return text, peer.Observer(peers)
         return text, peer.Peer(peers, settings, timeout=timeout)
-    if options:
-        name, value = next(iter(options.items()))
-        raise errors.InvalidArgument(name=name[:100], value=repr(value)[:100], allowed="only with a URL zf+peer://MESH")
     target = _url.parse(url)
+    for name, value in options.items():
+        if target.mode != "embedded" or name != "leader":
+            allowed = "only with a URL zf+peer://MESH" + (", or of a directory" if name == "leader" else "")
+            raise errors.InvalidArgument(name=name[:100], value=repr(value)[:100], allowed=allowed)
     if target.mode == "embedded":
         from zfabric.modes.embedded import Embedded
 
-        return target.url, Embedded(target, settings, timeout=timeout)
+        leader = _url.placement(options["leader"]) if "leader" in options else target.leader
+        return target.url, Embedded(target, settings, timeout=timeout, leader=leader)
     from zfabric.modes.node import Node
 
     return target.url, Node(target)

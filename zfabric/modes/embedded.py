@@ -4,6 +4,9 @@ Every process holds a shared lock on the directory's ``clients`` file while it u
 finds the directory unlocked starts one: ``python -m zfabric.server``, detached, over ipc sockets of fixed names. If
 several do so at once, the directory's lock lets one lead and the others end in silence. The leader ends when it has
 been alone for two seconds (``server/loop.py``).
+
+With ``leader="thread"`` the one that this process starts is a part of it (``inside.py``). Which kind leads does not
+matter to anybody else: it holds the same lock, listens on the same sockets, and others start their own kind after it.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ import os
 import select
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.modes.options import LeaderOptions, encode
-from zfabric.modes.url import Target
+from zfabric.modes.url import Placement, Target
 from zfabric.settings import LeaderSettings
 from zfabric.store.directory import DataDirectory, Holder, service_socket, unusable
+
+if TYPE_CHECKING:
+    from zfabric.modes.inside import Residence
 
 SILENT_MAX = 10
 """Leaders started here that may end one after the other without a word: killed, as far as one can know."""
@@ -32,8 +38,17 @@ class Embedded:
     mesh = False
     publish = ""
 
-    def __init__(self, target: Target, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        target: Target,
+        settings: LeaderSettings | None = None,
+        *,
+        timeout: float = 10.0,
+        leader: Placement = "process",
+    ) -> None:
         self.host = ""
+        self._residence: Residence | None = None
+        self._heard = 0
         self._settings = settings or LeaderSettings()
         self._starting: int | None = None
         self._said = b""
@@ -58,6 +73,16 @@ class Embedded:
         except BaseException:
             self._clients.close()
             raise
+        if leader == "thread":
+            from zfabric.modes import inside
+
+            self._residence = inside.join(self._directory.real_path)
+            self._heard = self._residence.failures
+
+    @property
+    def inside(self) -> bool:
+        """Whether a leader that this process starts is a part of it."""
+        return self._residence is not None
 
     def locate(self) -> None:
         """Start a leader if nobody leads. Does not wait for it.
@@ -89,6 +114,12 @@ class Embedded:
                 problem=f"it holds {len(volumes)} volumes made by 'zfabric serve'",
                 instead=f"run 'zfabric serve --data {self._directory.path}' and connect to it",
             )
+        if self._residence is not None:
+            self._residence.start(options)
+        else:
+            self._start(options)
+
+    def _start(self, options: LeaderOptions) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             # The process started here detaches a child and ends at once, so nobody has to wait for the leader.
@@ -120,6 +151,10 @@ class Embedded:
 
     def _listen(self) -> None:
         """Take what the leader started here has said; raise its error."""
+        if self._residence is not None and self._residence.failures != self._heard:
+            self._heard = self._residence.failures
+            if self._residence.failure is not None:
+                raise self._residence.failure
         while self._starting is not None and select.select([self._starting], [], [], 0)[0]:
             piece = os.read(self._starting, 65_536)
             self._said += piece
@@ -147,8 +182,15 @@ class Embedded:
         return f"ipc://{self._directory.socket_path(service_socket(os.getpid(), number))}"
 
     def close(self) -> None:
-        """Leave: if we were the last, the leader ends soon."""
+        """Leave: if we were the last, the leader ends soon; one in this process is told to end now."""
         if self._starting is not None:
             os.close(self._starting)
             self._starting = None
+        if self._residence is not None:
+            self._residence.leave()
         self._clients.close()
+
+    def ended(self) -> None:
+        """Wait until a leader in this process that was told to end has ended, for some seconds at most."""
+        if self._residence is not None:
+            self._residence.ended()

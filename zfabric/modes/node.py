@@ -11,6 +11,7 @@ class Node:
     """A running node."""
 
     locating = False
+    inside = False
     mesh = False
     publish = ""
 
@@ -33,3 +34,6 @@ class Node:
 
     def close(self) -> None:
         """Do nothing: a node goes on without us."""
+
+    def ended(self) -> None:
+        """Do nothing: nothing of it is in this process."""

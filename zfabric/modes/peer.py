@@ -46,7 +46,8 @@ class Peer(Embedded):
         )
         self._keep = tuple(check_pattern("keep", pattern) for pattern in target.keep)
         self._keepers = tuple(f"tcp://{_place(keeper, 'keeper')}" for keeper in target.keepers)
-        super().__init__(Target(target.url, "embedded", target.data, "", 0), settings, timeout=timeout)
+        place = Target(target.url, "embedded", target.data, "", 0)
+        super().__init__(place, settings, timeout=timeout, leader=target.leader)
         self.publish = self._publish
 
     def _check_holder(self, holder: Holder) -> None:

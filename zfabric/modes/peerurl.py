@@ -17,6 +17,8 @@ parameter      meaning
 ``insecure``   1: listen beyond loopback, though whoever reaches the ports can read and write [0]
 ``keep``       pattern of topics, as ``sensor.*``, of which this peer keeps copies of what others originate [none]
 ``keeper``     ``HOST:PORT`` of a keeper that cannot reach this peer and is dialled [none]
+``leader``     ``process``; or ``thread``: if this process has to start the peer's leader, as a part of itself
+               (``inside.py``) [``process``]
 ``role``       ``peer``, or ``client``: no leader and no data of its own; what it reads and asks it finds through the
                first ``seed`` that answers [``peer``]
 =============  =====================================================================================================
@@ -28,6 +30,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 from urllib.parse import parse_qsl
 
 from zfabric import errors
+from zfabric.modes.url import Placement, placement
 from zfabric.net.addresses import is_loopback
 from zfabric.settings import check_name
 
@@ -53,6 +56,7 @@ class PeerOptions(TypedDict, total=False):
     insecure: bool
     keep: str | list[str]
     keeper: str | list[str]
+    leader: str
     role: str
 
 
@@ -71,6 +75,7 @@ class PeerTarget(NamedTuple):
     client: bool
     keep: list[str]
     keepers: list[str]
+    leader: Placement = "process"
 
 
 def parse(url: str, options: PeerOptions) -> PeerTarget:
@@ -123,6 +128,7 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
         client=role == "client",
         keep=_several(given, "keep"),
         keepers=_several(given, "keeper"),
+        leader=placement(given.get("leader", "process")),
     )
 
 

@@ -1,7 +1,8 @@
 """URLs: which mode, and where.
 
 - none: ``ZFABRIC_URL``, else embedded in ``./zfabric-data``
-- ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory; with two slashes a host would follow
+- ``zf+file:///path`` or ``zf+file:relative``: embedded in that directory; with two slashes a host would follow.
+  ``?leader=thread`` after it: a leader that this process starts is a part of it (``inside.py``)
 - ``zf://host:port``: a node (port 7400 by default)
 - ``zf+peer://mesh``: a peer, see ``peerurl.py``
 """
@@ -10,24 +11,28 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 from zfabric import errors
 from zfabric.settings import DEFAULT_PORT
 
 DEFAULT_DIRECTORY = "zfabric-data"
+Placement = Literal["process", "thread"]
+"""Where a leader runs that this process has to start."""
+_LEADER: Final = "?leader="
 _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 class Target(NamedTuple):
-    """A parsed URL: ``mode`` is "embedded" (then ``path``) or "node" (then ``host`` and ``port``)."""
+    """A parsed URL: ``mode`` is "embedded" (then ``path`` and ``leader``) or "node" (then ``host`` and ``port``)."""
 
     url: str
     mode: str
     path: str
     host: str
     port: int
+    leader: Placement = "process"
 
 
 def text_of(url: str | None) -> str:
@@ -38,10 +43,22 @@ def text_of(url: str | None) -> str:
     return text
 
 
+def placement(value: object) -> Placement:
+    """Check where a leader shall run.
+
+    Raises:
+        InvalidArgument: it is neither "process" nor "thread".
+    """
+    if value not in ("process", "thread"):
+        raise errors.InvalidArgument(name="leader", value=repr(value)[:100], allowed="'process' or 'thread'")
+    return value
+
+
 def parse(url: str | None) -> Target:
     """Read a URL.
 
     Raises:
+        InvalidArgument: its leader.
         ConfigurationError: it is none of the forms above.
         NotSupported: it names a mode that this version does not have.
     """
@@ -57,10 +74,11 @@ def parse(url: str | None) -> Target:
                 problem=f"{host[:100]!r} stands where a host would",
                 instead=f"write zf+file:{rest[2:102]}, or with three slashes zf+file:///directory",
             )
-        path = unquote(rest.removeprefix("//"))
+        rest, asked, leader = rest.removeprefix("//").partition(_LEADER)
+        path = unquote(rest)
         if not path or "\0" in path:
             raise _wrong(text, "it names no directory")
-        return Target(text, "embedded", path, "", 0)
+        return Target(text, "embedded", path, "", 0, placement(leader) if asked else "process")
     if scheme != "zf" or not rest.startswith("//"):
         raise _wrong(text, "its scheme is unknown")
     place = rest[2:].rstrip("/")

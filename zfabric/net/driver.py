@@ -25,12 +25,21 @@ _log = logging.getLogger(__name__)
 class Mode(Protocol):
     """Where leaders are found (``zfabric/modes``)."""
 
+    @property
+    def inside(self) -> bool:
+        """Whether a leader may be in this process."""
+        ...
+
     def locate(self) -> None:
         """Make sure that somebody leads, without waiting; raises what keeps that from being."""
         ...
 
     def close(self) -> None:
         """This client has left."""
+        ...
+
+    def ended(self) -> None:
+        """Wait, for a bounded time, until what has to end in this process with the client has ended."""
         ...
 
     def listen_endpoint(self) -> str:
@@ -62,6 +71,11 @@ class Driver:
         """Changes whenever the set of :meth:`fds` does."""
         return self._ports.generation
 
+    @property
+    def inside(self) -> bool:
+        """Whether :meth:`ended` may have something to wait for."""
+        return self._mode.inside
+
     def fds(self) -> list[int]:
         """Descriptors to poll for reading."""
         return self._ports.fds()
@@ -87,7 +101,7 @@ class Driver:
         for _ in range(ROUNDS_MAX):
             if asked:
                 self._locate()
-            incoming = ports.drain(limit, ready)
+            incoming = ports.drain(limit, ready, patient=until is not None)
             now = time.monotonic_ns()
             if limit == 1 and len(incoming) == 1 and type(incoming[0][1]) is list:
                 # The usual end of a wait, before anything that can be left to the next step.
@@ -132,6 +146,11 @@ class Driver:
             self._mode.locate()
         except errors.ZFabricError as error:
             self.core.requests.fail_all(error)
+        self._ports.prefer_near()
+
+    def may_drive(self) -> None:
+        """Say that whoever calls :meth:`step` may spend a leader's turn on it, if that is in this process."""
+        self._ports.drives = True
 
     def listen_endpoint(self) -> str:
         """Return where an instance of a service may listen."""
@@ -158,3 +177,7 @@ class Driver:
         self._ports.close()
         sockets.end(self._context)
         self._mode.close()
+
+    def ended(self) -> None:
+        """Wait until what :meth:`close` has told to end in this process has ended: some seconds at most."""
+        self._mode.ended()

@@ -29,6 +29,9 @@ all, because the first has taken the commands in. So whoever drains hands the re
 the new one. A stale number in ``ready`` is harmless: it is unknown, or belongs to a newer session, which is then looked
 at once too often.
 
+A session to a leader of this process has no socket at all (``nearby.py``): its messages are handed over, under the
+same rules.
+
 **Interruption.** KeyboardInterrupt may strike between two frames of a message, or of what a monitor tells. The next one
 would then be glued to half a message, so the next call declares that session lost. What ``drain`` had received before
 stays for the next ``drain``.
@@ -53,7 +56,7 @@ import zmq
 
 from zfabric import errors
 from zfabric.core import effects
-from zfabric.net import sockets
+from zfabric.net import nearby, sockets
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ Of a listening session also its endpoint, once it is bound, and the routing id o
 class _Session:
     __slots__ = (
         "connected",
+        "endpoint",
         "get",
         "listening",
         "monitor",
@@ -108,8 +112,9 @@ class _Session:
         "waiting",
     )
 
-    def __init__(self, number: int, socket: sockets.Socket, monitor: sockets.Socket | None) -> None:
+    def __init__(self, number: int, endpoint: str, socket: sockets.Socket, monitor: sockets.Socket | None) -> None:
         self.number = number
+        self.endpoint = endpoint
         self.socket = socket
         self.monitor = monitor
         self.get = cast("Callable[[int], int]", socket.get)
@@ -132,6 +137,7 @@ class Ports:
     Attributes:
         generation: changes whenever the set of :meth:`fds` does.
         more: whether the last :meth:`drain` stopped at its limit; it must be called again before polling.
+        drives: whoever calls :meth:`drain` may take a turn of a leader of this process.
     """
 
     def __init__(self, ctx: sockets.Context, frame_max: int, *, subscription_queue: int = SUBSCRIPTION_QUEUE) -> None:
@@ -142,6 +148,8 @@ class Ports:
         self._queue = subscription_queue
         self._sessions: dict[int, _Session] = {}
         self._by_fd: dict[int, _Session] = {}
+        self._near: dict[int, nearby.NearSession] = {}
+        self.drives = False
         # What may have a monitor. Ctrl-C between two lines of _open or _close must not leave one behind: see close().
         self._monitored: dict[sockets.Socket, None] = {}
         # An ordered set; its operations are atomic, so an interruption leaves no session out.
@@ -153,12 +161,14 @@ class Ports:
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll for reading: two of each open session."""
-        return list(self._by_fd)
+        return [*self._by_fd, *(session.bell.fd for session in self._near.values())]
 
     def close(self) -> None:
         """Close all sessions and drop what waits in them. The context stays the caller's."""
         for session in list(self._sessions.values()):
             self._close(session)
+        for number in list(self._near):
+            self._close_near(number)
         for socket in list(self._monitored):
             sockets.stop_monitored(socket)
         self._monitored.clear()
@@ -179,6 +189,8 @@ class Ports:
                 session = self._sessions.get(effect.session)
                 if session is not None:
                     self._send(session, effect.frames)
+                elif effect.session in self._near and not self._near[effect.session].send(effect.frames):
+                    self._lose_near(effect.session)
             elif type(effect) is effects.Locate:
                 locate = True
             else:
@@ -187,12 +199,16 @@ class Ports:
 
     def _arrange(self, effect: effects.ClientEffect) -> None:
         match effect:
+            case effects.OpenSession(number, endpoint, False, _) if (leader := nearby.find(endpoint)) is not None:
+                self._open_near(number, leader)
             case effects.OpenSession(number, endpoint, subscribe, alert):
                 self._open(number, endpoint, subscribe=subscribe, alert=alert)
             case effects.Listen(number, endpoint):
                 self._listen(number, endpoint)
             case effects.CloseSession(number) if number in self._sessions:
                 self._close(self._sessions[number])
+            case effects.CloseSession(number) if number in self._near:
+                self._close_near(number)
             case effects.Subscribe(number, topic, on) if number in self._sessions:
                 session = self._sessions[number]
                 session.socket.set(zmq.SUBSCRIBE if on else zmq.UNSUBSCRIBE, topic)
@@ -200,15 +216,18 @@ class Ports:
 
     # Inwards.
 
-    def drain(self, limit: int = 1_024, ready: Iterable[int] | None = None) -> list[Incoming]:
+    def drain(self, limit: int = 1_024, ready: Iterable[int] | None = None, *, patient: bool = False) -> list[Incoming]:
         """Return what has come in, without waiting.
 
         Args:
             limit: messages, at least 1; if it stops the call, :attr:`more` is True.
             ready: the descriptors that a poll found readable, to look at these and at what is due; all if None.
+            patient: the caller waits for what comes of what was sent.
         """
         if self._torn is not None:
             self._mend()
+        if self._near:
+            self._attend(patient=patient)
         incoming, due = self._incoming, self._due
         left = limit
         for fd in list(self._by_fd) if ready is None else ready:
@@ -284,6 +303,43 @@ class Ports:
             # Else a handshake failed; libzmq tries again.
             self._torn = None
 
+    # Sessions with leaders of this process.
+
+    def prefer_near(self) -> None:
+        """Lose the sessions over sockets to leaders that have turned out to be in this process."""
+        if nearby.any_here():
+            for session in list(self._sessions.values()):
+                if session.socket.get(zmq.TYPE) == zmq.DEALER and nearby.find(session.endpoint) is not None:
+                    self._lose(session, "its leader is in this process")
+
+    def _attend(self, *, patient: bool) -> None:
+        """Let the leaders take what was sent to them, and collect what they say."""
+        for number, session in list(self._near.items()):
+            session.attend(drives=self.drives, patient=patient)
+            if session.bell.rung:
+                session.bell.hush()
+            inbox = session.inbox
+            while inbox:
+                message = inbox.popleft()
+                if message is None:
+                    self._lose_near(number)
+                    break
+                self._incoming.append((number, message))
+
+    def _open_near(self, number: int, leader: nearby.Nearby) -> None:
+        assert number not in self._near, "session numbers are not reused"
+        self._near[number] = leader.open(number)
+        self.generation += 1
+        self._incoming.append((number, Change.CONNECTED))
+
+    def _close_near(self, number: int) -> None:
+        self.generation += 1
+        self._near.pop(number).close()
+
+    def _lose_near(self, number: int) -> None:
+        self._incoming.append((number, Change.LOST))
+        self._close_near(number)
+
     # One session.
 
     def _open(self, number: int, endpoint: str, *, subscribe: bool, alert: bool) -> None:
@@ -311,7 +367,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = _Session(number, opened[0], opened[1])
+        session = _Session(number, endpoint, opened[0], opened[1])
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = self._by_fd[session.monitor_fd] = session
         self._due[session] = None
@@ -331,7 +387,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = _Session(number, socket, None)
+        session = _Session(number, endpoint, socket, None)
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = session
         self._due[session] = None

@@ -16,16 +16,8 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 from zfabric import errors
-
-if TYPE_CHECKING:
-    from zfabric.core.cluster.roster import Roster
-    from zfabric.core.transaction import Transaction
-    from zfabric.modes.options import LeaderOptions
-    from zfabric.store.directory import Mode
-    from zfabric.wire.card import Kind
 
 EXIT_FAILED = 1
 EXIT_STORAGE = 75
@@ -55,60 +47,15 @@ def _detach(directory: str) -> None:
 
 
 def _serve(argument: str, stack: ExitStack) -> int:
-    from zfabric.core.cluster.placement import Placement
-    from zfabric.core.leader.leader import Leader
-    from zfabric.core.leader.turn import Turn
-    from zfabric.modes.options import decode, secret
+    from zfabric.modes.options import decode
     from zfabric.net import sockets
     from zfabric.server import logs
-    from zfabric.server.loop import Loop
-    from zfabric.store.directory import DataDirectory
-    from zfabric.store.volume import Volume
-    from zfabric.wire.metadata import LeaderAddress
+    from zfabric.server.building import build
 
     options = decode(argument)
-    settings = options.settings
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(options.settings.log_level, options.settings.log_format)
     sockets.raise_descriptor_limit(1 << 16)
-    directory = DataDirectory.create_or_check(options.data)
-    if options.embedded:
-        stack.enter_context(directory.lock(*_holder(options)))
-        directory.clean_run()
-        stack.callback(directory.drop_run)
-    if options.peer is not None:
-        from zfabric.server.peering import settle
-
-        options = settle(options, directory.port_path)
-    directory.check_room(options.leader)
-    volume = stack.enter_context(Volume.open(directory.volume_path(options.leader), settings))
-    leader = Leader(options.leader, settings)
-    placement = None
-    if options.leader == 0:
-        placement = Placement(_roster(options), secret())
-
-    def start(txn: Transaction) -> None:
-        leader.start(txn)
-        if placement is not None:
-            placement.start(os.urandom(8).hex(), options.leaders, settings.record_bytes_max, txn)
-            placement.listen(LeaderAddress(0, options.advertise, options.advertise_publish))
-
-    turn = Turn(volume, leader, placement)
-    turn.begin(start)
-    loop = Loop(options, volume, leader, turn, alone=directory.try_exclusive_clients if options.embedded else None)
-    stack.callback(loop.close)
-    if options.mesh is not None and placement is not None:
-        from zfabric.server.gossip import Gossip
-
-        loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply))
-    if (options.keep or options.offer_to) and placement is not None:
-        from zfabric.server.links import Links
-
-        loop.reach_out(
-            Links(
-                leader, settings.frame_bytes_max, keep=options.keep, follow=options.follow,
-                offer_to=options.offer_to, roster=placement.roster,
-            )
-        )  # fmt: skip
+    loop = build(options, stack)
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:
         loop.wake_on(0, loop.stop)
@@ -123,30 +70,6 @@ def _serve(argument: str, stack: ExitStack) -> int:
 
     loop.run(serving)
     return 0
-
-
-def _holder(options: LeaderOptions) -> tuple[Mode, str]:
-    """Return what the directory's lock says of this process."""
-    if options.peer is None:
-        return "embedded", options.listen
-    from zfabric.server.peering import holder_url
-
-    return "peer", holder_url(options)
-
-
-def _roster(options: LeaderOptions) -> Roster:
-    """Return the table of members, with what this process says of itself."""
-    from zfabric.core.cluster.roster import Roster
-    from zfabric.wire.card import Card
-
-    run = (int.from_bytes(os.urandom(8), "big") >> 1) | 1
-    host, mesh = os.uname().nodename, options.mesh
-    if mesh is None:
-        kind: Kind = "embedded" if options.embedded else "node"
-        card = Card(kind=kind, host=host, publish=options.advertise_publish, software="zfabric")
-        return Roster(run, options.advertise, card)
-    card = Card(kind=mesh.kind, host=host, zone=mesh.zone, publish=mesh.publish, software="zfabric")
-    return Roster(run, mesh.endpoint, card, mesh=mesh.name)
 
 
 def _beats(fd: int) -> Callable[[], None]:

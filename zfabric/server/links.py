@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -29,6 +29,9 @@ from zfabric.wire import messages
 from zfabric.wire.membership import Members
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Offer
+
+if TYPE_CHECKING:
+    from zfabric.net.polling import SharedPoller
 
 log = logging.getLogger("zfabric.links")
 
@@ -88,7 +91,7 @@ class Links:
 
     # For the loop.
 
-    def watch(self, poller: zmq.Poller) -> None:
+    def watch(self, poller: zmq.Poller | SharedPoller) -> None:
         """Let ``poller`` watch what there is now."""
         if self._generation < 0:
             for monitor, (socket, _) in self._monitors.items():

@@ -7,7 +7,6 @@ is committed when and told when. Once in a while it looks after the process: roo
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions, secret
 from zfabric.net import sockets
 from zfabric.net.connections import Connections
-from zfabric.server import process
+from zfabric.server import process, status
 from zfabric.server.damage import tell
 from zfabric.server.refusals import Refusals
 from zfabric.settings import REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
@@ -33,6 +32,8 @@ from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Attach
 
 if TYPE_CHECKING:
+    from zfabric.net.nearby import Nearby
+    from zfabric.net.polling import SharedPoller
     from zfabric.server.gossip import Gossip
     from zfabric.server.links import Links
 
@@ -56,6 +57,7 @@ class Loop:
 
     Args:
         alone: asked twice a second in embedded mode: gives a lock that keeps clients from coming if none is there.
+        poller, near: of a leader that is part of an application (``inside.py``).
 
     Attributes:
         beat: called about twice a second, unless a turn takes longer: shows that the loop goes round.
@@ -69,6 +71,8 @@ class Loop:
         turn: Turn,
         *,
         alone: Callable[[], FileLock | None] | None = None,
+        poller: SharedPoller | None = None,
+        near: Nearby | None = None,
     ) -> None:
         self._options = options
         self._settings = options.settings
@@ -96,7 +100,8 @@ class Loop:
         self._load = process.Load()
         self._gossip: Gossip | None = None
         self._links: Links | None = None
-        self._poller = zmq.Poller()
+        self._near = near
+        self._poller: zmq.Poller | SharedPoller = zmq.Poller() if poller is None else poller
         self._endpoints = [endpoint for endpoint in (options.listen, options.listen_too) if endpoint]
         self._publishing = [endpoint for endpoint in (options.publish, options.publish_too) if endpoint]
         self._open()
@@ -194,16 +199,20 @@ class Loop:
 
     # Waiting.
 
-    def _wait(self) -> None:
-        now = time.monotonic_ns()
+    def _next_deadline(self, now: int) -> int:
+        """When the next turn is wanted, if nothing comes (monotonic ns)."""
         deadlines = [now if self._carried else self._upkeep_due]
-        if self._links is not None:
-            self._links.watch(self._poller)
         for machine in (self._turn, self._gossip, self._links):
             wanted = None if machine is None else machine.next_deadline()
             if wanted is not None:
                 deadlines.append(wanted)
-        timeout_ms = max(0, -(-(min(deadlines) - now) // 1_000_000))
+        return min(deadlines)
+
+    def _wait(self) -> None:
+        now = time.monotonic_ns()
+        if self._links is not None:
+            self._links.watch(self._poller)
+        timeout_ms = max(0, -(-(self._next_deadline(now) - now) // 1_000_000))
         for ready, _ in self._poller.poll(timeout_ms):
             if ready in self._others:
                 self._poller.unregister(ready)
@@ -364,7 +373,9 @@ class Loop:
         router, xpub, counters = self._router, self._xpub, self._leader.counters
         for effect in effects:
             if isinstance(effect, Reply):
-                if not effect.peer or (self._links is not None and self._links.reply(effect)):
+                if not effect.peer or (self._near is not None and self._near.post(effect.peer, effect.frames)):
+                    continue
+                if self._links is not None and self._links.reply(effect):
                     continue
                 try:
                     router.send_multipart((effect.peer, *effect.frames), zmq.NOBLOCK, copy=False)
@@ -400,7 +411,8 @@ class Loop:
             self._release_due = now + RELEASE_NS
             self._volume.release_pages()
             self._volume.reader_check()
-            process.trim()  # A thousand clients that have left: 65 MB of anonymous memory without it.
+            if self._near is None:
+                process.trim()  # A thousand clients that have left: 65 MB of anonymous memory without it.
             self._peers = {peer: seen for peer, seen in self._peers.items() if now - seen < PEER_NS}
         if len(self._peers) > PEERS_MAX:
             self._peers.clear()
@@ -408,7 +420,8 @@ class Loop:
         refused = self._refusals.look(self._turn.refusals, now)
         if refused is not None:
             log.warning("requests_refused count=%d seconds=%.1f", *refused)
-        self._watch_memory()
+        if self._near is None:  # Else what the process holds is the application's.
+            self._watch_memory()
         if self._alone is not None:
             self._look_for_clients(now)
 
@@ -470,25 +483,15 @@ class Loop:
         self._poller.register(self._xpub, zmq.POLLIN)
 
     def _status(self, peer: bytes, command: Command) -> None:
-        options, stats = self._options, self._volume.stats()
-        rss, anonymous = process.resident()
-        values: dict[str, int | float | str] = {
-            "id": options.leader,
-            "pid": os.getpid(),
-            "endpoint": options.advertise,
-            "publish": options.advertise_publish,
-            "partitions": self._leader.led(),
-            "clients": self._connections.count(),
-            "rss_bytes": rss,
-            "rss_anon_bytes": anonymous,
-            "uptime_s": (time.monotonic_ns() - self._started) / 1e9,
-            **self._leader.counters.values(),
-            "commits": stats.commits,
-            "errors": self._turn.refusals,
-            "subscriptions": self._subscriptions,
-            "map_bytes": stats.map_bytes,
-            "used_bytes": stats.used_bytes,
-        }
+        values = status.values(
+            self._options,
+            self._leader,
+            self._volume,
+            clients=self._connections.count() + (len(self._near.sessions) if self._near is not None else 0),
+            subscriptions=self._subscriptions,
+            refused=self._turn.refusals,
+            uptime_ns=time.monotonic_ns() - self._started,
+        )
         if self._gossip is not None:
             values.update(self._gossip.values())
         frame = messages.command(Type.STATUS_IS, command.request, messages.StatusIs(values))

@@ -43,6 +43,7 @@ class Pump:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        driver.may_drive()
         self.lock = threading.RLock()
         self.forked = False
         self.stepped_ns = 0
@@ -275,6 +276,7 @@ class Pump:
             self.driver.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+        self.driver.ended()
 
 
 def _after_fork() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from zfabric import errors
+
 if TYPE_CHECKING:
     from zfabric.sync.fabric import Fabric
 
@@ -40,7 +42,7 @@ def kill_leader(fabric: Fabric, leader: int = 0) -> int:
 
     Producers and consumers of an embedded fabric start another by themselves and go on.
     """
-    pid = next(info.pid for info in fabric.status() if info.id == leader)
+    pid = _process(fabric, leader)
     os.kill(pid, signal.SIGKILL)
     return pid
 
@@ -52,9 +54,19 @@ def frozen_leader(fabric: Fabric, leader: int = 0) -> Iterator[int]:
     Nobody is answered meanwhile. After about three seconds clients give their connections up; when the leader goes on
     they connect again, and lose nothing.
     """
-    pid = next(info.pid for info in fabric.status() if info.id == leader)
+    pid = _process(fabric, leader)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield pid
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _process(fabric: Fabric, leader: int) -> int:
+    pid = next(info.pid for info in fabric.status() if info.id == leader)
+    if pid == os.getpid():
+        raise errors.NotSupported(
+            what="stopping a leader", where="with leader='thread', in the process that runs the test",
+            instead="run the application as a process of its own and kill that",
+        )  # fmt: skip
+    return pid

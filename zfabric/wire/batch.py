@@ -132,6 +132,12 @@ def record_count(header: Buffer) -> int:
     return int.from_bytes(header[_COUNT_AT], "little")
 
 
+def partition_of(header: Buffer) -> int:
+    """Return the partition id that a header of full length names; nothing is checked."""
+    number: int = _PARTITION.unpack_from(header, _STAMP_AT)[0]
+    return number
+
+
 def parse(buffer: Buffer, at: int = 0) -> BatchHeader:
     """Unpack the header at byte ``at``; nothing is checked yet.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from zfabric import errors
-from zfabric.modes import url
+from zfabric.modes import attach, url
 from zfabric.modes.peerurl import parse
 
 
@@ -17,12 +17,12 @@ def test_a_name_is_enough():
 def test_everything_may_stand_in_the_url():
     target = parse(
         "zf+peer://chat/?data=%2Fvar%2Fa%20b&listen=127.0.0.2:7500&seed=10.0.0.1:7400&seed=10.0.0.2:7400&beacon=0"
-        "&key=mesh.key&zone=hall-2&advertise=me.local&insecure=1&keep=a.*&keep=b&keeper=h:1",
+        "&key=mesh.key&zone=hall-2&advertise=me.local&insecure=1&keep=a.*&keep=b&keeper=h:1&leader=thread",
         {},
     )
     assert target == (
         target.url, "chat", "/var/a b", "127.0.0.2:7500", ["10.0.0.1:7400", "10.0.0.2:7400"], False, "mesh.key",
-        "hall-2", "me.local", False, ["a.*", "b"], ["h:1"],
+        "hall-2", "me.local", False, ["a.*", "b"], ["h:1"], "thread",
     )  # fmt: skip
 
 
@@ -60,6 +60,8 @@ def test_who_may_be_reached_from_everywhere_listens_everywhere():
     ("zf+peer://chat?keep=", {}, "keep"),
     ("zf+peer://chat", {"keeper": 7}, "keeper"),
     ("zf+peer://chat", {"seed": ["h:1"] * 33}, "seed"),
+    ("zf+peer://chat?leader=fiber", {}, "leader"),
+    ("zf+peer://chat", {"leader": True}, "leader"),
     ("zf+peer://chat?role=boss", {}, "role"),
     ("zf+peer://chat?role=client", {}, "seed"),
     ("zf+peer://-chat", {}, "mesh"),
@@ -75,6 +77,20 @@ def test_what_cannot_be_is_named(url, options, name):
 def test_a_url_without_a_mesh_is_none(url):
     with pytest.raises(errors.ConfigurationError, match="names no mesh"):
         parse(url, {})
+
+
+def test_a_directory_s_leader_may_be_a_thread_too():
+    for text in ("zf+file:///a?leader=thread", "zf+file:/a?leader=thread"):
+        assert url.parse(text)[1:] == ("embedded", "/a", "", 0, "thread")
+    assert url.parse("zf+file:/a?b%20c")[1:] == ("embedded", "/a?b c", "", 0, "process")
+    with pytest.raises(errors.InvalidArgument, match="'process' or 'thread'"):
+        url.parse("zf+file:/a?leader=fiber")
+
+
+def test_where_a_leader_runs_is_no_question_at_a_node():
+    for options in ({"leader": "thread"}, {"data": "a"}):
+        with pytest.raises(errors.InvalidArgument, match="only with a URL"):
+            attach("zf://h:1", None, options)
 
 
 def test_a_url_of_no_known_scheme_is_told_that_there_are_peers():

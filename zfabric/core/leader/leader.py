@@ -287,6 +287,13 @@ class Leader:
         """Tell whether ``partition`` is led here."""
         return partition in self._assigned.places
 
+    def swift(self, header: Buffer, *, journaling: bool) -> bool:
+        """Tell whether a batch can be appended without a commit: in memory, or with "os" if that is ``journaling``."""
+        partition = self._assigned.loaded.get(batch.partition_of(header))
+        if partition is None or partition.config.commit_interval_ms:
+            return False
+        return partition.durability == 2 or (journaling and partition.durability == 1)
+
     # Commands that change something.
 
     def _refuse(self, peer: bytes, command: Command, error: errors.ZFabricError) -> None:

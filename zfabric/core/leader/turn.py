@@ -36,6 +36,10 @@ Incoming = tuple[bytes, Command]
 """Who sent a command (a routing id), and the command."""
 
 
+class _NotHere(Exception):
+    """What was begun can only be finished in the leader's own thread."""
+
+
 class Store(Protocol):
     """The volume: ``store/volume.py``, or its twin ``sim/disk.py``. Both raise :attr:`map_full` from puts."""
 
@@ -146,6 +150,8 @@ class Turn:
         self._controller = controller
         self._journal_due: int | None = None
         self._attachment_due = 0
+        # A lent turn has to be taken back, with a larger map or without.
+        self._spoiled: bool | None = None
 
     def begin(self, start: Callable[[Transaction], None]) -> None:
         """Start the machines and put back what a crash left in the journal; durable when this returns.
@@ -198,16 +204,59 @@ class Turn:
             StorageFailed: nothing of this turn was told; the process has to end.
             StorageFull: the same; there is not even room for what the journal holds.
         """
-        self._leader.clock(now, wall_ms)
-        if self._controller is not None:
-            self._controller.clock(now, wall_ms, self._leader.epoch)
+        self._clock(now, wall_ms)
         due = self.next_deadline()
-        if commands or (due is not None and due <= now):
+        if commands or self._spoiled is not None or (due is not None and due <= now):
             try:
+                if self._spoiled is not None:
+                    self._restart(grow=self._spoiled)
+                    self._spoiled = None
                 self._repeat(commands, now)
             except errors.StorageFull as error:
                 return self._refuse_all(commands, error)
         return self._effects()
+
+    def lend(self, commands: Sequence[Incoming], now: int, wall_ms: int) -> list[LeaderEffect] | None:
+        """Take some commands in another thread than the leader's own; returns effects, as :meth:`change` would.
+
+        A store's write transaction ends in the thread in which it began, and nobody but the leader's thread is to wait
+        for a disk. So this is for producing without a synced commit: to topics in memory, and to ``"os"`` topics while
+        the transaction that gathers what they append is open.
+
+        Returns:
+            None where that is not so. Then nothing of it was done, or what was done does not count, and the same
+            commands are for :meth:`change` in the leader's thread, before anything else.
+
+        Raises:
+            StorageFailed: as :meth:`change`.
+        """
+        begun = self._store.writing
+        if self._spoiled is not None or (self._journal_due is not None and not begun):
+            return None
+        due = self.next_deadline()
+        if due is not None and due <= now:
+            return None
+        for _, command in commands:
+            if command.type != Type.PRODUCE or not self._leader.swift(command.body.header, journaling=begun):
+                return None
+        self._clock(now, wall_ms)
+        try:
+            self._attempt(commands, now, lent=begun)
+        except self._store.map_full:
+            if not begun:
+                self._store.abandon()
+            self._spoiled = True
+            return None
+        except (_NotHere, errors.StorageFull):
+            self._spoiled = False
+            return None
+        assert begun or not self._store.writing, "a transaction that was begun here has ended here"
+        return self._effects()
+
+    def _clock(self, now: int, wall_ms: int) -> None:
+        self._leader.clock(now, wall_ms)
+        if self._controller is not None:
+            self._controller.clock(now, wall_ms, self._leader.epoch)
 
     def _repeat(self, commands: Sequence[Incoming], now: int) -> None:
         while True:
@@ -215,10 +264,15 @@ class Turn:
                 self._attempt(commands, now)
                 return
             except self._store.map_full:
-                self._abandon()
-                self._store.grow()
-                self.grown += 1
-                self._begin_again()
+                self._restart(grow=True)
+
+    def _restart(self, *, grow: bool) -> None:
+        """Take a turn back that cannot be finished, to begin it again."""
+        self._abandon()
+        if grow:
+            self._store.grow()
+            self.grown += 1
+        self._begin_again()
 
     def _refuse_all(self, commands: Sequence[Incoming], error: errors.StorageFull) -> list[LeaderEffect]:
         """The disk is full in the middle of a turn: nothing of it happened, and those who asked are told so."""
@@ -294,7 +348,8 @@ class Turn:
             self._store.commit()
         return effects
 
-    def _attempt(self, commands: Sequence[Incoming], now: int) -> None:
+    def _attempt(self, commands: Sequence[Incoming], now: int, *, lent: bool = False) -> None:
+        """Do it; ``lent``: in a transaction that only another thread may end."""
         leader, controller, store = self._leader, self._controller, self._store
         txn = store.write()
         for peer, command in commands:
@@ -309,6 +364,8 @@ class Turn:
         leader.flush(txn)
         overdue = self._journal_due is not None and self._journal_due <= now
         if leader.must_sync or overdue or (controller is not None and controller.changed):
+            if lent:
+                raise _NotHere
             store.commit()
             self._journal_due = None
         elif leader.journal:

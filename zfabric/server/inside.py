@@ -1,0 +1,212 @@
+"""A leader that is part of an application: the same loop, in a thread of it (``&leader=thread`` in a URL).
+
+What differs from a leader process:
+
+- Its clients in this process reach it without a socket (``net/nearby.py``), and may take a turn themselves: what they
+  send is then committed and published before their call returns, with no thread to be woken in between. That is done
+  where the turn does not wait for the disk; the leader's thread does all else, and whatever others ask.
+- It ends when the last fabric that asked for it has been closed, not when no client is left.
+- What the process holds in memory, its logging, signals and limits are the application's, so they are left alone.
+
+**Two threads, one lock.** The leader's thread holds it all the time but while it polls. Whoever takes a turn meanwhile
+looks, before giving the lock back, whether something is left for that thread: something received by a socket, whose
+descriptor may be silent now, or a deadline earlier than the one that it sleeps to; then it is woken.
+
+**Batching.** A turn is lent to a caller that does not wait for its outcome only if the last one ended longer ago than
+it took. So one that sends without pause keeps filling batches, as it would with a leader elsewhere.
+
+**Failure.** What fails in a lent turn fails in the leader's thread: it ends there, as a leader process would. Its
+clients see it gone and start another. An exception that is not ours, as from a signal handler of the application's,
+goes on in its thread as well.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+import zmq
+
+from zfabric import errors
+from zfabric.core.leader.leader import Leader
+from zfabric.core.leader.turn import Incoming, Turn
+from zfabric.modes.options import LeaderOptions
+from zfabric.net.nearby import Nearby, refuse
+from zfabric.net.polling import SharedPoller
+from zfabric.server.building import build
+from zfabric.server.loop import Loop
+from zfabric.store.volume import Volume
+from zfabric.wire import messages
+
+_EVENTS = int(zmq.EVENTS)
+_IN = int(zmq.POLLIN)
+_FAR = 1 << 62
+
+
+class InsideLoop(Loop):
+    """The loop of a leader that shares its process with its clients.
+
+    Args:
+        lock: held by the thread that runs it, but while it polls.
+    """
+
+    def __init__(
+        self, options: LeaderOptions, volume: Volume, leader: Leader, turn: Turn, near: Nearby, lock: threading.Lock
+    ) -> None:
+        super().__init__(options, volume, leader, turn, poller=SharedPoller(lock), near=near)
+        self._poller.register(near.bell.fd, zmq.POLLIN)
+        self._bell = near.bell
+        self._inbox = near.inbox
+        self._lock = lock
+        self._sleeps_ns = 0
+        self._rests_ns = 0
+        self._failure: BaseException | None = None
+
+    # The leader's own thread.
+
+    def _next_deadline(self, now: int) -> int:
+        self._sleeps_ns = super()._next_deadline(now)
+        return self._sleeps_ns
+
+    def _wait(self) -> None:
+        super()._wait()
+        if self._bell.rung:
+            self._bell.hush()
+        if self._failure is not None:
+            raise self._failure
+
+    def _receive(self) -> Iterator[Incoming]:
+        yield from self._read(self._take())
+        yield from super()._receive()
+
+    # Whoever sends.
+
+    def lend(self, patient: bool) -> bool:  # noqa: FBT001 - called by every send
+        """Take a turn in the calling thread for what clients of this process have sent.
+
+        Args:
+            patient: the caller waits for what comes of it.
+
+        Returns:
+            whether nothing is left for the leader's thread.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            began = time.monotonic_ns()
+            if self._failure is not None or not (patient or began > self._rests_ns):
+                return False
+            done = self._lend(began)
+            ended = time.monotonic_ns()
+            self._rests_ns = ended + (ended - began)
+            return done
+        except errors.ZFabricError as error:
+            self._failure = error
+            return False
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._lock.release()
+
+    def _lend(self, now: int) -> bool:
+        if self._carried or self._stopping or self._links is not None:
+            return False
+        taken = self._take()
+        self._look_at_room()
+        effects = self._turn.lend(list(self._read(taken)), now, time.time_ns() // 1_000_000)
+        if effects is None:
+            self._inbox.extendleft(reversed(taken))
+            return False
+        self._perform(effects)
+        woken = deque(self._turn.woken())
+        if woken:
+            self._perform(self._turn.answer(woken, self._settings.turn_bytes))
+            self._carried.extend(woken)
+        due_ns = self._turn.next_deadline()
+        return not (
+            self._carried
+            or (due_ns is not None and due_ns < self._sleeps_ns)
+            or self._readable(self._router)
+            or self._readable(self._xpub)
+        )
+
+    def _readable(self, socket: zmq.Socket[bytes]) -> bool:
+        return bool(cast("int", socket.get(_EVENTS)) & _IN)
+
+    def _take(self) -> list[tuple[bytes, Sequence[Any]]]:
+        """Take what clients of this process have sent, up to the turn's bounds."""
+        taken: list[tuple[bytes, Sequence[Any]]] = []
+        inbox, budget = self._inbox, self._settings.turn_bytes
+        while inbox and budget > 0 and len(taken) < self._settings.turn_messages:
+            entry = inbox.popleft()
+            taken.append(entry)
+            budget -= sum(map(len, entry[1]))
+        return taken
+
+    def _read(self, taken: list[tuple[bytes, Sequence[Any]]]) -> Iterator[Incoming]:
+        now = time.monotonic_ns()
+        for peer, frames in taken:
+            self._peers[peer] = now
+            yield peer, messages.read(frames)
+
+
+class Resident:
+    """A leader and the thread that is given to it; ``modes/inside.py`` makes it.
+
+    Attributes:
+        served: clients were able to find it.
+    """
+
+    def __init__(self, options: LeaderOptions, near: Nearby) -> None:
+        self.served = False
+        self._options = options
+        self._near = near
+        self._lock = threading.Lock()
+        self._loop: InsideLoop | None = None
+        self._unwanted = False
+
+    def run(self) -> None:
+        """Lead in the calling thread until :meth:`stop`.
+
+        Raises:
+            ZFabricError, OSError: as ``building.build``; or why it cannot go on.
+            ConfigurationError: without assertions.
+        """
+        if sys.flags.optimize:
+            raise errors.ConfigurationError(
+                source="leader=thread",
+                problem="wants assertions (no -O): they guard the log",
+                instead="start Python without -O, or let the leader be a process",
+            )
+        with ExitStack() as stack:
+            loop = build(self._options, stack, self._make)
+            if self._unwanted:
+                loop.stop()
+            with self._lock:
+                try:
+                    loop.run(self._serving)
+                finally:
+                    self._near.lend = refuse
+                    self._near.withdraw()
+
+    def stop(self) -> None:
+        """Let it end in order, soon; any thread may."""
+        self._unwanted = True
+        if self._loop is not None:
+            self._loop.stop()
+        self._near.bell.ring()
+
+    def _make(self, options: LeaderOptions, volume: Volume, leader: Leader, turn: Turn) -> InsideLoop:
+        self._loop = InsideLoop(options, volume, leader, turn, self._near, self._lock)
+        return self._loop
+
+    def _serving(self) -> None:
+        assert self._loop is not None
+        self._near.lend = self._loop.lend
+        self.served = True
