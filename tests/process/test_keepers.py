@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -205,6 +206,45 @@ def test_bits_that_flip_on_a_keepers_disk_are_put_back_from_its_origin(tmp_path,
     until(mended)
     assert [copy.problem for copy in copies(keeper)] == [""]
     assert list(Scrub(DataDirectory.check(tmp_path / "k")).run()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB, and what makes it larger."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    place = tmp_path / "small"
+    place.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount a small file system here: {error}")
+    yield place, ["mount", "-o", "remount,size=200m", str(place)]
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_keeper_with_a_full_disk_holds_up_nobody_and_goes_on_when_there_is_room(tmp_path, stack, small_disk):
+    place, grow = small_disk
+    origins = [stack.enter_context(LeaderProcess(str(tmp_path / name), SETTINGS)) for name in ("o", "p")]
+    follow = tuple(origin.endpoint for origin in origins)
+    small, other = (
+        stack.enter_context(LeaderProcess(str(where), SETTINGS, keep=("sensor.*",), follow=follow))
+        for where in (place / "k", tmp_path / "k")
+    )
+    for origin in origins:
+        with zfabric.connect(origin.url, timeout=PATIENCE_S) as fabric, fabric.producer(compression="none") as producer:
+            fabric.topics.create("sensor.x", replicas=2)
+            for _ in range(30):
+                # The other keeper has all of them on its disk.
+                producer.send("sensor.x", os.urandom(500_000)).result(timeout=PATIENCE_S)
+    until(lambda: all("free some space" in copy.problem for copy in copies(small)))
+    assert held(small) < held(other) == 60
+    subprocess.run(grow, check=True, capture_output=True)
+    until(lambda: held(small) == 60)
+    assert [copy.problem for copy in copies(small)] == ["", ""]
+    other.kill()
+    with zfabric.connect(origins[0].url, timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
+        producer.send("sensor.x", b"the last one").result(timeout=PATIENCE_S)
 
 
 def test_nobody_produces_to_a_copy(tmp_path, stack):

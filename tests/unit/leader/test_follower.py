@@ -331,3 +331,19 @@ def test_what_a_turn_that_was_given_up_should_have_done_is_said_again():
     assert [[told.group for told in keep.commits] for _, keep in said[Type.KEEP]] == [["g"]] * 3
     times = [at for at, _ in said[Type.KEEP]]
     assert times[2] - times[1] > times[1] - times[0] > 0
+
+
+def test_a_keeper_without_room_asks_nobody_for_batches_and_everybody_when_there_is_room():
+    world = World(3)
+    world.run(20)
+    world.keeper.copies.full = errors.StorageFull(directory="d", free=0, reserve=1)
+    world.run(20)
+    full_from = world.now
+    world.run(30)
+    asked = world.questions(full_from)
+    assert asked
+    assert {len(entry[3].parts) for entry in asked} == {0}
+    world.keeper.copies.full = None
+    room_from = world.now
+    world.run(6)
+    assert {entry[1] for entry in world.questions(room_from) if entry[3].parts} == {f"offer:{n}" for n in range(3)}

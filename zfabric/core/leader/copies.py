@@ -109,6 +109,7 @@ class Copies:
         positions: of the copies in use. heard: when each origin was heard of, by copy.
         shared: what was asked for by ``share``: taken by the follower. expired: the same of ``check``.
         committed: copies in which clients have committed since the follower looked.
+        full: why there is no room for batches at the moment, or None.
         refused: batches that could not be appended, with the last reason by copy in :attr:`problems`.
     """
 
@@ -120,6 +121,7 @@ class Copies:
         self.committed: set[int] = set()
         self.must_sync = False
         self.lost = False
+        self.full: errors.StorageFull | None = None
         self.refused = 0
         self.problems: dict[int, str] = {}
         self._assigned = assigned
@@ -140,14 +142,14 @@ class Copies:
         self.problems.pop(partition_id, None)
         self.committed.discard(partition_id)
 
-    def take(
-        self, body: Keep, wall_ms: int, txn: Transaction, *, room: bool
-    ) -> tuple[list[Appended], dict[int, Partition]]:
-        """Do what the follower wants; returns the batches appended, and all copies whose rows change.
+    def problem(self, partition_id: int) -> str:
+        """Return why a copy does not go on; "" if it does."""
+        full = "" if self.full is None else str(self.full)
+        return self.problems.get(partition_id, "") or self._damage.problem(partition_id) or full
 
-        Args:
-            room: whether there is room for batches on the disk.
-        """
+    def take(self, body: Keep, wall_ms: int, txn: Transaction) -> tuple[list[Appended], dict[int, Partition]]:
+        """Do what the follower wants; returns the batches appended, and all copies whose rows change."""
+        room = self.full is None
         self.must_sync = False
         appended: list[Appended] = []
         changed: dict[int, Partition] = {}

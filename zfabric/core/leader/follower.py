@@ -20,7 +20,8 @@ a minute: a keeper of 10,000 idle origins asks 182 questions a second, and one o
 
 **Bounds.** A question to a source that is caught up asks for 32 KiB at most. One that is behind asks for 4 MiB, and at
 most 16 of these are under way. A source that fails, or whose batches could not be appended, is asked again after a
-pause that doubles from 0.1 s to 10 s. At most 1,000 sources are dialled at a time (OFFERs do not count): with more,
+pause that doubles from 0.1 s to 10 s. While this keeper's disk is full nobody is asked for batches, and everybody at
+once when there is room again. At most 1,000 sources are dialled at a time (OFFERs do not count): with more,
 they stand in line, questions are held for 5 s, and one that is caught up or has failed makes room for the first.
 
 **Damage.** Each batch is verified (header, payload, place) against the ids of whoever was asked before it is handed on.
@@ -98,6 +99,7 @@ class Follower:
         self._dialled = 0
         self._line: deque[Source] = deque()
         self._failures = 0
+        self._full = False
 
     # What the shell says.
 
@@ -138,7 +140,11 @@ class Follower:
         """Ask what is to be asked."""
         if not self._leader.fabric:
             return
-        for source in self._sources.group():
+        changed = self._sources.group()
+        full, self._full = self._full, self._leader.copies.full is not None
+        if full and not self._full:
+            changed = self._sources.all()
+        for source in changed:
             # Whatever it holds for us now is not all that we want to know.
             self._stop_asking(source)
             source.ask_at = self._now
@@ -307,6 +313,8 @@ class Follower:
         last = {there: at for at, there in enumerate(source.order)}
         # Those first that did not get anything last time.
         ordered = sorted(wanted, key=lambda there: last.get(there, -1))[:FETCH_PARTITIONS_MAX]
+        if self._full:
+            ordered = []  # Whatever came would have to be thrown away: it only says that its topics have changed.
         source.asked = {there: wanted[there] for there in ordered}
         body = Follow(
             source.fabric, self._leader.fabric, BULK_BYTES if source.bulk else IDLE_BYTES,

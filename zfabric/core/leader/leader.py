@@ -158,6 +158,7 @@ class Leader:
         """Begin a turn at ``now`` (monotonic ns) and ``wall_ms`` (ms since 1970)."""
         self._now = now
         self._wall_ms = wall_ms
+        self.copies.full = self.storage_full
 
     def handle(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Take a command that changes something; its answer becomes an effect."""
@@ -453,7 +454,7 @@ class Leader:
 
     def _keep(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: Keep = command.body
-        appended, changed = self.copies.take(body, self._wall_ms, txn, room=self.storage_full is None)
+        appended, changed = self.copies.take(body, self._wall_ms, txn)
         for entry in appended:
             produced = messages.Produce(entry.stamped, entry.payload, entry.payload)
             self._appended(entry.partition, entry.header, entry.stamped, produced, txn)

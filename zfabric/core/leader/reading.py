@@ -179,7 +179,7 @@ class Reading:
                     sorted(self._keepers.known(partition_id).items()),
                     self._copies.last_heard(partition_id, txn) if kept else 0,
                     self._copies.heard[partition_id].end if partition_id in self._copies.heard else 0,
-                    self._copies.problems.get(partition_id, "") or self._damage.problem(partition_id),
+                    self._copies.problem(partition_id) if kept else self._damage.problem(partition_id),
                 )
             )
         return (messages.command(Type.DESCRIBED, command.request, messages.Described(described)),)

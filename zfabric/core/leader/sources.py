@@ -162,6 +162,10 @@ class Sources:
         """Return the endpoints that are known."""
         return list(self._by_endpoint)
 
+    def all(self) -> list[Source]:
+        """Return all of them."""
+        return list(self._by_endpoint.values())
+
     def at(self, endpoint: str) -> Source | None:
         """Return the source at an endpoint."""
         return self._by_endpoint.get(endpoint)
