@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import array
 import asyncio
+import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
+import zmq
 
 import zfabric
+from tests.process.test_service_life import until as aio_until
 from zfabric import aio, errors
+from zfabric.core.client.responder import NONSENSE_MAX
 from zfabric.settings import CALL_BYTES_MAX
 from zfabric.wire import calls
 
@@ -194,6 +199,90 @@ def test_a_callback_may_ask_a_service_of_its_own_fabric(fabric, service):
             producer.send("t", b"v", on_delivery=delivered)
             assert until(lambda before=before: len(told) > before)
     assert told == [b"asked"] * 10
+
+
+@contextmanager
+def strangers(endpoint, count):
+    """Sockets that speak to a service as they like."""
+    context = zmq.Context()
+    try:
+        made = [context.socket(zmq.DEALER) for _ in range(count)]
+        for stranger in made:
+            stranger.linger = 0
+            stranger.connect(endpoint)
+        yield made
+    finally:
+        context.destroy(linger=0)
+
+
+def asked(service, number):
+    return calls.request(calls.REQUEST, number, service.instance, 0, b"s.m", b"", b"x")
+
+
+def test_who_talks_nonsense_a_thousand_times_is_not_listened_to_any_more(fabric, service):
+    with service, strangers(service.endpoint, 2) as (fool, other):
+        for _ in range(NONSENSE_MAX):
+            fool.send(b"garbage")
+        fool.send_multipart(asked(service, 7))
+        assert until(lambda: service.stats()["garbage"] == NONSENSE_MAX + 1)
+        other.send_multipart(asked(service, 8))
+        assert other.poll(20_000)
+        assert calls.read_answered(other.recv_multipart()).number == 8
+        assert service.stats()["requests"] == 1
+        assert not fool.poll(0)
+
+
+def test_a_request_does_not_wait_until_a_flood_of_another_sender_is_over(zfabric_url):
+    """A ROUTER takes from its senders in turn, so a request is among the first of what has come."""
+    seen = []
+
+    async def offer():
+        async with aio.connect(zfabric_url) as fabric:
+            service = fabric.service("s")
+
+            @service.method("m")
+            async def method(request):
+                seen.append(service.stats()["garbage"])
+                return b""
+
+            async with service:
+                with strangers(service.endpoint, 2) as (fool, other):
+                    for _ in range(900):
+                        fool.send(b"garbage")
+                    other.send_multipart(asked(service, 8))
+                    arrive()
+                    assert await aio_until(lambda: seen and service.stats()["garbage"] == 900)
+
+    def arrive():
+        time.sleep(0.5)  # Nobody looks at the sockets meanwhile.
+
+    asyncio.run(offer())
+    assert seen[0] < 900
+
+
+async def test_a_handler_that_wants_to_exit_does_not_end_its_service(zfabric_url):
+    """A SystemExit of a task would end the loop, and all other requests with it."""
+    async with aio.connect(zfabric_url) as fabric:
+        service = fabric.service("s")
+
+        @service.method("exit")
+        async def leave(request):
+            sys.exit(3)
+
+        @service.method("chunks")
+        async def chunks(request):
+            yield b"1"
+            sys.exit(3)
+
+        async with service:
+            with pytest.raises(errors.RemoteError) as told:
+                await fabric.request("s.exit", timeout=20.0)
+            assert (told.value.kind, told.value.text) == ("SystemExit", "3")
+            stream = fabric.stream("s.chunks", timeout=20.0)
+            assert await anext(stream) == b"1"
+            with pytest.raises(errors.RemoteError):
+                await anext(stream)
+            assert await fabric.request("s.health") == b"ok"
 
 
 async def test_a_close_that_is_cancelled_while_it_drains_ends_all_services(zfabric_url):

@@ -295,7 +295,7 @@ class Service:
             self._fail(job, error)
         except BaseException as error:  # noqa: BLE001, RUF100 - a handler's; its caller is told
             self._fail(job, self._remote(job, error))
-            if not isinstance(error, Exception):  # async-only
+            if isinstance(error, workers.PASSED_ON):  # async-only
                 raise
             _log.info("handler_failed service=%s method=%s error=%r", self.name, job.method.name, error)
         else:

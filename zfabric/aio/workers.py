@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 100
 """Requests that run at once by default: tasks cost little."""
+PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt)
+"""What concerns the task or the loop, whoever has raised it. Not SystemExit: a handler does not end its service."""
 
 
 class Workers:

@@ -17,8 +17,10 @@ from zfabric.net.ports import Change, Ports
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
-ROUNDS_MAX = 32
-DRAIN_MAX = 1_024
+ROUNDS_MAX = 8
+DRAIN_MAX = 64
+"""Messages that are taken before somebody looks whether what is waited for has come: a flood of one sender's would hold
+up everybody else's (1,024 of garbage: 180 ms rather than 0.4 ms for a request, measured)."""
 _log = logging.getLogger(__name__)
 
 
@@ -128,6 +130,8 @@ class Driver:
                 return None
             if not incoming and not wanted and not ports.more:
                 return due_ns
+            if core.calling:
+                break  # Whoever drives runs callbacks now: they may be what hands out a request.
         return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
 
     def _change(self, session: int, what: object, now: int) -> None:

@@ -3,8 +3,9 @@
 **A request** is refused, that is answered without being executed, when it cannot be read, is for another instance or
 for a method that there is not, when the instance drains, when its time is over before a worker takes it, and when
 ``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``), and when it would wait for
-its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a
-worker; what the handler returns or raises is the answer. CANCEL takes a waiting request away, and tells a running one.
+its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a worker; what the handler returns or raises
+is the answer. CANCEL takes a waiting request away, and tells a running one. Who has talked nonsense ``NONSENSE_MAX``
+times is not listened to any more: to answer each time would be what a flood is for.
 
 **A stream** may be as many chunks ahead of its reader as the window and CREDIT say, and ``STREAM_BYTES`` with all but
 the last of them. Its deadline is looked at with each chunk; one that waits for CREDIT for ``patience`` is given up. A
@@ -53,6 +54,7 @@ PROBE_NS: Final = 10_000_000_000
 DRAIN_PROBE_NS: Final = 200_000_000
 QUEUED_BYTES_MAX: Final = 64 << 20
 PEERS_MAX: Final = 100_000
+NONSENSE_MAX: Final = 1_000
 WITHDRAWN_MAX: Final = 64
 
 
@@ -102,6 +104,7 @@ class Responder:
         self._withdrawn = 0
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
+        self._nonsense: dict[bytes, int] = {}
         self._names: dict[bytes, str] = {}
         self._session: int | None = None
         self._announced: Pending[Any] | None = None
@@ -215,10 +218,16 @@ class Responder:
         if plain is not None and self._begin(frames[0], plain, now):
             return
         peer = bytes(frames[0])
+        if self._nonsense.get(peer, 0) >= NONSENSE_MAX:
+            self.counts["garbage"] += 1
+            return
         try:
             asked = calls.read_asked(frames[1:])
         except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
             self.counts["garbage"] += 1
+            if len(self._nonsense) >= PEERS_MAX:
+                self._nonsense.clear()
+            self._nonsense[peer] = self._nonsense.get(peer, 0) + 1
             number = messages.request_id(frames[1]) if len(frames) > 1 else 0
             if number and frames[1][3] == calls.REQUEST:
                 self._send(peer, calls.failure(calls.REFUSED, number, error))
