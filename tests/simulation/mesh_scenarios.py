@@ -223,6 +223,20 @@ def partition(seed):
 
 
 @scenario
+def short_partition(seed):
+    """Healed before anybody was taken for failed: who is suspected on the other side hears of it and refutes soon."""
+    world = MeshWorld(seed)
+    world.grow(60)
+    world.run(2)
+    failures = Failures(world)
+    world.partition(world.hosts[:6])
+    world.run(6)
+    world.heal()
+    agreed = world.until(world.agree, 15)
+    return wrong(not_suspected="suspected" not in failures.kinds, false_failure=failures.seen, not_healed=not agreed)
+
+
+@scenario
 def meshes(seed):
     """Two meshes and a third with a key, on one network with seeds of each other, never mix."""
     world = MeshWorld(seed)

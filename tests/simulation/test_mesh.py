@@ -94,6 +94,7 @@ def let_the_last_heard_win(patch):
         return Verdict.UPDATE if newer else decide(known, claim)
 
     patch(rules, "decide", last)
+    patch(rules, "stale", lambda known, claim: claim is known)
 
 
 @planted("crash", "undetected")
@@ -137,6 +138,11 @@ def compare_nothing(patch):
 @planted("partition", "not_healed")
 def give_the_failed_up(patch):
     patch(Table, "failed", lambda self: [])
+
+
+@planted("short_partition", "not_healed")
+def ask_no_suspect_again(patch):
+    patch(Beliefs, "_on_doubt", lambda self, now, suspect: None)
 
 
 @planted("meshes", "mixed")

@@ -15,14 +15,43 @@ from random import Random
 
 from zfabric.core.mesh.events import MemberEvent
 from zfabric.core.mesh.membership import Mesh
+from zfabric.model import Buffer
 from zfabric.settings import MeshSettings
 from zfabric.sim.world import MILLISECOND, SECOND, World
-from zfabric.wire.gossip import Codec
+from zfabric.wire.gossip import Body, Codec, Member, Message
 
 INBOX_MAX = 1_000
 MEMO_MAX = 1 << 20
+WRITTEN_MAX = 1 << 16
 Watch = Callable[["Host", MemberEvent, int], None]
 Tap = Callable[["Host", str, bytes], None]
+
+
+class SharedCodec(Codec):
+    """The codec of all members of a mesh: each update is in memory once, and what it wrote itself it need not decode.
+
+    Frames are real ones, with their MACs; those that it has not just written are read as everywhere.
+    """
+
+    def __init__(self, mesh: str, key: bytes | None) -> None:
+        super().__init__(mesh, key, memo_max=MEMO_MAX)
+        self._written: dict[bytes, Message] = {}
+        self._said: tuple[Body | None, list[Member]] = None, []
+
+    def write(self, kind: int, sender: bytes, instance: int, number: int, body: Body) -> bytes:
+        """Encode a frame, and keep what it says until it is read."""
+        frame = super().write(kind, sender, instance, number, body)
+        if body is not self._said[0]:
+            self._said = body, self.news(body)
+        if len(self._written) >= WRITTEN_MAX:  # Of frames that were lost.
+            self._written.clear()
+        self._written[frame] = Message(kind, sender, instance, number, body, self._said[1])
+        return frame
+
+    def read(self, frame: Buffer) -> Message:
+        """Decode a frame."""
+        assert isinstance(frame, bytes)
+        return self._written.pop(frame, None) or super().read(frame)
 
 
 @dataclass(eq=False)
@@ -87,10 +116,10 @@ class MeshWorld:
     # Members.
 
     def codec(self, mesh: str = "m", key: bytes | None = None) -> Codec:
-        """Return the codec that all members of a mesh share here: each update is in memory once, not 5,000 times."""
+        """Return the codec that all members of a mesh share."""
         found = self._codecs.get((mesh, key))
         if found is None:
-            found = self._codecs[mesh, key] = Codec(mesh, key, memo_max=MEMO_MAX)
+            found = self._codecs[mesh, key] = SharedCodec(mesh, key)
         return found
 
     def add(

@@ -282,6 +282,7 @@ class Codec:
         self.mesh = mesh
         self.hash = blake2b(mesh.encode(), digest_size=8, person=_PERSON).digest()
         self._mac = blake2b(key=key or PUBLIC_KEY, digest_size=MAC_BYTES, person=_PERSON)
+        self._words: tuple[Body | None, bytes] = None, b""
         self._memo: dict[bytes, Member] = {} if memo is None else memo
         self._memo_max = memo_max
 
@@ -296,8 +297,10 @@ class Codec:
         return compare_digest(self.sign(memoryview(data)[:-MAC_BYTES]), bytes(data[-MAC_BYTES:]))
 
     def write(self, kind: int, sender: bytes, instance: int, number: int, body: Body) -> bytes:
-        """Encode a frame."""
-        data = HEADER.pack(SIGNATURE, VERSION, kind, 0, self.hash, sender, instance, number) + _encode(body)
+        """Encode a frame. The same body for several receivers is encoded once."""
+        if body is not self._words[0]:
+            self._words = body, _encode(body)
+        data = HEADER.pack(SIGNATURE, VERSION, kind, 0, self.hash, sender, instance, number) + self._words[1]
         frame = data + self.sign(data)
         assert len(frame) <= BYTES_MAX[kind], f"{Type(kind).name} of {len(frame)} bytes"
         return frame
@@ -324,16 +327,23 @@ class Codec:
             raise _refuse("mac", "a MAC that is not ours", "gossip signed with the mesh key")
         try:
             body: Any = _decoders[kind](memoryview(frame)[HEADER.size : -MAC_BYTES])
-            updates = (
-                [self._member(bytes(raw)) for raw in (body.members if kind == Type.STATE else body.updates)]
-                if (kind != Type.PUSH_PULL)
-                else []
-            )
+            updates = self.news(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             problem = f"body of {Type(kind).name}: {str(error)[:200]}"
             raise _refuse("format", problem, "the fields of that message") from error
         self._check(kind, sender, instance, body)
         return Message(kind, sender, instance, number, body, updates)
+
+    def news(self, body: Any) -> list[Member]:
+        """Decode the news in a body.
+
+        Raises:
+            MsgspecError, ValueError: one is none.
+        """
+        kind = type(body)
+        if kind is PushPull:
+            return []
+        return [self._member(bytes(raw)) for raw in (body.members if kind is State else body.updates)]
 
     def _member(self, raw: bytes) -> Member:
         member = self._memo.get(raw)

@@ -73,3 +73,21 @@ def test_the_queue_is_bounded():
     assert len(queue) == 10
     assert queue.dropped == 4
     assert not any(member in queue for member in sent)
+
+
+def test_news_that_all_have_room_are_put_together_once_for_several_receivers():
+    """Each receiver counts; the newest of those that were sent as often still go first."""
+    queue = Queue()
+    queue.put_own(b"me")
+    queue.put(b"a", b"1")
+    queue.put(b"b", b"2")
+    assert queue.fits(4, 3)
+    assert not queue.fits(3, 3)
+    assert not queue.fits(4, 2)
+    assert queue.take_all(5, 3) == [b"me", b"2", b"1"]
+    queue.put(b"c", b"3")
+    assert queue.take_all(5, 2) == [b"me", b"3", b"2", b"1"]
+    assert queue.take_all(5, 2) == [b"3"]
+    assert queue.take_all(5, 2) == [b"3"]
+    assert len(queue) == 0
+    assert queue.fits(0, 0)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from zfabric import errors
+from zfabric.core.mesh import suspicion
 from zfabric.core.mesh.membership import Mesh
 from zfabric.settings import MeshSettings
 from zfabric.wire import gossip
@@ -90,6 +91,19 @@ def test_silence_lets_others_be_asked_and_then_the_target_be_suspected():
     driven.wait(0.5)
     assert [event.kind for event in driven.mesh.take_events()] == ["suspected"]
     assert driven.mesh.health == 0
+
+
+def test_a_suspect_that_nobody_else_suspects_is_asked_again():
+    """The suspicion goes with the question, so that it can refute; and it is dropped when it does."""
+    driven = Driven("a", "b", "c", "d", "e")
+    endpoint, ping = driven.until(Type.PING)
+    low = suspicion.bounds(6, MeshSettings())[0] // SECOND
+    driven.wait(2)
+    again = [message for to, message in driven.wait(low + 8) if message.type == Type.PING and to == endpoint]
+    assert len(again) == 1
+    assert again[0].updates[0] == Member(ping.body.target, 1, 1, Status.SUSPECT, accuser=ME)
+    driven.hear(endpoint[2:], Type.ACK, gossip.Ack(again[0].body.sequence, 1, news(peer(endpoint[2:], 2))))
+    assert driven.mesh.member(ping.body.target).status == Status.ALIVE
 
 
 def test_helpers_that_say_nothing_speak_against_this_member():

@@ -1,5 +1,7 @@
 """SWIM's order of precedence, as a table."""
 
+from itertools import product
+
 import pytest
 
 from zfabric.core.mesh import rules
@@ -128,3 +130,15 @@ def test_the_highest_incarnation_is_never_passed():
     assert rules.refutation(me, member(2, INCARNATION_MAX)) == 0
     below = member(0, INCARNATION_MAX - 1)
     assert rules.refutation(below, member(2, INCARNATION_MAX - 1)) == INCARNATION_MAX
+
+
+def test_what_is_found_stale_at_a_glance_would_be_ignored():
+    """For each pair of statements with incarnations, instances and endpoints around each other's."""
+    statements = [
+        Member(A, instance, incarnation, status, endpoint if status == Status.ALIVE else "")
+        for status, incarnation, instance, endpoint in product(Status, (4, 5, 6, 5 + STEP, 6 + STEP), (1, 2), "xy")
+    ]
+    stale = [pair for pair in product(statements, statements) if rules.stale(*pair)]
+    assert all(rules.stale(one, one) for one in statements), "what is believed already needs no judgement"
+    assert {rules.decide(known, claim) for known, claim in stale if claim is not known} == {Verdict.IGNORE}
+    assert len(stale) > len(statements) ** 2 / 2

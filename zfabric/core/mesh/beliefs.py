@@ -24,6 +24,8 @@ from zfabric.wire.gossip import Member, Message, Status, Type
 
 SECOND: Final = 1_000_000_000
 COLLISIONS_MAX: Final = 64
+URGENT_MAX: Final = 64
+_SUSPECT: Final = int(Status.SUSPECT)
 COLLISION_NS: Final = 60 * SECOND
 """A collision is told again after this time, while it lasts."""
 
@@ -53,6 +55,20 @@ class Beliefs:
         self._settings = settings
         self._suspicions: dict[bytes, Suspicion] = {}
         self._collided: dict[bytes, int] = {}
+
+    def merge_all(self, message: Message, now: int) -> None:
+        """Judge the news of a frame. Most are not new: those are passed over as quickly as that can be seen."""
+        members, suspicions = self._table.members, self._suspicions
+        for claim in message.updates:
+            known = members.get(claim.id)
+            if known is not None:
+                if rules.stale(known, claim):
+                    continue
+                if claim.status == _SUSPECT and claim.incarnation == known.incarnation:
+                    suspicion = suspicions.get(claim.id)
+                    if suspicion is not None and not suspicion.wants(claim.accuser):
+                        continue
+            self.merge(claim, now, by=message)
 
     def merge(self, claim: Member, now: int, *, by: Message, proven: bool = False) -> None:
         """Judge a claim of a frame; ``proven`` if the member itself has shown that it lives."""
@@ -93,6 +109,7 @@ class Beliefs:
             me = self._voice.me.id
             claim = Member(known.id, known.instance, known.incarnation, Status.SUSPECT, accuser=me)
             self._suspect(known, claim, now)
+            self._timers.add(now + self._suspicions[target.id].low, self._on_doubt, target.id)
 
     def about_me(self, claim: Member, now: int) -> None:
         """Judge a claim about this member itself, and refute it if it would win."""
@@ -146,6 +163,19 @@ class Beliefs:
         self._timers.add(suspicion.deadline, self._on_suspicion, claim.id)
         self._voice.spread(claim, now)
 
+    def _on_doubt(self, now: int, suspect: bytes) -> None:
+        """Nobody else finds it gone: ask again those that this member accused itself, until they answer or time is up.
+
+        The news of a suspicion die out long before the suspicion does. If they could not reach the suspect, because a
+        partition lay between, it would else hear of it by chance, or when all of its own have taken it for failed.
+        """
+        suspicion = self._suspicions.get(suspect)
+        if suspicion is None or suspicion.deadline <= now:
+            return
+        self._timers.add(now + suspicion.low, self._on_doubt, suspect)
+        if len(self.urgent) < URGENT_MAX and suspect not in self.urgent:
+            self.urgent.append(suspect)
+
     def _on_suspicion(self, now: int, suspect: bytes) -> None:
         suspicion, known = self._suspicions.get(suspect), self._table.get(suspect)
         if suspicion is not None and suspicion.deadline <= now and known is not None:
@@ -183,7 +213,7 @@ class Beliefs:
             self._collided.pop(next(iter(self._collided)))
         self._collided[claim.id] = now + COLLISION_NS
         self._note("collided", claim)
-        if len(self.urgent) < COLLISIONS_MAX and claim.id != self._voice.me.id:
+        if len(self.urgent) < URGENT_MAX and claim.id != self._voice.me.id:
             self.urgent.append(claim.id)
 
     def _note(self, kind: Kind, member: Member) -> None:

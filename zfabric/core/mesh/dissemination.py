@@ -12,6 +12,7 @@ The queue is bounded: when it is full the news that were sent most often are dro
 from __future__ import annotations
 
 import math
+from collections import deque
 
 QUEUE_MAX = 4_096
 _SKIP_MAX = 8
@@ -23,7 +24,7 @@ def transmit_limit(factor: int, members: int) -> int:
 
 
 class Queue:
-    """News to pass on.
+    """News to pass on, in levels: the news of level k were sent k times.
 
     Attributes:
         dropped: how many were dropped because it was full.
@@ -32,8 +33,9 @@ class Queue:
     def __init__(self, most: int = QUEUE_MAX) -> None:
         self.dropped = 0
         self._most = most
-        self._levels: list[dict[bytes, bytes]] = [{}]
-        self._level: dict[bytes, int] = {}
+        self._levels: deque[dict[bytes, bytes]] = deque([{}])
+        self._level: dict[bytes, dict[bytes, bytes]] = {}
+        self._bytes = 0
         self._own = b""
         self._own_sent = 0
 
@@ -53,11 +55,11 @@ class Queue:
         self.forget(member)
         if len(self._level) >= self._most:
             fullest = next(level for level in reversed(self._levels) if level)
-            oldest = next(iter(fullest))
-            self.forget(oldest)
+            self.forget(next(iter(fullest)))
             self.dropped += 1
         self._levels[0][member] = update
-        self._level[member] = 0
+        self._level[member] = self._levels[0]
+        self._bytes += len(update)
 
     def put_own(self, update: bytes) -> None:
         """Queue news about this member itself."""
@@ -67,23 +69,24 @@ class Queue:
         """Drop news about a member."""
         level = self._level.pop(member, None)
         if level is not None:
-            del self._levels[level][member]
+            self._bytes -= len(level.pop(member))
+
+    def fits(self, room: int, most: int) -> bool:
+        """Tell whether all that waits has room in one message."""
+        return self._bytes + len(self._own) <= room and len(self) <= most
 
     def take(self, room: int, limit: int, most: int) -> list[bytes]:
         """Return up to ``most`` news that fit ``room`` bytes; each counts as sent and goes after ``limit`` times."""
+        if self.fits(room, most):
+            return self.take_all(limit)
         taken: list[bytes] = []
         if self._own and len(self._own) <= room:
-            taken.append(self._own)
             room -= len(self._own)
-            self._own_sent += 1
-            if self._own_sent >= limit:
-                self._own = b""
-        if not self._level:
-            return taken
+            taken += self._take_own(1, limit)
         chosen: list[tuple[int, bytes, bytes]] = []
         skipped = 0
         for number, level in enumerate(self._levels):
-            for member, update in reversed(level.items()):
+            for member, update in reversed(level.items()) if level else ():
                 if len(chosen) + len(taken) >= most or skipped >= _SKIP_MAX:
                     break
                 if len(update) <= room:
@@ -91,20 +94,45 @@ class Queue:
                     room -= len(update)
                 else:
                     skipped += 1
+            else:
+                continue
+            break
         for number, member, update in chosen:
             self._sent(number, member, update, limit)
             taken.append(update)
         return taken
 
+    def take_all(self, limit: int, times: int = 1) -> list[bytes]:
+        """Return all that waits, to be sent ``times`` times; the levels move as they are."""
+        taken = self._take_own(times, limit)
+        if not self._level:
+            return taken
+        for level in self._levels:
+            if level:
+                taken += reversed(level.values())
+        self._levels.extendleft({} for _ in range(times))
+        while len(self._levels) > limit:
+            for member, update in self._levels.pop().items():
+                del self._level[member]
+                self._bytes -= len(update)
+        return taken
+
+    def _take_own(self, times: int, limit: int) -> list[bytes]:
+        taken = [self._own] if self._own else []
+        self._own_sent += times
+        if self._own_sent >= limit:
+            self._own = b""
+        return taken
+
     def _sent(self, number: int, member: bytes, update: bytes, limit: int) -> None:
-        del self._levels[number][member]
         if number + 1 >= limit:
-            del self._level[member]
+            self.forget(member)
             return
+        del self._levels[number][member]
         if number + 1 == len(self._levels):
             self._levels.append({})
         self._levels[number + 1][member] = update
-        self._level[member] = number + 1
+        self._level[member] = self._levels[number + 1]
 
 
 def sync_interval(base_ns: int, members: int) -> int:

@@ -24,7 +24,9 @@ member long gone brings nothing back.
 
 **Partitions.** Each side takes the other for failed. Every ``reconnect_interval_ns`` each member pings one of the
 failed; the first answer makes both sides compare all that they know. Whoever hears that it is thought failed
-refutes with a higher incarnation. Seeds that are not members are tried again for ever, at least once a minute.
+refutes with a higher incarnation. Whoever suspects somebody, and finds few others that do, asks it again each time
+that the shortest suspicion time has passed: the news of it may not have come through. Seeds that are not members are
+tried again for ever, at least once a minute.
 
 **The shell's duties.** Hand in every frame with where to answer it, and drain them before ``tick``; tick at
 ``next_deadline()``; send what ``take_effects()`` gives, in any order; a lost frame costs nothing but time. ``now`` is
@@ -249,8 +251,8 @@ class Mesh:
         if known is None or known.instance != message.instance:
             self._from_stranger(endpoint, message, known, now)
         elif self._table.fresh(message.sender, message.number):
-            for update in message.updates:
-                self._beliefs.merge(update, now, by=message)
+            if message.type != Type.STATE:  # Its sender's own record comes first.
+                self._beliefs.merge_all(message, now)
             self._handlers[message.type](self, endpoint, message, now)
         else:
             counters.replayed += 1
@@ -284,7 +286,7 @@ class Mesh:
             if kind == Type.PUSH_PULL and body.me.endpoint:
                 self._voice.push_pull(body.me.endpoint, body.sequence, now)
                 if known is not None:
-                    self._voice.gossip(body.me.endpoint, [gossip.encode(known)])
+                    self._voice.gossip([body.me.endpoint], [gossip.encode(known)])
                 return
         elif kind == Type.ACK and self._probe is not None and body.sequence == self._probe.sequence:
             # Somebody we know by hearsay alone, restarted: let us meet.
@@ -369,8 +371,7 @@ class Mesh:
         if asked is not None and asked in self._seeds:
             self._seeds[asked] = message.sender
         self._beliefs.merge(body.me, now, by=message)
-        for member in message.updates:
-            self._beliefs.merge(member, now, by=message)
+        self._beliefs.merge_all(message, now)
         if body.want:
             known = {member.id: member.incarnation for member in message.updates if member.status == Status.ALIVE}
             self._voice.state(endpoint, 0, body.buckets, body.want, message.sender, known=known)
@@ -395,6 +396,7 @@ class Mesh:
         target = None
         while self._beliefs.urgent and target is None:
             target = self._table.get(self._beliefs.urgent.pop())
+            target = target if target is not None and target.status <= Status.SUSPECT else None
         target = target or self._table.next_target()
         if target is None or self._voice.leaving:
             return

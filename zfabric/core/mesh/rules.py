@@ -31,6 +31,9 @@ from typing import Final
 
 from zfabric.wire.gossip import INCARNATION_MAX, Member, Status
 
+_ALIVE: Final = int(Status.ALIVE)
+_FAILED: Final = int(Status.FAILED)
+
 INCARNATION_STEP_MAX: Final = 1 << 42
 """Largest first incarnation and largest step. An incarnation may begin at the wall clock in ms, now 2**41."""
 
@@ -70,6 +73,15 @@ def decide(known: Member | None, claim: Member) -> Verdict:
         return Verdict.LEAVE
     same = known.status == Status.SUSPECT and claim.incarnation == known.incarnation
     return Verdict.CONFIRM if same else Verdict.SUSPECT
+
+
+def stale(known: Member, claim: Member) -> bool:
+    """Tell whether a claim is surely to be ignored: the quick look at what comes twenty times."""
+    if claim is known or claim.incarnation < known.incarnation:
+        return True
+    return claim.incarnation == known.incarnation and (
+        known.status >= _FAILED or (claim.status == _ALIVE and claim.instance == known.instance)
+    )
 
 
 def _alive(known: Member, claim: Member) -> Verdict:

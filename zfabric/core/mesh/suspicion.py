@@ -38,23 +38,27 @@ class Suspicion:
     """One suspected member.
 
     Attributes:
-        deadline: monotonic ns at which it counts as failed.
+        deadline: monotonic ns at which it counts as failed. low: the shortest time (ns) that it has to refute.
     """
 
-    __slots__ = ("_accusers", "_began", "_expected", "_high", "_low", "deadline")
+    __slots__ = ("_accusers", "_began", "_expected", "_high", "deadline", "low")
 
     def __init__(self, accuser: bytes, members: int, settings: MeshSettings, now: int) -> None:
-        self._low, self._high, self._expected = bounds(members, settings)
+        self.low, self._high, self._expected = bounds(members, settings)
         self._began = now
         self._accusers = {accuser}
-        self.deadline = now + timeout(0, self._expected, self._low, self._high)
+        self.deadline = now + timeout(0, self._expected, self.low, self._high)
+
+    def wants(self, accuser: bytes) -> bool:
+        """Tell whether this accuser is a new one, and more of them are expected."""
+        return accuser not in self._accusers and len(self._accusers) <= self._expected
 
     def confirm(self, accuser: bytes) -> bool:
         """Count another accuser; tells whether it is new and wanted, so that others should hear of it."""
-        if accuser in self._accusers or len(self._accusers) > self._expected:
+        if not self.wants(accuser):
             return False
         self._accusers.add(accuser)
-        self.deadline = self._began + timeout(len(self._accusers) - 1, self._expected, self._low, self._high)
+        self.deadline = self._began + timeout(len(self._accusers) - 1, self._expected, self.low, self._high)
         return True
 
     def extend(self, span_ns: int) -> None:

@@ -35,7 +35,7 @@ class Table:
     """All members but this one.
 
     Attributes:
-        live: how many are alive or suspected. changes: how often anything changed.
+        members: by their ids; to read. live: how many are alive or suspected. changes: how often anything changed.
         refused: members that found no room. stripped: metadata that found none.
     """
 
@@ -46,7 +46,7 @@ class Table:
         self.stripped = 0
         self._settings = settings
         self._random = random
-        self._members: dict[bytes, Member] = {}
+        self.members: dict[bytes, Member] = {}
         self._order: list[bytes] = []
         self._next = 0
         self._ended: dict[bytes, int] = {}
@@ -54,14 +54,14 @@ class Table:
         self._metadata_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
+        return iter(self.members.values())
 
     def get(self, member: bytes) -> Member | None:
         """Return what is known of a member."""
-        return self._members.get(member)
+        return self.members.get(member)
 
     def ended_at(self, member: bytes) -> int | None:
         """Return when (monotonic ns) a member failed or left; None if it has not."""
@@ -69,21 +69,21 @@ class Table:
 
     def failed(self) -> list[bytes]:
         """Return the ids of those that have failed."""
-        return [gone for gone in self._ended if self._members[gone].status == Status.FAILED]
+        return [gone for gone in self._ended if self.members[gone].status == Status.FAILED]
 
     # Changes.
 
     def add(self, member: Member, *, proven: bool) -> bool:
         """Take a new member; tells whether there was room."""
         most = self._settings.members_max
-        if len(self._members) >= (most if proven else most - most // 10):
+        if len(self.members) >= (most if proven else most - most // 10):
             if not self._ended:
                 self.refused += 1
                 return False
             self.remove(next(iter(self._ended)))
         self.changes += 1
         member = self._within(member, 0)
-        self._members[member.id] = member
+        self.members[member.id] = member
         self._order.append(member.id)
         self._metadata_bytes += len(member.metadata)
         self.live += 1
@@ -93,23 +93,23 @@ class Table:
         """Take members of an earlier run that are not known yet, all that find room."""
         most = self._settings.members_max - self._settings.members_max // 10
         size = sum([len(member.metadata) for member in members])
-        if self._members or len(members) > most or size > self._settings.metadata_bytes_max:
+        if self.members or len(members) > most or size > self._settings.metadata_bytes_max:
             for member in members:
-                if member.id not in self._members:
+                if member.id not in self.members:
                     self.add(member, proven=False)
             return
         self.changes += 1
-        self._members = {member.id: member for member in members}
-        self._order = list(self._members)
-        self._metadata_bytes = sum([len(member.metadata) for member in self._members.values()])
-        self.live = len(self._members)
+        self.members = {member.id: member for member in members}
+        self._order = list(self.members)
+        self._metadata_bytes = sum([len(member.metadata) for member in self.members.values()])
+        self.live = len(self.members)
 
     def put(self, member: Member, now: int) -> None:
         """Replace what is known of a member."""
         self.changes += 1
-        before = self._members[member.id]
+        before = self.members[member.id]
         member = self._within(member, len(before.metadata))
-        self._members[member.id] = member
+        self.members[member.id] = member
         self._metadata_bytes += len(member.metadata) - len(before.metadata)
         self.live += (member.status <= Status.SUSPECT) - (before.status <= Status.SUSPECT)
         if member.status <= Status.SUSPECT:
@@ -128,7 +128,7 @@ class Table:
     def remove(self, member: bytes) -> None:
         """Forget a member."""
         self.changes += 1
-        gone = self._members.pop(member)
+        gone = self.members.pop(member)
         self._metadata_bytes -= len(gone.metadata)
         self.live -= gone.status <= Status.SUSPECT
         self._ended.pop(member, None)
@@ -162,7 +162,7 @@ class Table:
                 self._next = 0
             other = self._random.randrange(self._next, len(order))
             order[self._next], order[other] = order[other], order[self._next]
-            member = self._members[order[self._next]]
+            member = self.members[order[self._next]]
             self._next += 1
             if member.status <= Status.SUSPECT:
                 return member
@@ -173,10 +173,10 @@ class Table:
         order = self._order
         chosen: dict[bytes, Member] = {}
         for _ in range(3 * count + 8 if len(order) > 4 * count else 0):
-            member = self._members[order[int(self._random.random() * len(order))]]
+            member = self.members[order[int(self._random.random() * len(order))]]
             if member.status <= Status.SUSPECT and member.id != besides:
                 chosen[member.id] = member
                 if len(chosen) == count:
                     return list(chosen.values())
-        live = [m for m in self._members.values() if m.status <= Status.SUSPECT and m.id != besides]
+        live = [m for m in self.members.values() if m.status <= Status.SUSPECT and m.id != besides]
         return live if len(live) <= count else self._random.sample(live, count)

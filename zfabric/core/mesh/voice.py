@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -82,9 +83,11 @@ class Voice:
         """Send a PING."""
         self.send(target.endpoint, Type.PING, gossip.Ping(sequence, target.id, self.news(ROOM, target)))
 
-    def gossip(self, endpoint: str, news: list[bytes]) -> None:
-        """Send news and nothing else."""
-        self.send(endpoint, Type.GOSSIP, gossip.Gossip([msgspec.Raw(update) for update in news]))
+    def gossip(self, endpoints: Sequence[str], news: list[bytes]) -> None:
+        """Send news, if there are any, and nothing else."""
+        body = gossip.Gossip([msgspec.Raw(update) for update in news])
+        for endpoint in endpoints if news else ():
+            self.send(endpoint, Type.GOSSIP, body)
 
     def push_pull(self, endpoint: str, answers: int, now: int) -> None:
         """Begin to compare all that both know; ``answers`` is a stranger's number, or 0."""
@@ -131,10 +134,13 @@ class Voice:
         self._gossip_at, self._gossip_last = 0, now
         if self.left:
             return
-        for other in self._table.pick(self._settings.gossip_fanout) if self._table.live else ():
-            news = self.queue.take(_GOSSIP_ROOM, self._limit(), gossip.UPDATES_MAX)
-            if news:
-                self.gossip(other.endpoint, news)
+        others = self._table.pick(self._settings.gossip_fanout) if self._table.live else []
+        if len(others) > 1 and self.queue.fits(_GOSSIP_ROOM, gossip.UPDATES_MAX):
+            # All hear the same words, which are put together once.
+            self.gossip([other.endpoint for other in others], self.queue.take_all(self._limit(), len(others)))
+        else:
+            for other in others:
+                self.gossip([other.endpoint], self.queue.take(_GOSSIP_ROOM, self._limit(), gossip.UPDATES_MAX))
         if self._table.live and len(self.queue):
             self.hurry(now)
         if self.leaving and not (self.queue.own_waits and self._table.live):
