@@ -8,7 +8,7 @@ import zmq
 
 from zfabric.core.effects import CloseSession, OpenSession, Send
 from zfabric.net import sockets
-from zfabric.net.ports import Change, Ports
+from zfabric.net.ports import UNCLEAR, Change, Ports
 
 FRAME_MAX = 1 << 20
 
@@ -135,3 +135,29 @@ def test_the_end_of_a_context_does_not_wait_for_a_socket_that_nobody_knows():
     while not context.closed and time.monotonic() < deadline:
         time.sleep(0.01)
     assert context.closed
+
+
+def test_messages_are_taken_one_by_one_where_a_descriptor_tells_of_them(ports, server, endpoint):
+    """A poll tells of the first of two only, so whoever takes it has to ask for the other."""
+    router = server(endpoint)
+    ports.perform([OpenSession(1, endpoint), Send(1, (b"question",))])
+    assert ports.unread() == UNCLEAR  # Nothing can be sent yet.
+    wait_for(ports, {(1, Change.CONNECTED)})
+    peer, _ = router.recv_multipart()
+    router.send_multipart((peer, b"one"))
+    router.send_multipart((peer, b"two", b"parts"))
+    taken = []
+    deadline = time.monotonic() + 20
+    while len(taken) < 2:
+        assert time.monotonic() < deadline
+        fd = ports.unread()
+        if fd is None:
+            poller = select.poll()
+            for known in ports.fds():
+                poller.register(known, select.POLLIN)
+            ((fd, _),) = poller.poll(20_000)
+        message = ports.take(fd)
+        taken += [] if message is None else [message]
+    assert taken == [(1, [b"one"]), (1, [b"two", b"parts"])]
+    assert ports.unread() is None
+    assert ports.take(UNCLEAR) is None

@@ -21,10 +21,16 @@ class Core:
         return True
 
 
+class Ports:
+    """None is open."""
+
+    generation = 0
+
+
 class Driver:
     """Steps when it is told to; ``failures`` of them raise."""
 
-    generation = 0
+    ports = Ports()
 
     def __init__(self, failures):
         self.core = Core()

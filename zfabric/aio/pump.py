@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 
 if TYPE_CHECKING:
+    from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
     from zfabric.net.driver import Driver
 
@@ -141,11 +142,16 @@ class Pump:
         if not self._closed:
             self._step(())
 
-    async def wait_for(self, pending: Pending[Any]) -> None:
-        """Wait until ``pending`` is done, which the core sees to; what is to be sent goes with that of other tasks."""
+    async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+        """Have the core begin an errand, and wait until it is done, which the core sees to.
+
+        What is to be sent goes with that of other tasks.
+        """
+        self.check()
+        begin(errand, time.monotonic_ns())
         self.flush_soon()
-        if not pending.done:
-            await self._wait(pending)
+        if not errand.done:
+            await self._wait(errand)
 
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""

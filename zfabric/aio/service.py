@@ -42,19 +42,27 @@ class Request:
     """One request as its handler sees it.
 
     Attributes:
-        method: its name within the service. value: bytes, or what the service's deserializer made of them.
-        deadline: seconds on the clock of ``time.monotonic()`` when its caller stops waiting; None: never.
+        value: bytes, or what the service's deserializer made of them.
     """
 
-    __slots__ = ("_headers", "_job", "_pump", "deadline", "method", "value")
+    __slots__ = ("_headers", "_job", "_pump", "value")
 
     def __init__(self, job: Job, pump: Pump, value: Any) -> None:
-        self.method = job.method.name
         self.value = value
-        self.deadline = None if job.deadline_ns is None else job.deadline_ns / 1e9
         self._job = job
         self._pump = pump
         self._headers: dict[str, bytes] | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method within the service."""
+        return self._job.method.name
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds on the clock of ``time.monotonic()`` when its caller stops waiting; None: never."""
+        deadline_ns = self._job.deadline_ns
+        return None if deadline_ns is None else deadline_ns / 1e9
 
     @property
     def headers(self) -> dict[str, bytes]:
@@ -140,7 +148,7 @@ class Service:
         def offer(handler: Handler) -> Handler:
             check_callable("handler", handler)
             stream = inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
-            self._methods[name] = Method(name, handler, idempotent=idempotent, stream=stream)
+            self._responder.offer(Method(name, handler, idempotent=idempotent, stream=stream))
             return handler
 
         return offer
@@ -308,11 +316,9 @@ class Service:
     async def _handle(self, job: Job) -> Any:
         method = job.method
         request = Request(job, self._pump, job.body if type(job.body) is bytes else bytes(job.body))
-        # Before anything of the user's: whoever tells of its failure reads them again.
-        traceparent = tracing.alone(job.headers)
-        if traceparent is None:
-            traceparent = request.headers.get(tracing.HEADER, b"")
-        tracing.current.set(tracing.Context(traceparent, job.deadline_ns, job))
+        if tracing.alone(job.headers) is None:
+            calls.read_headers(job.headers)  # Before anything of the user's: whoever tells of its failure reads them.
+        tracing.current.set(job)
         if self._deserializer is not None:
             request.value = self._deserializer(method.name, request.value)
         handler: Any = method.handler
@@ -353,6 +359,8 @@ class Service:
                 await close()
 
     def _encoded(self, method: Method, result: Any) -> bytes | bytearray | memoryview:
+        if type(result) is bytes and self._serializer is None and len(result) <= CALL_BYTES_MAX:
+            return result
         if self._serializer is not None:
             result = self._serializer(method.name, result)
         if type(result) is not bytes and not isinstance(result, bytes | bytearray | memoryview):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from zfabric import errors
 from zfabric.net import sockets
-from zfabric.net.ports import Change, Ports
+from zfabric.net.ports import UNCLEAR, Change, Ports
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -59,19 +59,25 @@ class Awaited(Protocol):
 
 
 class Driver:
-    """The core, its sockets and its mode."""
+    """The core, its sockets and its mode.
+
+    Attributes:
+        due_ns: when to come back, as the last :meth:`step` found (monotonic); None for no time at all.
+        ports: its sockets.
+    """
 
     def __init__(self, core: Client, mode: Mode) -> None:
         self.core = core
+        self.due_ns: int | None = None
         self._mode = mode
         self._context = sockets.context()
-        self._ports = Ports(self._context, 68 << 20)
+        self.ports = Ports(self._context, 68 << 20)
         self._wanted = core.requests.take_effects  # As core.take_effects: two or three times a step.
 
     @property
     def generation(self) -> int:
         """Changes whenever the set of :meth:`fds` does."""
-        return self._ports.generation
+        return self.ports.generation
 
     @property
     def inside(self) -> bool:
@@ -80,11 +86,32 @@ class Driver:
 
     def fds(self) -> list[int]:
         """Descriptors to poll for reading."""
-        return self._ports.fds()
+        return self.ports.fds()
 
-    def step(
-        self, ready: Iterable[int] | None = None, until: Awaited | None = None, *, first: bool = False
-    ) -> int | None:
+    def send(self) -> int | None:
+        """Send what the core wants sent; returns a descriptor to :meth:`take` from, None to poll until :attr:`due_ns`.
+
+        While requests go to and fro that is all there is to do, and these two are a third of a :meth:`step`.
+        """
+        if self.core.restless:
+            return UNCLEAR
+        ports = self.ports
+        wanted = self._wanted()
+        if wanted and ports.perform(wanted):
+            self._locate()
+        return ports.unread()
+
+    def take(self, fd: int, now: int) -> bool:
+        """Take one message at a descriptor; False if there is none, or more to look at: :meth:`step` has to follow."""
+        message = self.ports.take(fd)
+        if message is None:
+            return False
+        session, frames = message
+        core = self.core
+        core.receive(session, frames, now)
+        return not core.restless
+
+    def step(self, ready: Iterable[int] | None = None, until: Awaited | None = None) -> int | None:
         """Do all there is to do now; returns when to come back (monotonic ns).
 
         What the core wants sent goes out before anything else: somebody waits for it.
@@ -94,24 +121,17 @@ class Driver:
                 in elsewhere makes the next poll return at once. None looks at all.
             until: what the caller waits for: when it is done the rest is left to the next step, which comes before the
                 next poll.
-            first: the first message that has come may well be it, so nothing else is looked at before.
         """
-        core, ports = self.core, self._ports
+        core, ports = self.core, self.ports
+        core.restless = True  # Until all is done.
         wanted = self._wanted()
         asked = bool(wanted) and ports.perform(wanted)
-        limit = 1 if first and ready else DRAIN_MAX
         for _ in range(ROUNDS_MAX):
             if asked:
                 self._locate()
-            incoming = ports.drain(limit, ready, patient=until is not None)
+            incoming = ports.drain(DRAIN_MAX, ready, patient=until is not None)
             now = time.monotonic_ns()
-            if limit == 1 and len(incoming) == 1 and type(incoming[0][1]) is list:
-                # The usual end of a wait, before anything that can be left to the next step.
-                core.receive(incoming[0][0], incoming[0][1], now)
-                if until is not None and until.done and not core.requests.wants:
-                    return None
-                incoming.clear()
-            ready, limit = (), DRAIN_MAX
+            ready = ()
             core.wall_offset_ms = time.time_ns() // 1_000_000 - now // 1_000_000
             for session, what in incoming:
                 if type(what) is list:
@@ -129,6 +149,8 @@ class Driver:
             if done and not asked:
                 return None
             if not incoming and not wanted and not ports.more:
+                self.due_ns = due_ns
+                core.restless = False
                 return due_ns
             if core.calling:
                 break  # Whoever drives runs callbacks now: they may be what hands out a request.
@@ -150,11 +172,11 @@ class Driver:
             self._mode.locate()
         except errors.ZFabricError as error:
             self.core.requests.fail_all(error)
-        self._ports.prefer_near()
+        self.ports.prefer_near()
 
     def may_drive(self) -> None:
         """Say that whoever calls :meth:`step` may spend a leader's turn on it, if that is in this process."""
-        self._ports.drives = True
+        self.ports.drives = True
 
     def listen_endpoint(self) -> str:
         """Return where an instance of a service may listen."""
@@ -177,8 +199,8 @@ class Driver:
 
     def close(self) -> None:
         """Close the sockets and leave the mode."""
-        self._ports.perform(self.core.take_effects())
-        self._ports.close()
+        self.ports.perform(self.core.take_effects())
+        self.ports.close()
         sockets.end(self._context)
         self._mode.close()
 

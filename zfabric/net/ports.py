@@ -47,25 +47,25 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
-from typing import Final, cast
+from typing import Final
 
 import zmq
 
 from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import nearby, sockets
+from zfabric.net.session import Part, Session
 
 _log = logging.getLogger(__name__)
 
 WAITING_MAX: Final = 65_536
 SUBSCRIPTION_QUEUE: Final = 256
 """Messages that a SUB keeps until they are drained; then its peer's queue fills, and then that one loses some."""
-VIEW_MIN: Final = 32_768
-"""Bytes from which a received frame is handed on in place, as a memoryview, rather than copied."""
 _WARN_S: Final = 10.0
+UNCLEAR: Final = -1
+"""No descriptor."""
 _BURST: Final = 16
 """Messages taken from one session before the next has its turn."""
 
@@ -74,7 +74,6 @@ _EVENTS: Final = int(zmq.EVENTS)
 _IN: Final = int(zmq.POLLIN)
 _OUT: Final = int(zmq.POLLOUT)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
-_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _READY: Final = int(zmq.Event.HANDSHAKE_SUCCEEDED)
 _EVENT: Final = struct.Struct("=HI")
 _Send: Final = effects.Send
@@ -87,48 +86,11 @@ class Change(Enum):
     LOST = "lost"
 
 
-Part = bytes | memoryview
 Incoming = tuple[int, list[Part] | Change | str | bytes]
 """A session, and the parts of one message, or what became of its connection.
 
 Of a listening session also its endpoint, once it is bound, and the routing id of a peer that cannot be sent to.
 """
-
-
-class _Session:
-    __slots__ = (
-        "connected",
-        "endpoint",
-        "get",
-        "listening",
-        "monitor",
-        "monitor_fd",
-        "monitor_get",
-        "number",
-        "recv",
-        "send",
-        "socket",
-        "socket_fd",
-        "waiting",
-    )
-
-    def __init__(self, number: int, endpoint: str, socket: sockets.Socket, monitor: sockets.Socket | None) -> None:
-        self.number = number
-        self.endpoint = endpoint
-        self.socket = socket
-        self.monitor = monitor
-        self.get = cast("Callable[[int], int]", socket.get)
-        self.recv = cast("Callable[[int, bool], zmq.Frame]", socket.recv)
-        # Of the class below zmq.Socket, whose own send adds options for draft sockets at the cost of half a send.
-        self.send = cast("Callable[[object, int], None]", super(zmq.Socket, socket).send)
-        self.socket_fd = self.get(zmq.FD)
-        self.waiting: deque[effects.Frames] = deque()
-        self.listening = monitor is None
-        self.connected = self.listening
-        self.monitor_fd = -1
-        if monitor is not None:
-            self.monitor_get = cast("Callable[[int], int]", monitor.get)
-            self.monitor_fd = self.monitor_get(zmq.FD)
 
 
 class Ports:
@@ -146,15 +108,16 @@ class Ports:
         self._ctx = ctx
         self._frame_max = frame_max
         self._queue = subscription_queue
-        self._sessions: dict[int, _Session] = {}
-        self._by_fd: dict[int, _Session] = {}
+        self._sessions: dict[int, Session] = {}
+        self._by_fd: dict[int, Session] = {}
         self._near: dict[int, nearby.NearSession] = {}
         self.drives = False
+        self._nearly = False  # Something was sent to a leader of this process that was not asked yet to take it.
         # What may have a monitor. Ctrl-C between two lines of _open or _close must not leave one behind: see close().
         self._monitored: dict[sockets.Socket, None] = {}
         # An ordered set; its operations are atomic, so an interruption leaves no session out.
-        self._due: dict[_Session, None] = {}
-        self._torn: _Session | None = None
+        self._due: dict[Session, None] = {}
+        self._torn: Session | None = None
         self._incoming: list[Incoming] = []
         self._refused = 0
         self._warn_at = 0.0
@@ -186,11 +149,20 @@ class Ports:
         locate = False
         for effect in wanted:
             if type(effect) is _Send:
-                session = self._sessions.get(effect.session)
-                if session is not None:
-                    self._send(session, effect.frames)
-                elif effect.session in self._near and not self._near[effect.session].send(effect.frames):
-                    self._lose_near(effect.session)
+                number, frames = effect
+                session = self._sessions.get(number)
+                if session is None:
+                    self._send_near(number, frames)
+                    continue
+                if session.waiting or not session.connected:
+                    self._keep(session, frames)
+                    continue
+                self._due[session] = None
+                self._torn = session
+                sent = session.write(frames)
+                self._torn = None
+                if not sent:
+                    self._keep(session, frames)
             elif type(effect) is effects.Locate:
                 locate = True
             else:
@@ -227,6 +199,7 @@ class Ports:
         if self._torn is not None:
             self._mend()
         if self._near:
+            self._nearly = False
             self._attend(patient=patient)
         incoming, due = self._incoming, self._due
         left = limit
@@ -248,7 +221,37 @@ class Ports:
         self._incoming = []
         return incoming
 
-    def _take(self, session: _Session, most: int) -> int:
+    def unread(self) -> int | None:
+        """Return a descriptor where a message has come in since something was sent or received there.
+
+        None if there is none, so that the next poll may follow; ``UNCLEAR`` if it is not as simple as that.
+        """
+        if self._incoming or self._torn is not None or self._nearly:
+            return UNCLEAR
+        while self._due:
+            session = next(iter(self._due))
+            if session.waiting:
+                return UNCLEAR
+            if session.get(_EVENTS) & _IN:
+                return session.socket_fd
+            del self._due[session]
+        return None
+
+    def take(self, fd: int) -> tuple[int, list[Part]] | None:
+        """Return a session, and a message that has come in at its descriptor.
+
+        None if it is not as simple as that: call :meth:`drain`.
+        """
+        session = self._by_fd.get(fd)
+        if session is None or fd != session.socket_fd or not session.connected or self._torn is not None:
+            return None
+        self._due[session] = None
+        self._torn = session
+        parts = session.read()
+        self._torn = None
+        return None if parts is None else (session.number, parts)
+
+    def _take(self, session: Session, most: int) -> int:
         """Send what waits, receive up to ``most`` messages; return how many. A session left with nothing is not due."""
         get = session.get
         taken = 0
@@ -270,24 +273,16 @@ class Ports:
                 taken += self._receive(session)
         return taken
 
-    def _receive(self, session: _Session) -> int:
+    def _receive(self, session: Session) -> int:
         """Receive one message; return 1, or 0 if there is none."""
-        recv = session.recv
         self._torn = session
-        try:
-            frame = recv(_NOBLOCK, False)
-        except zmq.Again:
-            self._torn = None
-            return 0
-        parts: list[Part] = [frame.bytes if len(frame) < VIEW_MIN else frame.buffer]
-        while frame.more:
-            frame = recv(_NOBLOCK, False)
-            parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
-        self._incoming.append((session.number, parts))
+        parts = session.read()
+        if parts is not None:
+            self._incoming.append((session.number, parts))
         self._torn = None
-        return 1
+        return 0 if parts is None else 1
 
-    def _watch(self, session: _Session) -> None:
+    def _watch(self, session: Session) -> None:
         """Read a session's monitor until it is empty, or tells that the session is lost."""
         while session.monitor_get(_EVENTS) & _IN:
             self._torn = session
@@ -311,6 +306,13 @@ class Ports:
             for session in list(self._sessions.values()):
                 if session.socket.get(zmq.TYPE) == zmq.DEALER and nearby.find(session.endpoint) is not None:
                     self._lose(session, "its leader is in this process")
+
+    def _send_near(self, number: int, frames: effects.Frames) -> None:
+        session = self._near.get(number)
+        if session is not None:
+            self._nearly = True
+            if not session.send(frames):
+                self._lose_near(number)
 
     def _attend(self, *, patient: bool) -> None:
         """Let the leaders take what was sent to them, and collect what they say."""
@@ -367,7 +369,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = _Session(number, endpoint, opened[0], opened[1])
+        session = Session(number, endpoint, opened[0], opened[1])
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = self._by_fd[session.monitor_fd] = session
         self._due[session] = None
@@ -387,7 +389,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = _Session(number, endpoint, socket, None)
+        session = Session(number, endpoint, socket, None)
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = session
         self._due[session] = None
@@ -403,7 +405,7 @@ class Ports:
             _log.warning("session_refused endpoint=%s problem=%s times=%d", endpoint, problem, self._refused)
             self._refused = 0
 
-    def _close(self, session: _Session) -> None:
+    def _close(self, session: Session) -> None:
         self.generation += 1
         self._due.pop(session, None)
         self._by_fd.pop(session.socket_fd, None)
@@ -416,7 +418,7 @@ class Ports:
         sockets.close_monitored(session.socket, session.monitor)
         self._monitored.pop(session.socket, None)
 
-    def _lose(self, session: _Session, reason: str) -> None:
+    def _lose(self, session: Session, reason: str) -> None:
         _log.info("session_lost session=%d reason=%s", session.number, reason)
         self._torn = session  # Should this be interrupted, it is done again: a core that is told twice takes no harm.
         self._incoming.append((session.number, Change.LOST))
@@ -427,48 +429,19 @@ class Ports:
         if self._torn is not None:
             self._lose(self._torn, "interrupted within a message")
 
-    def _send(self, session: _Session, frames: effects.Frames) -> None:
-        if session.connected and not session.waiting:
-            self._due[session] = None
-            if session.listening:
-                self._reply(session, frames)
-                return
-            if self._write(session, frames):
-                return
+    def _keep(self, session: Session, frames: effects.Frames) -> None:
+        """A message cannot be sent now: of a listening session because its peer has gone, or takes nothing."""
+        if session.listening:
+            self._incoming.append((session.number, bytes(frames[0])))
+            return
         if len(session.waiting) >= WAITING_MAX:
             self._lose(session, f"more than {WAITING_MAX} messages wait to be sent")
             return
         session.waiting.append(frames)
 
-    def _reply(self, session: _Session, frames: effects.Frames) -> None:
-        """Send one message to the peer that its first frame names; one that is not there, or takes nothing, is told."""
-        try:
-            if self._write(session, frames):
-                return
-        except zmq.ZMQError as problem:
-            self._torn = None
-            if problem.errno != zmq.EHOSTUNREACH:
-                raise
-        self._incoming.append((session.number, bytes(frames[0])))
-
-    def _flush(self, session: _Session) -> None:
+    def _flush(self, session: Session) -> None:
         waiting = session.waiting
-        while waiting and self._write(session, waiting[0]):
-            waiting.popleft()
-
-    def _write(self, session: _Session, frames: effects.Frames) -> bool:
-        """Send one message; return False if the queue is full. A frame after the first is always taken."""
-        send = session.send
         self._torn = session
-        try:
-            if len(frames) == 1:
-                send(frames[0], _NOBLOCK)
-            else:
-                for frame in frames[:-1]:
-                    send(frame, _MORE)
-                send(frames[-1], _NOBLOCK)
-        except zmq.Again:
-            self._torn = None
-            return False
+        while waiting and session.write(waiting[0]):
+            waiting.popleft()
         self._torn = None
-        return True

@@ -18,6 +18,7 @@ from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import EPOCH_MS, Task, World
 
 if TYPE_CHECKING:
+    from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
 
 
@@ -222,9 +223,10 @@ class AsyncPump(SimPump):
         """As :meth:`flush`."""
         self.flush()
 
-    async def wait_for(self, pending: Pending[Any]) -> None:
-        """Wait until ``pending`` is done, which the core sees to."""
-        await self.wait(pending, None)
+    async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+        """Have the core begin an errand, and wait until it is done, which the core sees to."""
+        begin(errand, self.now())
+        await self.wait(errand, None)
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
         """Begin a task; returns what cancels it: nothing, so that it goes on as one that minds no cancellation."""
@@ -248,9 +250,10 @@ class SyncPump(SimPump):
         seconds = 1e9 if timeout is None else timeout
         return self._world.run_until(lambda: pending.done, seconds)
 
-    def wait_for(self, pending: Pending[Any]) -> None:
-        """Let the world go on until ``pending`` is done, which the core sees to."""
-        self.wait(pending, None)
+    def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+        """Have the core begin an errand, and let the world go on until it is done, which the core sees to."""
+        begin(errand, self.now())
+        self.wait(errand, None)
 
     def hire(self, work: Callable[[], None], count: int) -> list[Any]:
         """Refuse: the world has one thread."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 METHODS_CHECKED_MAX = 1_000
 """Names of methods that are remembered not to need another check."""
 _NONE: dict[str, bytes] = {}
-_ANY = ("", 0, None, None)
+_Options = tuple[str, int, bool | None, float | Literal["auto"] | None]
+"""Of a request: version, instance, idempotent, hedge."""
+_ANY: _Options = ("", 0, None, None)
 
 
 class Outgoing:
@@ -167,18 +169,8 @@ class Calling:
             RemoteError: the handler failed, or ZFabricError: it raised that.
         """
         if not self._call_hooks:
-            errand = self._errand(
-                method,
-                value,
-                headers,
-                timeout,
-                serializer=serializer,
-                version=version,
-                instance=instance,
-                idempotent=idempotent,
-                hedge=hedge,
-                traceback=traceback,
-            )
+            options = version, instance, idempotent, hedge
+            errand = self._errand(method, value, headers, timeout, serializer, options, traceback=traceback)
             reply: Any = self._run(errand)
             return reply if deserializer is None else deserializer(method, reply)
         call = Outgoing(
@@ -186,10 +178,7 @@ class Calling:
             value,
             dict(headers or _NONE),
             self._timeout if timeout is None else timeout,
-            version=version,
-            instance=instance,
-            idempotent=idempotent,
-            hedge=hedge,
+            options=(version, instance, idempotent, hedge),
             traceback=traceback,
             serializer=serializer,
         )
@@ -203,25 +192,22 @@ class Calling:
         return self._run(self._errand(call.method, call.value, call.headers, call.timeout, **call.options))
 
     def _run(self, errand: Errand) -> Any:
-        pump = self._pump
-        with pump.lock:
-            pump.check()
-            (self._caller or self._make_caller()).call(errand, pump.now())
-        pending = errand.pending
+        caller = self._caller or self._make_caller()
         try:
-            pump.wait_for(pending)
+            self._pump.do(caller.call, errand)
         finally:
-            if not pending.done:
-                _give_up(pump, self._caller, errand)
-        body = pending.result()
+            if not errand.done:
+                _give_up(self._pump, caller, errand)
+        body = errand.result()
         return body if type(body) is bytes else bytes(body)
 
     def _make_caller(self) -> Caller:
         core = self._core
-        if core.caller is None:
-            core.caller = Caller(core, _host(), os.environ.get("ZFABRIC_ZONE", ""))
-        self._caller = core.caller
-        return core.caller
+        with self._pump.lock:
+            if core.caller is None:
+                core.caller = Caller(core, _host(), os.environ.get("ZFABRIC_ZONE", ""))
+            self._caller = core.caller
+            return core.caller
 
     def stream(
         self,
@@ -251,10 +237,8 @@ class Calling:
             value,
             headers,
             1e9 if timeout is None else timeout,
-            serializer=serializer,
-            version=version,
-            instance=instance,
-            idempotent=idempotent,
+            serializer,
+            (version, instance, idempotent, None),
             traceback=traceback,
             stream=True,
         )
@@ -277,9 +261,8 @@ class Calling:
         Raises:
             ServiceUnavailable: no instance could be told.
         """
-        errand = self._errand(
-            method, value, headers, timeout, serializer=serializer, version=version, kind=calls.NOTIFY
-        )
+        options = version, 0, None, None
+        errand = self._errand(method, value, headers, timeout, serializer, options, kind=calls.NOTIFY)
         self._run(errand)
 
     def services(self, name: str | None = None) -> list[ServiceInstance]:
@@ -317,12 +300,9 @@ class Calling:
         value: Any,
         headers: Mapping[str, bytes] | None,
         timeout: float | None,
-        *,
         serializer: Serializer | None = None,
-        version: str = "",
-        instance: int = 0,
-        idempotent: bool | None = None,
-        hedge: float | Literal["auto"] | None = None,
+        options: _Options = _ANY,
+        *,
         traceback: bool = False,
         kind: int = calls.REQUEST,
         stream: bool = False,
@@ -337,39 +317,29 @@ class Calling:
             check_range("timeout", timeout, 0.001, 1e9, "s")
         if type(method) is not str or method not in self._checked_methods:
             self._check_method(method)
-        usual = (version, instance, idempotent, hedge) == _ANY
-        if not usual:
-            arguments.check_options(version, instance, idempotent, hedge)
         context = tracing.current.get()
         deadline_ns = self._pump.now() + int(timeout * 1e9)
         if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
             deadline_ns = context.deadline_ns
-        trace = tracing.onward(context, self._core.random)
         if headers or traceback:
             check_flag("traceback", traceback)
+            trace = tracing.onward(context, self._core.random)
             carried: dict[str, bytes] = {tracing.HEADER: trace, **arguments.checked(headers or _NONE)}
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"
             encoded = calls.headers(carried)
         else:
-            encoded = tracing.encoded(trace)
-        if context is not None and context.job is not None and kind == calls.REQUEST:
-            context.job.asks(encoded)
-        if usual:
-            return Errand(method, value, encoded, kind=kind, deadline_ns=deadline_ns, seconds=timeout, stream=stream)
-        return Errand(
-            method,
-            value,
-            encoded,
-            kind=kind,
-            version=version,
-            instance=instance,
-            idempotent=idempotent,
-            deadline_ns=deadline_ns,
-            seconds=timeout,
-            hedge_ns=arguments.hedge_ns(hedge),
-            stream=stream,
-        )
+            encoded = tracing.encoded(context, self._core.random)
+        if context is not None and kind == calls.REQUEST:
+            context.asks(encoded)
+        errand = Errand(method, value, encoded, deadline_ns, timeout)
+        if options != _ANY:
+            version, instance, idempotent, hedge = options
+            arguments.check_options(version, instance, idempotent, hedge)
+            errand.choose(version=version, instance=instance, idempotent=idempotent, hedge_ns=arguments.hedge_ns(hedge))
+        if kind != calls.REQUEST or stream:
+            errand.vary(kind, stream=stream)
+        return errand
 
     def _check_method(self, method: object) -> None:
         arguments.check_method(method)
@@ -393,12 +363,11 @@ class Calling:
                     self._caller.close(self._pump.now())
 
 
-def _give_up(pump: Pump, caller: Caller | None, errand: Errand) -> None:
+def _give_up(pump: Pump, caller: Caller, errand: Errand) -> None:
     """The user waits no more: interrupted, cancelled, or tired of it."""
     with pump.lock:
-        if caller is not None:
-            caller.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), pump.now())
-            pump.flush(look=False)
+        caller.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), pump.now())
+        pump.flush(look=False)
 
 
 def _host() -> str:
@@ -441,11 +410,11 @@ class Stream:
 
     def close(self) -> None:
         """Cancel it, unless it has ended."""
-        if self._begun and not self._errand.pending.done and not self._pump.forked:
+        if self._begun and not self._errand.done and not self._pump.forked:
             _give_up(self._pump, self._caller, self._errand)
 
     def __del__(self) -> None:
-        if self._begun and not self._errand.pending.done:
+        if self._begun and not self._errand.done:
             self._caller.leave(self._errand)
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ Inside is where the first frame of this package that one meets, going outwards, 
 others is inside too, except an iterable that is being sent, a callback and a middleware: those are the user's, and may
 take long.
 
-Who gets the noted signal is decided by who takes it out of ``_held``: the waiting caller, who then raises at a point
+Who gets the noted signal is decided by who takes it out of ``held``: the waiting caller, who then raises at a point
 where nothing is half done (``Pump._drive``), or a thread that looks at the main thread once a millisecond, and sends
 the signal again when it is outside. So a call that does not wait is finished first, and loses nothing.
 
@@ -39,7 +39,7 @@ _CALLS_OUT: Final = frozenset({"send_many", "_send_keyed", "<genexpr>", "run_cal
 _WAITS: Final = ("zfabric.store.directory", "attach_client")
 """Waits for a leader that ends, with nothing in its hands."""
 
-_held: list[int] = []
+held: list[int] = []
 """The signal that is noted, if one is."""
 _patience: list[float] = []
 """Until when its striking is put off (monotonic s)."""
@@ -73,10 +73,10 @@ def hold(number: int, frame: FrameType | None) -> bool:
         _patience.append(now + _PATIENCE_S)
     if not _inside(frame) or now > _patience[0]:
         _patience.clear()
-        _held.clear()
+        held.clear()
         return False
-    if not _held:
-        _held.append(number)
+    if not held:
+        held.append(number)
         # Not threading.Thread: its locks may be those that this signal interrupted.
         _thread.start_new_thread(_send_again, ())
     return True
@@ -84,10 +84,10 @@ def hold(number: int, frame: FrameType | None) -> bool:
 
 def deliver() -> None:
     """Call the handler of a signal that is noted, which raises; for the main thread, with nothing half done."""
-    if not _held or not _is_main():
+    if not held or not _is_main():
         return
     with suppress(IndexError):  # The other thread took it just now: it comes again.
-        number = _held.pop()
+        number = held.pop()
         _patience.clear()
         handler = signal.getsignal(number)
         if callable(handler):
@@ -121,6 +121,6 @@ def _send_again() -> None:
     for pump in tuple(_pumps):
         pump.nudge()
     with suppress(IndexError):
-        number, main = _held.pop(), threading.main_thread().ident
+        number, main = held.pop(), threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, number)

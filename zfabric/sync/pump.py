@@ -23,6 +23,7 @@ from zfabric import errors
 from zfabric.sync import interrupts
 
 if TYPE_CHECKING:
+    from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
     from zfabric.net.driver import Awaited, Driver
 
@@ -85,51 +86,118 @@ class Pump:
         elif self._driving:
             self._wake()  # Whoever polls does so with an older set of descriptors or an older deadline.
 
-    def wait(self, pending: Pending[Any], timeout: float | None, *, first: bool = False) -> bool:
-        """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever.
-
-        ``first``: the first message that comes may well bring it.
-        """
+    def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
+        """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
         deadline_ns = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         interrupts.take_over()
         with self.lock:
-            if not self.drive(pending, deadline_ns, first=first):
-                return pending.done
+            self._waiters += 1
+            if self._driving:
+                self._wake()
+            try:
+                if not self._go_on(pending, (), deadline_ns):
+                    return pending.done
+            finally:
+                self._leave()
         if self.driver.core.calling:
             self.driver.run_callbacks()
         return True
 
-    def drive(self, pending: Awaited, deadline_ns: int | None, *, first: bool = False) -> bool:
-        """As :meth:`wait`, with the lock held once; callbacks may be left. False: ``deadline_ns`` came first."""
+    def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+        """Have the core begin an errand, and drive until it is done, which the core sees to."""
+        interrupts.take_over()
+        with self.lock:
+            if self._closed or self.forked:
+                self.check()
+            begin(errand, time.monotonic_ns())
+            if errand.done:
+                self.flush(look=False)
+            else:
+                self.drive(errand)
+        if self.driver.core.calling:
+            self.driver.run_callbacks()
+
+    def drive(self, pending: Awaited) -> None:
+        """Drive until ``pending``, which is not, is done, with the lock held once; callbacks may be left."""
         self._waiters += 1
-        if self._driving:
-            self._wake()
         try:
-            ready: Sequence[int] = ()
-            while (found := self._drive(pending, deadline_ns, ready, first=first)) is not None:
-                ready = found
-                if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
-                    return False
+            if self._driving:
+                self._wake()
+                self._go_on(pending, ())
+            else:
+                ready = self._exchange(pending)
+                if ready is not None:
+                    self._go_on(pending, ready)
         finally:
-            self._waiters -= 1
-            if self._waiters:
-                self._changed.notify_all()
-            elif not (self._attended or self._closed) and self.driver.core.busy():
-                self._attend()
+            self._leave()
+
+    def _leave(self) -> None:
+        """One who waited does so no more."""
+        self._waiters -= 1
+        if self._waiters:
+            self._changed.notify_all()
+        elif not (self._attended or self._closed) and self.driver.core.busy():
+            self._attend()
+
+    def _exchange(self, pending: Awaited) -> Sequence[int] | None:
+        """Wait as long as all that happens is that messages go out, and come in one by one; with the lock held once.
+
+        Returns what a step has to look at, None if ``pending`` is done and none is wanted.
+        """
+        if self._closed or self.forked:
+            return ()
+        driver, lock = self.driver, self.lock
+        self.stepped_ns = now = time.monotonic_ns()
+        while True:
+            fd = driver.send()
+            if interrupts.held:
+                interrupts.deliver()
+            if fd is None:
+                due_ns = driver.due_ns
+                if due_ns is not None and due_ns <= now:
+                    return ()
+                if self._generation != driver.ports.generation:
+                    self._register()
+                # As _poll, without a call.
+                self._driving = True
+                lock.release()
+                try:
+                    found = self._poller.poll(None if due_ns is None else (due_ns - now) / 1e6)
+                finally:
+                    lock.acquire()
+                    self._driving = False
+                if self._waiters > 1:
+                    self._changed.notify_all()
+                if len(found) != 1:
+                    return self._readable(found)
+                fd = found[0][0]
+            self.stepped_ns = now = time.monotonic_ns()
+            if not driver.take(fd, now):
+                return self._readable(((fd, 0),))
+            if pending.done:
+                return None
+
+    def _go_on(self, pending: Awaited, ready: Sequence[int], deadline_ns: int | None = None) -> bool:
+        """Drive until ``pending`` is done, True, or ``deadline_ns`` has come; ``ready`` is what to look at first."""
+        core = self.driver.core
+        more: Sequence[int] | None = ready
+        while more is not None:
+            more = self._drive(pending, deadline_ns, more)
+            if more is not None and deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+                return False
+            if more == () and deadline_ns is None and not (core.restless or self._driving):
+                more = self._exchange(pending)
         return True
 
-    def wait_for(self, pending: Pending[Any]) -> None:
-        """Drive until ``pending`` is done, which the core sees to."""
-        self.wait(pending, None, first=True)
+    def _drive(self, pending: Awaited, deadline_ns: int | None, ready: Sequence[int]) -> Sequence[int] | None:
+        """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done.
 
-    def _drive(
-        self, pending: Awaited, deadline_ns: int | None, ready: Sequence[int], *, first: bool
-    ) -> Sequence[int] | None:
-        """One step and one wait, with the lock held; returns what was found readable, None if ``pending`` is done."""
+        Without a deadline the wait is left to :meth:`_exchange` if that may begin.
+        """
         if self._closed or self.forked:
             self.check()
         self.stepped_ns = time.monotonic_ns()
-        due_ns = self.driver.step(ready, pending, first=first)
+        due_ns = self.driver.step(ready, pending)
         if pending.done:
             return None
         interrupts.deliver()
@@ -138,11 +206,12 @@ class Pump:
             return ()
         if deadline_ns is not None:
             due_ns = deadline_ns if due_ns is None else min(due_ns, deadline_ns)
-        seconds = None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
         if self._driving:
-            self._changed.wait(seconds)
+            self._changed.wait(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
             return ()
-        return self._poll(seconds)
+        if deadline_ns is None and not self.driver.core.restless:
+            return ()
+        return self._poll(time.monotonic_ns(), due_ns)
 
     def _call_back(self) -> None:
         """Run user callbacks outside the lock, which the caller holds once; meanwhile it counts as one who left."""
@@ -160,28 +229,36 @@ class Pump:
             if self._driving:
                 self._wake()
 
-    def _poll(self, seconds: float | None) -> Sequence[int]:
+    def _poll(self, now: int, due_ns: int | None) -> Sequence[int]:
         """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""
-        if self._generation != self.driver.generation:
-            self._generation = self.driver.generation
-            fds = set(self.driver.fds())
-            for fd in self._polled - fds:
-                self._poller.unregister(fd)
-            for fd in fds:
-                self._poller.register(fd, select.POLLIN)
-            self._polled = fds
+        if self._generation != self.driver.ports.generation:
+            self._register()
         self._driving = True
         self.lock.release()
         try:
-            found = self._poller.poll(None if seconds is None else seconds * 1e3)
+            found = self._poller.poll(None if due_ns is None else max(0.0, (due_ns - now) / 1e6))
         finally:
             self.lock.acquire()
             self._driving = False
-        ready = [found[0][0]] if len(found) == 1 else [fd for fd, _ in found]
-        if self._wake_reader in ready:
-            os.read(self._wake_reader, 4096)
         if self._waiters > 1:
             self._changed.notify_all()
+        return self._readable(found)
+
+    def _register(self) -> None:
+        """Poll what is open now."""
+        self._generation = self.driver.ports.generation
+        fds = set(self.driver.fds())
+        for fd in self._polled - fds:
+            self._poller.unregister(fd)
+        for fd in fds:
+            self._poller.register(fd, select.POLLIN)
+        self._polled = fds
+
+    def _readable(self, found: Sequence[tuple[int, int]]) -> Sequence[int]:
+        """Return the descriptors that a poll has found, and be ready to be woken again."""
+        ready = [fd for fd, _ in found]
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 4096)
         return ready
 
     def _wake(self) -> None:
@@ -242,7 +319,7 @@ class Pump:
                     continue
                 due_ns = self.driver.step()
                 if not self._driving and not self._waiters:
-                    ready = self._poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+                    ready = self._poll(time.monotonic_ns(), due_ns)
                     self._changed.notify_all()
                     if not self._closed:
                         self.driver.step(ready)

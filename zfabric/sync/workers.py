@@ -103,27 +103,27 @@ class Workers:
                 while job is None and not (responder.attended or responder.ended or core.calling):
                     responder.attended = True
                     try:
-                        pump.drive(ready, None, first=True)  # Begins with the answer to the request before.
+                        pump.drive(ready)  # Begins with the answer to the request before.
                     finally:
                         responder.attended = False
                     job = responder.take(pump.now())
-                if job is None and responder.ended:
-                    return
-                more = job is not None and responder.ready
-                parks = job is None and not core.calling
-                if parks:
-                    self._idle += 1
+                if job is None:
+                    if responder.ended:
+                        return
+                    parks = not core.calling
+                    if parks:
+                        self._idle += 1
+                elif responder.ready:
+                    self.wake()
                 if core.requests.wants:
                     pump.flush(look=False)
-            if parks:
+            if job is not None:
+                self._work(job)
+            elif parks:
                 self._parked.acquire()
                 with pump.lock:
                     self._idle -= 1
                 continue
-            if job is not None:
-                if more:
-                    self.wake()
-                self._work(job)
             if core.calling:
                 self._call_back()
 

@@ -80,8 +80,10 @@ class Stage:
             self.step()
 
     def ask(self, **options):
-        options = {"deadline_ns": self.now + 60 * SECOND, "seconds": 60.0, **options}
-        errand = Errand(options.pop("method", "s.m"), b"", b"", **options)
+        deadline_ns = options.pop("deadline_ns", self.now + 60 * SECOND)
+        errand = Errand(options.pop("method", "s.m"), b"", b"", deadline_ns, 60.0)
+        if options:
+            errand.choose(**options)
         self.caller.call(errand, self.now)
         self.step()
         return errand
@@ -92,7 +94,7 @@ def test_a_request_that_was_lost_with_an_instance_is_never_called_unexecuted():
     errand = stage.ask(idempotent=True)
     stage.lose(1)
     stage.pass_time(5.0)
-    assert isinstance(errand.pending.error, errors.CalleeLost)
+    assert isinstance(errand.error, errors.CalleeLost)
 
 
 def test_what_another_instance_refuses_after_a_loss_is_a_loss():
@@ -103,7 +105,7 @@ def test_what_another_instance_refuses_after_a_loss_is_a_loss():
     refusal = errors.Overloaded(service="s", running=1, concurrency=1, queued=0, limit=0)
     stage.say(second, calls.failure(calls.REFUSED, again.number, refusal))
     stage.pass_time(5.0)
-    assert isinstance(errand.pending.error, errors.CalleeLost)
+    assert isinstance(errand.error, errors.CalleeLost)
 
 
 @pytest.mark.parametrize("options", [{"version": "2"}, {"instance": 9}])
@@ -111,8 +113,8 @@ def test_a_version_or_an_instance_that_is_not_there_is_told_after_a_second(optio
     stage = Stage("1")
     errand = stage.ask(**options)
     stage.pass_time(2.0)
-    assert isinstance(errand.pending.error, errors.ServiceUnavailable)
-    assert next(iter(options)) in errand.pending.error.wanted
+    assert isinstance(errand.error, errors.ServiceUnavailable)
+    assert next(iter(options)) in errand.error.wanted
 
 
 @pytest.mark.parametrize("word", [[b"garbage"], calls.pong(1, 5, draining=False)])
@@ -132,7 +134,7 @@ def test_a_method_that_is_not_idempotent_any_more_is_never_taken_for_one(monkeyp
     for flags in (calls.FLAG_IDEMPOTENT, 0):
         errand = stage.ask()
         stage.say(1, calls.reply(stage.asked[-1][1].number, b"", flags))
-        assert errand.pending.done
+        assert errand.done
     assert not stage.caller.idempotent(errand)
 
 
@@ -141,7 +143,7 @@ def test_services_that_nobody_offers_are_soon_forgotten():
     errands = [stage.ask(method=f"nobody-{number}.m") for number in range(50)]
     stage.ask()
     stage.pass_time(10.0)
-    assert all(isinstance(errand.pending.error, errors.ServiceUnavailable) for errand in errands)
+    assert all(isinstance(errand.error, errors.ServiceUnavailable) for errand in errands)
     assert list(stage.caller.instances.pools) == ["s"]
 
 
@@ -150,5 +152,29 @@ def test_a_request_whose_time_is_over_already_is_not_sent():
     stage = Stage("1")
     stage.ask()
     errand = stage.ask(deadline_ns=stage.now)
-    assert isinstance(errand.pending.error, errors.RequestTimeout)
+    assert isinstance(errand.error, errors.RequestTimeout)
     assert len(stage.asked) == 1
+
+
+def test_a_plain_request_and_its_reply_leave_the_pump_nothing_to_ask_for():
+    """It asks for the next deadline again after whatever may have changed it, and after nothing else."""
+    stage = Stage("1")
+    stage.ask()
+    stage.say(1, calls.reply(stage.asked[0][1].number, b""))  # It tells that the method is not idempotent.
+    stage.client.restless = False
+    first, _ = stage.ask(), stage.ask()
+    stage.say(1, calls.reply(stage.asked[1][1].number, b"reply"))
+    assert first.result() == b"reply"
+    assert not stage.client.restless
+    error = errors.RemoteError(method="s.m", kind="E", text="")
+    stage.say(1, calls.failure(calls.FAILED, stage.asked[2][1].number, error))
+    assert stage.client.restless
+
+
+@pytest.mark.parametrize("options", [{"deadline_ns": SECOND + 50 * MS}, {"hedge_ns": MS, "idempotent": True}])
+def test_a_request_with_a_nearer_deadline_makes_the_pump_ask_for_it(options):
+    stage = Stage("1")
+    stage.ask()
+    stage.client.restless = False
+    stage.ask(**options)
+    assert stage.client.restless

@@ -32,7 +32,8 @@ def asked(pool, times=2_000, **options):
     """How many of so many requests each instance gets, with none of them answered before the next."""
     found = Counter()
     for number in range(times):
-        errand = Errand("s.m", b"", b"", **options)
+        errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
+        errand.choose(**options)
         channel = pool.choose(errand, SECOND)
         found[channel and channel.card.instance] += 1
         if channel:
@@ -101,7 +102,7 @@ def test_a_full_instance_gets_nothing_more():
 
 def test_what_was_tried_is_not_tried_again():
     pool = pool_of({}, {})
-    errand = Errand("s.m", b"", b"")
+    errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
     errand.tried += (1,)
     assert {pool.choose(errand, SECOND).card.instance for _ in range(20)} == {2}
     errand.tried += (2,)
@@ -138,7 +139,7 @@ def test_repeats_are_a_fifth_of_the_requests_in_the_long_run():
     budget = Budget()
     spent = 0
     for _ in range(1_000):
-        budget.earn()
+        budget.earned += 1
         spent += budget.spend()
     assert spent == pytest.approx(200 + MOST, abs=2)
 

@@ -17,6 +17,7 @@ SHARE: Final = 0.5
 FIRST_NS: Final = 1_000_000_000
 LONGEST_NS: Final = 30_000_000_000
 _WEIGHT: Final = 0.1
+_FORGOTTEN: Final = 0.001
 
 
 class Breaker:
@@ -25,13 +26,14 @@ class Breaker:
     Attributes:
         until_ns: ejected until then (monotonic); 0: it is not. trial: one request at a time, after an ejection.
         share: of failures among the latest requests, 0.0 to 1.0. samples: how many that share is made of.
+        wary: a success changes more than ``samples``.
     """
 
-    __slots__ = ("_ejections", "_row", "samples", "share", "trial", "until_ns")
+    __slots__ = ("_ejections", "_row", "samples", "share", "trial", "until_ns", "wary")
 
     def __init__(self) -> None:
         self.until_ns = 0
-        self.trial = False
+        self.trial = self.wary = False
         self.share = 0.0
         self.samples = 0
         self._row = 0
@@ -39,12 +41,15 @@ class Breaker:
 
     def success(self) -> None:
         """A request was answered."""
-        self._row = 0
         self.samples += 1
+        self._row = 0
         self.share -= self.share * _WEIGHT
         if self.trial:
             self.trial = False
             self._ejections = 0
+        if self.share < _FORGOTTEN:
+            self.share = 0.0
+            self.wary = False
 
     def failure(self, now: int, best_share: float, *, own: bool) -> bool:
         """A request failed; tells whether the instance is ejected for it.
@@ -53,6 +58,7 @@ class Breaker:
             best_share: the least share of failures among the service's other instances; 1.0 if there is none.
             own: by the instance's fault for certain, rather than by an exception of a handler.
         """
+        self.wary = True
         self.samples += 1
         self.share += (1.0 - self.share) * _WEIGHT
         self._row = self._row + 1 if own else self._row
@@ -71,5 +77,5 @@ class Breaker:
         if not self.until_ns or now < self.until_ns:
             return False
         self.until_ns = 0
-        self.trial = True
+        self.trial = self.wary = True
         return True

@@ -14,20 +14,22 @@ MOST: Final = 20.0
 
 
 class Budget:
-    """Of one service, at one caller."""
+    """Of one service, at one caller.
 
-    __slots__ = ("_saved",)
+    Attributes:
+        earned: requests that were made, to be counted up by whoever makes one; what they bring is added when needed.
+    """
+
+    __slots__ = ("_saved", "earned")
 
     def __init__(self) -> None:
         self._saved = MOST
-
-    def earn(self) -> None:
-        """A request was made."""
-        saved = self._saved + SHARE
-        self._saved = min(MOST, saved)
+        self.earned = 0
 
     def spend(self) -> bool:
         """Take one repeat; tells whether there was one."""
+        self._saved = min(MOST, self._saved + SHARE * self.earned)
+        self.earned = 0
         if self._saved < 1.0:
             return False
         self._saved -= 1.0

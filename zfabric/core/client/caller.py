@@ -19,9 +19,8 @@ FAILED                 executed: never
 no answer              RequestTimeout at the deadline, CANCEL to whoever has it
 =====================  ============================================================================================
 
-A hedged request is sent to a second instance when the first has not answered in the given time, or that which
-:mod:`zfabric.core.client.hedging` observed, for one of the budget; the first answer counts, the other instance gets
-CANCEL.
+A hedged request is sent to a second instance, for one of the budget, when the first has not answered in the given time
+or that which :mod:`zfabric.core.client.hedging` observed; the first answer counts, the other instance gets CANCEL.
 
 Invariant: a request that is not idempotent is sent a second time only after an instance has said that it did not
 execute it.
@@ -40,7 +39,7 @@ from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
 from zfabric.core.client.pool import LATENCY_NS, Channel, Pool
 from zfabric.core.effects import Send
-from zfabric.settings import STREAM_WINDOW
+from zfabric.settings import CALLS_PER_INSTANCE_MAX, STREAM_WINDOW
 from zfabric.wire import calls
 
 if TYPE_CHECKING:
@@ -76,21 +75,35 @@ class Caller:
     # For facades.
 
     def call(self, errand: Errand, now: int) -> None:
-        """Do an errand: its ``pending`` is done, in the end."""
-        self._client.now = now
+        """Do an errand: it is done, in the end."""
+        client = self._client
+        client.now = now
         deadline_ns = errand.deadline_ns
-        if deadline_ns is not None and (self._due_ns is None or deadline_ns < self._due_ns):
-            if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
-                errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
-                return
-            self._due_ns = deadline_ns
+        if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
+            errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
+            return
+        self._want(deadline_ns)
         self._errands[errand] = None
-        pool = self.instances.pools.get(errand.service)
-        if pool is None:
-            pool = self.instances.pool(errand.service, now)
+        pool = self.instances.by_method.get(errand.method) or self.instances.pool_of(errand, now)
         pool.used_ns = now
-        pool.budget.earn()
-        self._place(pool, errand, now)
+        pool.budget.earned += 1
+        channel = pool.only
+        if channel is None or not errand.plain or len(channel.attempts) >= CALLS_PER_INSTANCE_MAX:
+            client.restless = True
+            self._place(pool, errand, now)
+            return
+        # As there and in _attempt, for nearly all requests of a service that has one instance.
+        session, requests = channel.session, client.requests
+        assert session is not None
+        number = requests.next_id()
+        left_us = (deadline_ns - now) // 1_000 or 1
+        frames = calls.plain_request(
+            number, channel.card.instance, left_us, errand.method.encode(), errand.headers, errand.body
+        )
+        requests.effect(Send(session, frames))
+        errand.was_sent = True
+        attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
+        errand.attempts = (attempt,)
 
     def give_up(self, errand: Errand, error: errors.ZFabricError, now: int) -> None:
         """Its user does not want it any more: whoever has it is told, and its result is ``error``."""
@@ -100,6 +113,7 @@ class Caller:
     def leave(self, errand: Errand) -> None:
         """Its user has forgotten it: give it up at the next tick. May be called anywhere, without the pump's lock."""
         self._left.append(errand)
+        self._client.restless = True
 
     def close(self, now: int) -> None:
         """Fail what is under way: the fabric is closed."""
@@ -117,9 +131,7 @@ class Caller:
 
     def idempotent(self, errand: Errand) -> bool:
         """Tell whether it may be executed twice: as its user says, or as the method was known to be."""
-        if errand.idempotent is None:
-            return self._idempotent.get(errand.method, False)
-        return errand.idempotent
+        return self._idempotent.get(errand.method, False) if errand.idempotent is None else errand.idempotent
 
     # Placing.
 
@@ -138,46 +150,41 @@ class Caller:
 
     def _attempt(self, channel: Channel, errand: Errand, now: int) -> None:
         number = self._client.requests.next_id()
-        deadline_ns = errand.deadline_ns
-        left_us = 0 if deadline_ns is None else max((deadline_ns - now) // 1_000, 1)
-        inflow = errand.inflow
-        window = 0 if inflow is None else STREAM_WINDOW
+        streams = errand.inflow is not None
         frames = calls.request(
             errand.kind,
             number,
             channel.card.instance,
-            left_us,
+            max((errand.deadline_ns - now) // 1_000, 1),
             errand.method.encode(),
             errand.headers,
             errand.body,
-            flags=0 if inflow is None else calls.FLAG_STREAM,
-            window=window,
+            flags=calls.FLAG_STREAM if streams else 0,
+            window=STREAM_WINDOW if streams else 0,
         )
-        assert channel.session is not None
-        self._client.requests.effect(Send(channel.session, frames))
+        self._send(channel, frames)
         errand.was_sent = True
         errand.hungry_ns = 0
         if errand.kind == calls.NOTIFY:
             self._finish(errand, now)
-            errand.pending.resolve(b"")
+            errand.resolve(b"")
             return
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
-        errand.attempts.append(attempt)
+        errand.attempts += (attempt,)
         if errand.hedge_ns and len(errand.attempts) == 1 and errand.hedge_at_ns is None:
             after_ns = self._observed(errand, now) if errand.hedge_ns == HEDGE_AUTO else errand.hedge_ns
-            if after_ns is not None:
-                errand.hedge_at_ns = now + after_ns
-                self._want(errand.hedge_at_ns)
+            errand.hedge_at_ns = None if after_ns is None else now + after_ns
+            self._want(errand.hedge_at_ns or errand.deadline_ns)
 
     def _observed(self, errand: Errand, now: int) -> int | None:
         """Return when an errand is to be hedged by what was observed of its method, and observe it too."""
 
         def answered() -> None:
-            if errand.pending.error is None:
+            if errand.error is None:
                 self._hedging.observe(errand.method, self._client.now - now)
 
         if not errand.losses and not errand.refusals:
-            errand.pending.on_done(answered)
+            errand.on_done(answered)
         return self._hedging.delay(errand.method)
 
     def _send(self, channel: Channel, frames: calls.Frames) -> None:
@@ -188,7 +195,7 @@ class Caller:
         """Place those that could not be, as far as they can be now."""
         for _ in range(len(pool.hungry)):
             errand = pool.hungry.popleft()
-            if errand.pending.done or errand not in self._errands:
+            if errand.done or errand not in self._errands:
                 continue
             channel = pool.choose(errand, now)
             if channel is None:
@@ -206,7 +213,7 @@ class Caller:
                 self._release(attempt)
                 if attempt.channel.session is not None:
                     self._send(attempt.channel, calls.bare(calls.CANCEL, attempt.number))
-        errand.attempts.clear()
+        errand.attempts = ()
 
     def _release(self, attempt: Attempt) -> None:
         """One request fewer is under way at its instance."""
@@ -218,8 +225,9 @@ class Caller:
     def _end(self, attempt: Attempt) -> Errand:
         """An attempt is over, one way or another."""
         self._release(attempt)
-        attempt.errand.attempts.remove(attempt)
-        return attempt.errand
+        errand = attempt.errand
+        errand.attempts = tuple(other for other in errand.attempts if other is not attempt)
+        return errand
 
     # For the pump, through the client.
 
@@ -269,14 +277,28 @@ class Caller:
             self._finish(errand, now)
             errand.fail(errors.CalleeLost(what=errand.what, endpoint=channel.card.endpoint))
 
-    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
+    def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take what an instance says; an instance that talks nonsense is left, as if its connection were lost."""
         known = self.instances.by_session.get(session)
         if known is None:
-            return
-        plain = calls.read_reply(frames)
-        if plain is None or not self._replied(*known, plain, now):
-            self._receive(*known, session, frames, now)
+            return False
+        pool, channel = known
+        reply = calls.read_reply(frames)
+        if reply is not None:
+            flags, number, body = reply
+            attempt = channel.attempts.get(number)
+            if attempt is not None and not (pool.hungry or channel.draining or channel.breaker.wary):
+                errand = attempt.errand
+                if errand.plain and self._idempotent.get(errand.method) == flags:
+                    # As below, for nearly all replies: to the only attempt, with nobody who waits for its place.
+                    channel.observe(now - attempt.sent_ns)
+                    channel.breaker.samples += 1
+                    del channel.attempts[number], self._errands[errand]
+                    errand.attempts = ()
+                    errand.resolve(body)
+                    return True
+        self._receive(pool, channel, session, frames, now)
+        return False
 
     def _receive(self, pool: Pool, channel: Channel, session: int, frames: Sequence[Any], now: int) -> None:
         try:
@@ -300,7 +322,7 @@ class Caller:
             self._succeeded(pool, channel)
             errand = self._end(attempt)
             self._finish(errand, now)
-            errand.pending.resolve(answer.body)
+            errand.resolve(answer.body)
         elif kind == calls.CHUNK and attempt.errand.inflow is not None:
             self._chunk(pool, attempt, answer, now)
         elif kind in (calls.FAILED, calls.REFUSED):
@@ -322,25 +344,6 @@ class Caller:
             return
         if pool.hungry:
             self._feed(pool, now)
-
-    def _replied(self, pool: Pool, channel: Channel, reply: tuple[int, int, Any], now: int) -> bool:
-        """End an errand by the reply to its only attempt; False: nothing is done, it needs a closer look."""
-        flags, number, body = reply
-        attempt = channel.attempts.get(number)
-        if attempt is None or channel.draining or channel.breaker.trial or pool.hungry:
-            return False
-        errand = attempt.errand
-        if errand.inflow is not None or len(errand.attempts) > 1:
-            return False
-        idempotent = bool(flags)
-        if self._idempotent.get(errand.method) is not idempotent:
-            self._remember(errand.method, idempotent=idempotent)
-        channel.observe(now - attempt.sent_ns)
-        channel.breaker.success()
-        del channel.attempts[number], self._errands[errand]
-        errand.attempts.clear()
-        errand.pending.resolve(body)
-        return True
 
     def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
         channel.pause_ns = 0
@@ -377,7 +380,7 @@ class Caller:
             self._succeeded(pool, channel)
             self._end(attempt)
             self._finish(errand, now)
-            errand.pending.resolve(b"")
+            errand.resolve(b"")
 
     def _refused(self, pool: Pool, attempt: Attempt, error: errors.ZFabricError, now: int) -> None:
         channel = attempt.channel
@@ -431,6 +434,7 @@ class Caller:
     def _want(self, at_ns: int) -> None:
         if self._due_ns is None or at_ns < self._due_ns:
             self._due_ns = at_ns
+            self._client.restless = True
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
@@ -461,11 +465,10 @@ class Caller:
         if errand not in self._errands:
             return
         pool = self.instances.pools[errand.service]
-        if errand.deadline_ns is not None:
-            if errand.deadline_ns <= now:
-                self._expire(pool, errand, now)
-                return
-            self._want(errand.deadline_ns)
+        if errand.deadline_ns <= now:
+            self._expire(pool, errand, now)
+            return
+        self._want(errand.deadline_ns)
         if errand.hungry_ns:
             if errand.hungry_ns <= now and not pool.serves(errand):
                 self._not_done(errand, errand.refused or pool.unavailable(errand, HUNGER_NS / 1e9), now)

@@ -60,6 +60,8 @@ class Client:
     Attributes:
         now: time of the last call that brought one (monotonic ns). fabric: id of the own one, "" until it is known.
         origins: of a mesh; None where there is one fabric alone.
+        restless: something has happened since the pump asked for the next deadline that may have changed it; a pump
+            sets it before it asks.
         wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
         caller: of services, once there is one. machines: it, and the instances of services that are offered here.
@@ -83,6 +85,7 @@ class Client:
         self.url = url
         self.random = random
         self.now = 0
+        self.restless = True
         self.wall_offset_ms = 0
         self.requests = Requests(software, random, home=bootstrap if locate else "")
         self.members = Members(self)
@@ -188,10 +191,12 @@ class Client:
         self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None
     ) -> None:
         """Have user callbacks run by the pump, outside its lock."""
+        self.restless = True
         self._callbacks.extend((callback, delivery, error) for callback, delivery in callbacks)
 
     def after(self, at_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` in the tick at or after ``at_ns``."""
+        self.restless = True
         self._later.append((at_ns, action))
 
     # For facades.
@@ -366,11 +371,15 @@ class Client:
     def receive(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take one received message."""
         self.now = now
+        machine = self._owners.get(session)
+        if machine is not None:
+            if not machine.received(session, frames, now):
+                self.restless = True
+            return
+        self.restless = True
         reader = self._by_session.get(session)
         if reader is not None:
             reader.published(session, frames, now)
-        elif (machine := self._owners.get(session)) is not None:
-            machine.received(session, frames, now)
         else:
             self.requests.receive(session, frames, now)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.client.pending import Pending
 from zfabric.settings import STREAM_BYTES, STREAM_WINDOW
@@ -20,34 +22,33 @@ _CREDIT_AT_BYTES: Final = STREAM_BYTES // 2
 _CREDIT_NS: Final = 250_000_000
 
 
-class Attempt:
-    """One try of an errand at one instance, sent there."""
+class Attempt(msgspec.Struct, eq=False, frozen=True):
+    """One try of an errand at one instance, sent there; a struct, which is made without a step of Python's."""
 
-    __slots__ = ("channel", "errand", "number", "sent_ns")
-
-    def __init__(self, number: int, errand: Errand, channel: Channel, sent_ns: int) -> None:
-        self.number = number
-        self.errand = errand
-        self.channel = channel
-        self.sent_ns = sent_ns
+    number: int
+    errand: Errand
+    channel: Channel
+    sent_ns: int
 
 
-class Errand:
-    """What a user asked for.
+class Errand(Pending["Buffer"]):
+    """What a user asked for: the result to come.
 
     Attributes:
+        plain: it is a request for one reply, of any instance, asked once at a time.
         kind: REQUEST or NOTIFY. service, method: ``users`` and ``users.get``. body, headers: as they are sent.
         version: exact, or its first numbers; "" for any. instance: 0 for any.
         idempotent: may be executed twice; None: if the method was known to be.
-        deadline_ns: monotonic, None for none. seconds: what errors call that time.
+        deadline_ns: monotonic. seconds: what errors call that time.
         hedge_ns: when a second instance is asked, after the first one was; 0: never, ``HEDGE_AUTO``: as observed.
-        pending: its result. inflow: of a stream.
+        inflow: of a stream.
         attempts: under way. tried: instances that refused it or were lost with it.
         was_sent: some instance may have it, or have had it.
         lost: endpoint of the last that was lost with it. losses, refusals: so far. hedge_at_ns: when that is due.
     """
 
     # Of the class as long as an errand has no other: most need none of them.
+    plain = True
     kind: int = calls.REQUEST
     version = lost = ""
     instance = hedge_ns = hungry_ns = losses = refusals = 0
@@ -57,34 +58,31 @@ class Errand:
     tried: tuple[int, ...] = ()
     was_sent = False
     refused: errors.ZFabricError | None = None
+    attempts: tuple[Attempt, ...] = ()
 
-    def __init__(
-        self,
-        method: str,
-        body: Buffer,
-        headers: bytes,
-        *,
-        kind: int = calls.REQUEST,
-        version: str = "",
-        instance: int = 0,
-        idempotent: bool | None = None,
-        deadline_ns: int | None = None,
-        seconds: float = 0.0,
-        hedge_ns: int = 0,
-        stream: bool = False,
-    ) -> None:
-        if version or instance or hedge_ns or idempotent is not None:
-            self.version, self.instance, self.idempotent, self.hedge_ns = version, instance, idempotent, hedge_ns
-        if stream or kind != calls.REQUEST:
-            self.kind, self.inflow = kind, Inflow() if stream else None
-        self.service = method.rpartition(".")[0]
+    def __init__(self, method: str, body: Buffer, headers: bytes, deadline_ns: int, seconds: float) -> None:
         self.method = method
         self.body = body
         self.headers = headers
         self.deadline_ns = deadline_ns
         self.seconds = seconds
-        self.pending: Pending[Buffer] = Pending()
-        self.attempts: list[Attempt] = []
+
+    def choose(
+        self, *, version: str = "", instance: int = 0, idempotent: bool | None = None, hedge_ns: int = 0
+    ) -> None:
+        """Not any instance, and not in any way, will do."""
+        self.plain = False
+        self.version, self.instance, self.idempotent, self.hedge_ns = version, instance, idempotent, hedge_ns
+
+    def vary(self, kind: int, *, stream: bool) -> None:
+        """It is a notification, or wants a stream."""
+        self.plain = False
+        self.kind, self.inflow = kind, Inflow() if stream else None
+
+    @property
+    def service(self) -> str:
+        """The service that its method is of."""
+        return self.method.rpartition(".")[0]
 
     @property
     def what(self) -> str:
@@ -95,7 +93,7 @@ class Errand:
         """End it with an error."""
         if self.inflow is not None:
             self.inflow.fail(error)
-        self.pending.fail(error)
+        super().fail(error)
 
 
 class Inflow:

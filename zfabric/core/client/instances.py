@@ -24,6 +24,7 @@ from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
+    from zfabric.core.client.errand import Errand
     from zfabric.core.client.machine import Machine
     from zfabric.core.client.members import Known
     from zfabric.core.client.pending import Pending
@@ -36,6 +37,8 @@ IDLE_NS: Final = 300_000_000_000
 EMPTY_NS: Final = 5_000_000_000
 COMPLETE_NS: Final = 5_000_000_000
 FORGET_NS: Final = 60_000_000_000
+METHODS_MAX: Final = 1_000
+"""Methods whose service is remembered."""
 
 
 class Instances:
@@ -46,7 +49,8 @@ class Instances:
         fed: told of a pool in which another instance may be asked now.
 
     Attributes:
-        cards: all known instances, by service. pools: of the services that are used. by_session: open connections.
+        cards: all known instances, by service. pools: of the services that are used; by_method: the same, for methods
+            that are. by_session: open connections.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Instances:
     ) -> None:
         self.cards: dict[str, list[ServiceCard]] = {}
         self.pools: dict[str, Pool] = {}
+        self.by_method: dict[str, Pool] = {}
         self.by_session: dict[int, tuple[Pool, Channel]] = {}
         self._client = client
         self._owner = owner
@@ -129,6 +134,14 @@ class Instances:
             self._fill(pool, now)
             self._want(now + EMPTY_NS)
         pool.used_ns = now
+        return pool
+
+    def pool_of(self, errand: Errand, now: int) -> Pool:
+        """Return the instances of the service that an errand is for."""
+        pool = self.pool(errand.service, now)
+        if len(self.by_method) >= METHODS_MAX:
+            self.by_method.clear()
+        self.by_method[errand.method] = pool
         return pool
 
     def _fill(self, pool: Pool, now: int) -> None:
@@ -221,6 +234,7 @@ class Instances:
         for channel in pool.channels.values():
             self.shut(channel)
         del self.pools[pool.service]
+        self.by_method.clear()
         if not self.pools:
             self._using = False
             self._client.members.release()

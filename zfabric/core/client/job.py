@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from zfabric.core.client import tracing
 from zfabric.settings import STREAM_BYTES
+from zfabric.wire import calls
 
 ASKING_MAX: Final = 100
 
@@ -105,3 +107,9 @@ class Job:
     def able(self) -> bool:
         """Whether a chunk may be sent now."""
         return self.window > 0 and self.ahead_bytes < STREAM_BYTES
+
+    @property
+    def traceparent(self) -> bytes:
+        """The trace that it belongs to, as it came, valid or not; none is no bytes."""
+        alone = tracing.alone(self.headers)
+        return calls.read_headers(self.headers).get(tracing.HEADER, b"") if alone is None else alone

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Machine(Protocol):
     """A machine with sessions of its own."""
 
-    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
-        """Take a message."""
+    def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
+        """Take a message; tells whether it was one of the usual ones, that change no deadline and no callback."""
         ...
 
     def connected(self, session: int, now: int) -> None:

@@ -15,13 +15,11 @@ class Pending(Generic[T]):
         done: whether it has come.
     """
 
-    __slots__ = ("_callbacks", "_error", "_value", "done")
-
-    def __init__(self) -> None:
-        self.done = False
-        self._value: T | None = None
-        self._error: Exception | None = None
-        self._callbacks: list[Callable[[], None]] | None = None
+    # Of the class as long as nothing has come: to make one costs nothing then.
+    done = False
+    _value: T | None = None
+    _error: Exception | None = None
+    _callbacks: list[Callable[[], None]] | None = None
 
     def resolve(self, value: T) -> None:
         """Set the value; later settings are ignored: the first answer counts."""

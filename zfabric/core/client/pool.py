@@ -123,7 +123,7 @@ class Pool:
 
     Attributes:
         channels: by instance. hungry: errands that no instance could take yet. budget: for repeats.
-        used_ns: when it was last asked for something.
+        used_ns: when it was last asked for something. only: the instance that all get who want any, if there is one.
     """
 
     def __init__(self, service: str, random: Callable[[], float]) -> None:
@@ -132,12 +132,14 @@ class Pool:
         self.hungry: deque[Errand] = deque()
         self.budget = Budget()
         self.used_ns = 0
+        self.only: Channel | None = None
         self._random = random
         self._groups: dict[str, list[tuple[float, _Group]]] = {}
 
     def changed(self) -> None:
         """An instance came, went, or may be asked now and could not before, or the other way round."""
         self._groups.clear()
+        self.only = None
 
     def best_share(self, beside: Channel) -> float:
         """Return the least share of failures among the other instances that are asked."""
@@ -157,8 +159,10 @@ class Pool:
         groups = self._groups.get(errand.version)
         if groups is None:
             if len(self._groups) >= VERSIONS_MAX:
-                self._groups.clear()
+                self.changed()
             groups = self._groups[errand.version] = self._grouped(errand.version)
+            if not errand.version and len(groups) == 1:
+                self.only = groups[0][1].only
         if not groups:
             return None
         chosen = groups[0][1] if len(groups) == 1 else self._version(groups)

@@ -18,9 +18,6 @@ arrived then, since a connection keeps its order. A caller that connects now is 
 before its first request. So when all have said FAREWELL, or have gone, and everything is answered, the socket can be
 closed without a request in it. Whoever says nothing is waited for until the drain's deadline. (libzmq's own ``unbind``
 is of no use here: it closes the connections that there are.)
-
-**The announcement** is a lease at leader 0, repeated thrice in its time and when the leader was lost, and given back at
-the end.
 """
 
 from __future__ import annotations
@@ -33,6 +30,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import circles
+from zfabric.core.client.announcing import Announcement
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.outflow import Outflows
 from zfabric.core.client.pending import Pending
@@ -40,16 +38,11 @@ from zfabric.core.effects import CloseSession, Listen, Send
 from zfabric.settings import ERROR_TEXT_MAX
 from zfabric.wire import calls, messages
 from zfabric.wire.card import DRAINING, ServiceCard
-from zfabric.wire.membership import Announce
-from zfabric.wire.messages import Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
     from zfabric.model import Buffer
 
-LEASE_MS: Final = 6_000
-ANNOUNCE_NS: Final = 2_000_000_000
-ANNOUNCE_PATIENCE_NS: Final = 8_000_000_000
 PROBE_NS: Final = 10_000_000_000
 DRAIN_PROBE_NS: Final = 200_000_000
 QUEUED_BYTES_MAX: Final = 64 << 20
@@ -69,7 +62,7 @@ class Responder:
 
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
-        ended: nothing comes any more.
+        ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
         attended: a worker looks for requests by itself, so ``wake`` is not called. running: requests at workers.
         counts: of what became of requests, by name.
     """
@@ -88,6 +81,7 @@ class Responder:
         self.card = card
         self.listening: Pending[str] = Pending()
         self.drained: Pending[None] = Pending()
+        self.handed: Job | None = None
         self.attended = False
         self.running = 0
         self.counts = dict.fromkeys(
@@ -105,16 +99,20 @@ class Responder:
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
         self._nonsense: dict[bytes, int] = {}
-        self._names: dict[bytes, str] = {}
+        self._plain: dict[bytes, Method] = {}
         self._session: int | None = None
-        self._announced: Pending[Any] | None = None
-        self._announce_ns: int | None = None
+        self._announcement = Announcement(client)
         self._probe_ns = 0
         self._drain_until_ns: int | None = None
         self._draining = self._calling = False
         self.ended = False
 
     # Life.
+
+    def offer(self, method: Method) -> None:
+        """Offer a method, in place of another one of its name."""
+        self._methods[method.name] = method
+        self._plain.clear()
 
     def start(self, now: int) -> None:
         """Listen; :attr:`listening` tells when that is so."""
@@ -128,7 +126,7 @@ class Responder:
         """The socket is bound."""
         self.card = msgspec.structs.replace(self.card, endpoint=endpoint)
         self._probe_ns = now + PROBE_NS
-        self._announce(now)
+        self._announcement.make(self.card, now)
         self.listening.resolve(endpoint)
 
     @property
@@ -148,7 +146,7 @@ class Responder:
             self._draining = True
             self._drain_until_ns = deadline_ns
             self.card = msgspec.structs.replace(self.card, flags=self.card.flags | DRAINING)
-            self._announce(now)
+            self._announcement.make(self.card, now)
             self._probe_ns = now + DRAIN_PROBE_NS
             for peer in self._peers:
                 self._send(peer, calls.bare(calls.GOODBYE, 0))
@@ -167,28 +165,17 @@ class Responder:
             self._abandon(job)
         self._client.shut(session)
         self._client.requests.effect(CloseSession(session))
-        self._announce_ns = None
         if self.listening.done and self.listening.error is None:
-            self._tell(now, 0)
+            self._announcement.end(self.card, now)
         if self in self._client.machines:
             self._client.machines.remove(self)
         self.listening.fail(errors.Closed(what=f"service {self.card.name!r}"))
         self.drained.resolve(None)
 
-    def _announce(self, now: int) -> None:
-        self._announce_ns = now + ANNOUNCE_NS
-        if self._announced is None or self._announced.done or self._draining:
-            self._tell(now, LEASE_MS)
-
-    def _tell(self, now: int, lease_ms: int) -> None:
-        body = Announce(self.card, lease_ms)
-        what = f"announcement of service {self.card.name!r}"
-        self._announced = self._client.control(Type.ANNOUNCE, body, now, now + ANNOUNCE_PATIENCE_NS, what)
-
     @property
     def announced(self) -> Pending[Any] | None:
         """The last announcement."""
-        return self._announced
+        return self._announcement.last
 
     # For the pump, through the client.
 
@@ -202,9 +189,7 @@ class Responder:
 
     def reconnected(self, now: int) -> None:
         """Announce it again."""
-        if self._announce_ns is not None:
-            self._announced = None
-            self._announce(now)
+        self._announcement.repeat(self.card, now)
 
     def left(self, peer: bytes, now: int) -> None:
         """A peer has gone, or takes nothing: whatever it asked for is not wanted any more."""
@@ -212,11 +197,15 @@ class Responder:
         for job in [job for key, job in self._jobs.items() if key[0] == peer]:
             self._cancel(job)
 
-    def received(self, session: int, frames: Sequence[Any], now: int) -> None:
+    def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take what a caller says."""
         plain = calls.read_plain(frames)
-        if plain is not None and self._begin(frames[0], plain, now):
-            return
+        if plain is None or not self._begin(frames[0], plain, now):
+            self._receive(frames, now)
+            return False
+        return True
+
+    def _receive(self, frames: Sequence[Any], now: int) -> None:
         peer = bytes(frames[0])
         if self._nonsense.get(peer, 0) >= NONSENSE_MAX:
             self.counts["garbage"] += 1
@@ -252,25 +241,26 @@ class Responder:
     def _begin(self, peer: bytes, plain: tuple[int, int, int, bytes, bytes, bytes], now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
         number, instance, remaining_us, asked, headers, body = plain
-        method = self._methods.get(self._names.get(asked, ""))
+        method = self._plain.get(asked)
         key = peer, number
-        if (
-            method is None
-            or method.stream
-            or self._draining
-            or len(self._queue) + self.running >= self._concurrency
-            or self._queued_bytes + len(body) > QUEUED_BYTES_MAX
-            or instance not in (self.card.instance, 0)
-            or key in self._jobs
-        ):
+        if method is None or instance != self.card.instance or self._draining or key in self._jobs:
             return False
-        self.counts["requests"] += 1
+        if len(self._queue) + self.running >= self._concurrency:
+            return False
         job = Job(peer, number, method, body, headers, now + remaining_us * 1_000 if remaining_us else None)
+        if self.attended and self.handed is None and not self._queue:
+            self.running += 1
+            job.started_ns = now
+            self.handed = job
+        elif self._queued_bytes + len(body) > QUEUED_BYTES_MAX:
+            return False
+        else:
+            self._queue.append(job)
+            self._queued_bytes += len(body)
+            if not self.attended:
+                self._call()
+        self.counts["requests"] += 1
         self._jobs[key] = job
-        self._queue.append(job)
-        self._queued_bytes += len(body)
-        if not self.attended:
-            self._call()
         return True
 
     def _take(self, peer: bytes, asked: calls.Asked, now: int) -> None:
@@ -285,7 +275,8 @@ class Responder:
                 self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
             return
         assert method is not None
-        self._names[asked.method.encode()] = name
+        if not method.stream:
+            self._plain[asked.method.encode()] = method
         key = peer, asked.number
         if key in self._jobs:
             return  # Said twice: it is under way.
@@ -333,10 +324,15 @@ class Responder:
     @property
     def ready(self) -> bool:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
+        if self.handed is not None:
+            return True
         return self.ended or (len(self._queue) > self._withdrawn and self.running < self._concurrency)
 
     def take(self, now: int) -> Job | None:
         """Return the next request for a worker; it must come back by :meth:`answer` or :meth:`fail`."""
+        job, self.handed = self.handed, None
+        if job is not None:
+            return job
         while self._queue and self.running < self._concurrency:
             job = self._queue.popleft()
             self._queued_bytes -= len(job.body)
@@ -357,6 +353,7 @@ class Responder:
         self.counts["refused"] += 1
         del self._jobs[job.peer, job.number]
         job.over = True
+        self._client.restless = True
         if not job.oneway:
             self._send(job.peer, calls.failure(calls.REFUSED, job.number, error, job.method.idempotent))
 
@@ -365,7 +362,8 @@ class Responder:
         if self._over(job, now) and not job.oneway:
             self.counts["replies"] += 1
             if job.streaming:
-                self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent | calls.FLAG_END))
+                flags = job.method.idempotent | calls.FLAG_END
+                self._send(job.peer, calls.chunk(job.number, job.place, body, flags))
             else:
                 self._send(job.peer, calls.reply(job.number, body, job.method.idempotent))
 
@@ -404,6 +402,8 @@ class Responder:
         if job.asking:
             job.asks_no_more()
         del self._jobs[job.peer, job.number]
+        if self._draining:
+            self._client.restless = True
         if self._queue and not self.attended:
             self._call()
         return not job.cancelled
@@ -451,9 +451,9 @@ class Responder:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        if self._session is None or self._announce_ns is None:
+        if self._session is None or self._announcement.due_ns is None:
             return None
-        due = min(self._announce_ns, self._probe_ns)
+        due = min(self._announcement.due_ns, self._probe_ns)
         if self._outflows.waits:
             due = min(due, self._outflows.next_deadline())
         if self._drain_until_ns is None:
@@ -469,14 +469,14 @@ class Responder:
 
     def tick(self, now: int) -> None:
         """Announce, probe, and end when everybody knows."""
-        if self._session is None or self._announce_ns is None:
+        if self._session is None or self._announcement.due_ns is None:
             return
         if self._drain_until_ns is not None and (self._at_rest() or self._drain_until_ns <= now):
             self._leave(now)
             return
         self._outflows.tick(now)
-        if self._announce_ns <= now:
-            self._announce(now)
+        if self._announcement.due_ns <= now:
+            self._announcement.make(self.card, now)
         if self._probe_ns <= now:
             self._probe_ns = now + (DRAIN_PROBE_NS if self._draining else PROBE_NS)
             for peer in self._peers:

@@ -7,8 +7,9 @@ A request carries that of the context it is made in, with a span of its own, or 
 from __future__ import annotations
 
 import re
+from binascii import hexlify
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from random import Random
@@ -24,20 +25,8 @@ _ALONE: Final = b"\x81\xab" + HEADER.encode() + b"\xc4\x37"
 _ALONE_BYTES: Final = len(_ALONE) + 55
 
 
-class Context(NamedTuple):
-    """Of the request being handled: its trace as it came, valid or not, and its deadline (monotonic ns, or None)."""
-
-    traceparent: bytes
-    deadline_ns: int | None
-    job: Job | None = None
-
-
-current: ContextVar[Context | None] = ContextVar("zfabric_request", default=None)
-
-
-def encoded(traceparent: bytes) -> bytes:
-    """Encode headers that are nothing but a valid traceparent, as :func:`zfabric.wire.calls.headers` does."""
-    return _ALONE + traceparent
+current: ContextVar[Job | None] = ContextVar("zfabric_request", default=None)
+"""The request being handled."""
 
 
 def alone(headers: bytes) -> bytes | None:
@@ -50,11 +39,20 @@ def valid(traceparent: bytes) -> bool:
     return _FORM.fullmatch(traceparent) is not None
 
 
-def onward(context: Context | None, random: Random) -> bytes:
+def onward(context: Job | None, random: Random) -> bytes:
     """Return the header of a request that is made in ``context``."""
-    if context is not None and valid(context.traceparent):
-        before = context.traceparent
+    before = b"" if context is None else context.traceparent
+    if valid(before):
         return b"%b-%016x-%b" % (before[:35], random.getrandbits(64) | 1, before[53:])
+    return _begun(random)[len(_ALONE) :]
+
+
+def encoded(context: Job | None, random: Random) -> bytes:
+    """Return the headers of a request that is made in ``context`` and has no others, encoded as all headers are."""
+    return _begun(random) if context is None else _ALONE + onward(context, random)
+
+
+def _begun(random: Random) -> bytes:
     # Neither part is 0 but once in 2**63 requests, and then the trace is only not followed.
-    number = random.getrandbits(192).to_bytes(24).hex()
-    return f"00-{number[:32]}-{number[32:]}-01".encode()
+    digits = hexlify(random.getrandbits(192).to_bytes(24))
+    return b"%b00-%b-%b-01" % (_ALONE, digits[:32], digits[32:])

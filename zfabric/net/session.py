@@ -1,0 +1,101 @@
+"""One socket of a client with one connection, or one that listens: sends and receives whole messages without waiting.
+
+An exception between two frames leaves half a message behind: :mod:`zfabric.net.ports` gives the session up then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+import zmq
+
+from zfabric.core import effects
+from zfabric.net import sockets
+
+VIEW_MIN: Final = 32_768
+"""Bytes from which a received frame is handed on in place, as a memoryview, rather than copied."""
+
+# Plain integers: an enum member costs pyzmq a conversion at each call.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+Part = bytes | memoryview
+
+
+class Session:
+    """A socket, with the methods of it that are called for each message.
+
+    Attributes:
+        number: as the core knows it. endpoint: where to. listening: others connect to it. connected: it can be used.
+        socket_fd, monitor_fd: descriptors to poll. waiting: messages that could not be sent yet.
+    """
+
+    __slots__ = (
+        "_recv",
+        "_recv_bytes",
+        "_send",
+        "connected",
+        "endpoint",
+        "get",
+        "listening",
+        "monitor",
+        "monitor_fd",
+        "monitor_get",
+        "number",
+        "socket",
+        "socket_fd",
+        "waiting",
+    )
+
+    def __init__(self, number: int, endpoint: str, socket: sockets.Socket, monitor: sockets.Socket | None) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.socket = socket
+        self.monitor = monitor
+        self.get = cast("Callable[[int], int]", socket.get)
+        self._recv = cast("Callable[[int, bool], zmq.Frame]", socket.recv)
+        self._recv_bytes = cast("Callable[[int], bytes]", socket.recv)
+        # Of the class below zmq.Socket, whose own send adds options for draft sockets at the cost of half a send.
+        self._send = cast("Callable[[object, int], None]", super(zmq.Socket, socket).send)
+        self.socket_fd = self.get(zmq.FD)
+        self.waiting: deque[effects.Frames] = deque()
+        self.listening = monitor is None
+        self.connected = self.listening
+        self.monitor_fd = -1
+        if monitor is not None:
+            self.monitor_get = cast("Callable[[int], int]", monitor.get)
+            self.monitor_fd = self.monitor_get(zmq.FD)
+
+    def read(self) -> list[Part] | None:
+        """Return the parts of one message; None if there is none."""
+        recv = self._recv
+        try:
+            # Before what a listening one receives is a routing id: small, and never the last.
+            parts: list[Part] = [self._recv_bytes(_NOBLOCK)] if self.listening else []
+            frame = recv(_NOBLOCK, False)
+        except zmq.Again:
+            return None
+        parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
+        while frame.more:
+            frame = recv(_NOBLOCK, False)
+            parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
+        return parts
+
+    def write(self, frames: effects.Frames) -> bool:
+        """Send one message; False if the queue is full, or the peer that the first frame names is not there.
+
+        A frame after the first is always taken.
+        """
+        send = self._send
+        try:
+            *before, last = frames
+            for frame in before:
+                send(frame, _MORE)
+            send(last, _NOBLOCK)
+        except zmq.ZMQError as problem:
+            if problem.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            return False
+        return True
