@@ -115,6 +115,25 @@ def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while(
         assert "broken" not in executed[-50:]
 
 
+def test_a_service_that_starts_just_after_a_request_for_it_takes_that():
+    """Who has nobody to ask looks again and again, rather than with the next refresh of the members a second later."""
+    with Simulation() as simulation:
+
+        async def method(request):
+            return b"here"
+
+        async def play():
+            fabric = simulation.connect_async("caller")
+            with pytest.raises(errors.ServiceUnavailable):
+                await fabric.request("s.m")
+            asked = simulation.start(outcomes(simulation, fabric, 1))
+            await simulation.sleep(0.4)
+            await offer(simulation, "host", method)
+            assert await simulation.world.join(asked) == [b"here"]
+
+        simulation.run(play())
+
+
 def test_hedging_by_what_was_observed_cuts_the_tail_for_few_requests_more():
     """Each instance is slow once in fifty times: 2 s rather than 10 ms."""
     took = {None: [], "auto": []}

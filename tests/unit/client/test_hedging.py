@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from zfabric.core.client import hedging
+from zfabric.core.client.client import Client
 from zfabric.core.client.hedging import ENOUGH, WINDOW, Hedging, Latencies
 
 
@@ -20,7 +21,7 @@ def test_the_percentile_is_that_of_the_latest_requests_of_enough():
 
 def test_methods_are_told_apart_and_a_bounded_number_of_them_is_remembered(monkeypatch):
     monkeypatch.setattr(hedging, "METHODS_MAX", 2)
-    known = Hedging()
+    known = Hedging(Client("tcp://h:1", "zf://h", "h", Random(1), software="test", locate=False))
     for method, taken_ns in (("s.slow", 1_000), ("s.fast", 10)):
         for _ in range(ENOUGH):
             known.observe(method, taken_ns)

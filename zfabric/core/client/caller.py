@@ -66,7 +66,7 @@ class Caller:
         self.instances = Instances(client, self, host, zone, self._want, self._feed)
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
-        self._hedging = Hedging()
+        self._hedging = Hedging(client)
         self._due_ns: int | None = None
         # Threads add to it without a lock, whenever an object is collected: single operations of a deque are atomic.
         self._left: deque[Errand] = deque()
@@ -172,20 +172,9 @@ class Caller:
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts += (attempt,)
         if errand.hedge_ns and len(errand.attempts) == 1 and errand.hedge_at_ns is None:
-            after_ns = self._observed(errand, now) if errand.hedge_ns == HEDGE_AUTO else errand.hedge_ns
+            after_ns = self._hedging.after(errand, now) if errand.hedge_ns == HEDGE_AUTO else errand.hedge_ns
             errand.hedge_at_ns = None if after_ns is None else now + after_ns
             self._want(errand.hedge_at_ns or errand.deadline_ns)
-
-    def _observed(self, errand: Errand, now: int) -> int | None:
-        """Return when an errand is to be hedged by what was observed of its method, and observe it too."""
-
-        def answered() -> None:
-            if errand.error is None:
-                self._hedging.observe(errand.method, self._client.now - now)
-
-        if not errand.losses and not errand.refusals:
-            errand.on_done(answered)
-        return self._hedging.delay(errand.method)
 
     def _send(self, channel: Channel, frames: calls.Frames) -> None:
         assert channel.session is not None
@@ -460,6 +449,8 @@ class Caller:
                 self.lost(session, now)
             if pool.hungry:
                 self._feed(pool, now)
+            if pool.hungry:
+                self._client.members.doubt(now)
 
     def _tick_errand(self, errand: Errand, now: int) -> None:
         if errand not in self._errands:

@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from zfabric.core.client.client import Client
+    from zfabric.core.client.errand import Errand
 
 WINDOW: Final = 200
 ENOUGH: Final = 20
@@ -45,8 +49,20 @@ class Latencies:
 class Hedging:
     """Of all methods that one caller asks with ``hedge="auto"``; the one first asked is forgotten for one too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._methods: dict[str, Latencies] = {}
+
+    def after(self, errand: Errand, now: int) -> int | None:
+        """Return after how long an errand that is sent now is hedged (ns), None for not at all; and observe it too."""
+
+        def answered() -> None:
+            if errand.error is None:
+                self.observe(errand.method, self._client.now - now)
+
+        if not errand.losses and not errand.refusals:
+            errand.on_done(answered)
+        return self.delay(errand.method)
 
     def delay(self, method: str) -> int | None:
         """Return after how long a second instance is asked (ns); None: not at all."""
