@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -302,6 +303,25 @@ def test_a_leader_starts_on_what_was_salvaged(directory, tmp_path):
     again = doctor(directory, "--salvage", str(new))
     assert (again.returncode, "NEW" in again.stderr) == (2, True)
     assert doctor(directory, "--salvage", str(new), "--repair").returncode == 2
+
+
+def test_a_directory_with_another_identity_has_all_that_it_had_and_is_whole(directory):
+    """With topics in the journal as well, and more than one volume."""
+    with connect(directory) as fabric:
+        fabric.topics.create("o", durability="os")
+        with fabric.producer() as producer:
+            producer.send("o", b"o").result(20)
+        before = fabric.topics.describe("t").partitions[1].end_offset
+        os.kill(fabric.status()[0].pid, signal.SIGKILL)
+    wait_for_the_leader_to_end(directory)
+    told = [json.loads(doctor(directory, "--new-identity", "--json").stdout) for _ in range(2)]
+    assert told[0]["identity"] == told[1]["before"] != told[1]["identity"]
+    assert check(directory)[0] == 0
+    with connect(directory) as fabric, fabric.consumer("o") as consumer:
+        assert fabric.topics.describe("t").partitions[1].end_offset == before
+        assert fabric.members()[0].fabric == told[1]["identity"]
+        assert [record.value for record in consumer.poll(timeout=20.0)] == [b"o"]
+    wait_for_the_leader_to_end(directory)
 
 
 def test_other_directories_are_refused_and_named(directory, tmp_path):

@@ -303,6 +303,40 @@ def test_a_directory_belongs_to_one_mesh_at_a_time(peers):
         assert embedded.status()[0].pid == fabric.status()[0].pid
 
 
+def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_identity_of_its_own(peers):
+    origin = peers.add("origin")
+    origin.topics.create("t")
+    send(origin, b"1", b"2")
+    with origin.consumer("t", group="g") as consumer:
+        assert read(consumer, 2) == [b"1", b"2"]
+        consumer.commit()
+    process = leader(origin)
+    origin.close()
+    peers.fabrics.clear()
+    process.wait(PATIENCE_S)
+    shutil.copytree(peers.directory / "origin", peers.directory / "copy", ignore=shutil.ignore_patterns("run", "port"))
+    pair = [peers.add("origin"), peers.add("copy")]
+    until(lambda: 0 not in [fabric.status()[0].mesh_collisions for fabric in pair])  # Asking starts them.
+    running = [leader(fabric) for fabric in pair]
+    doctor = [sys.executable, "-m", "zfabric", "doctor", str(peers.directory / "copy"), "--new-identity"]
+    refused = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert refused.returncode == 1
+    assert "DirectoryLocked" in refused.stderr or "led by process" in refused.stderr
+    for fabric, process in zip(pair, running, strict=True):
+        fabric.close()
+        process.wait(PATIENCE_S)
+    peers.fabrics.clear()
+    told = json.loads(subprocess.run([*doctor, "--json"], capture_output=True, check=True, timeout=PATIENCE_S).stdout)
+    assert told["before"] != told["identity"]
+    pair = [peers.add("origin"), peers.add("copy")]
+    peers.meet()
+    send(pair[1], b"3")
+    ends = {part.origin: part.end_offset for part in pair[0].topics.describe("t").partitions}
+    assert ends == {told["before"]: 2, told["identity"]: 3}
+    with pair[0].consumer("t", group="g") as consumer:
+        assert read(consumer, 1) == [b"3"]  # The copy has the group's offsets as well.
+
+
 def test_a_mesh_key_that_cannot_be_read_is_told(peers):
     with (
         zfabric.connect(peers.url("a"), key=str(peers.directory / "none"), timeout=PATIENCE_S) as fabric,

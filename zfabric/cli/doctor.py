@@ -33,6 +33,7 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
     type=click.Path(file_okay=False),
     help="Copy what can be read into the new directory NEW; see above.  [default: check DIR]",
 )
+@click.option("--new-identity", "rename", is_flag=True, help="Make a copied DIR another origin; see above.")
 @click.option("--disk", is_flag=True, help="Measure the disk below DIR instead of checking what is on it.")
 @click.option(
     "--seconds",
@@ -43,7 +44,9 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
     help="With --disk: how long to measure.",
 )
 @json_option
-def command(directory: str | None, mend: bool, new: str | None, disk: bool, seconds: float, as_json: bool) -> None:
+def command(
+    directory: str | None, mend: bool, new: str | None, rename: bool, disk: bool, seconds: float, as_json: bool
+) -> None:
     """Check the data directory DIR: every batch, every small row, every file.
 
     DIR is by default that of ZFABRIC_URL, else ./zfabric-data; a volume in it (DIR/leader-0), which errors name, stands
@@ -60,14 +63,22 @@ def command(directory: str | None, mend: bool, new: str | None, disk: bool, seco
     copies every row that can be read into NEW, where a leader starts; readers of what is lost are told, and can seek
     past it. DIR is not changed. Then NEW is checked like DIR: exit code 0 if nothing is missing, 5 if something is.
 
+    --new-identity is for a copy of a directory that is used beside the original. Both bear one id, and in a mesh one
+    is taken for the other: the logs of leaders say "member_collided". The copy gets an id of its own, and is another
+    origin with the same topics, records and offsets of groups. Nothing is checked. It refuses while somebody leads the
+    directory.
+
     --disk makes a temporary directory in DIR, measures what a commit costs, and weighs whether an fsync reaches the
     medium, as far as a program can tell.
     """
-    if disk + mend + (new is not None) > 1:
-        raise click.UsageError("--disk, --repair and --salvage do not go together")
+    if disk + mend + rename + (new is not None) > 1:
+        raise click.UsageError("--disk, --repair, --salvage and --new-identity do not go together")
     path = directory if directory is not None else _default_directory()
     if disk:
         _disk(path, seconds, as_json=as_json)
+        return
+    if rename:
+        _rename(path, as_json=as_json)
         return
     from zfabric.store.directory import DataDirectory
     from zfabric.store.repair import repair
@@ -113,6 +124,21 @@ def _whole(path: str) -> str:
     if name.startswith("leader-") and name[7:].isdigit() and os.path.exists(os.path.join(parent, "FORMAT")):
         return parent
     return path
+
+
+def _rename(path: str, *, as_json: bool) -> None:
+    """Give a directory another id."""
+    import os
+
+    from zfabric.store.directory import DataDirectory
+    from zfabric.store.identity import renew
+
+    after = os.urandom(8).hex()
+    before = renew(DataDirectory.check(_whole(path)), after)
+    if as_json:
+        click.echo(json.dumps({"directory": path, "before": before, "identity": after}))
+    else:
+        click.echo(f"{path} was {before or 'nobody'} and is {after}: another origin, with the same records")
 
 
 def _salvage(place: DataDirectory, new: str, *, as_json: bool) -> tuple[DataDirectory, Salvage]:

@@ -188,7 +188,8 @@ class Gossip:
             self._collision_due = now + COLLISION_NS
             log.warning(
                 "member_collided member=%s endpoint=%s hint=%s",
-                claim.id.hex(), claim.endpoint, "two processes run on copies of one data directory",
+                claim.id.hex(), claim.endpoint,
+                "two processes run on copies of one data directory; zfabric doctor DIR --new-identity parts them",
             )  # fmt: skip
 
     # Beacons.

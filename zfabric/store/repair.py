@@ -98,7 +98,7 @@ def repair(directory: DataDirectory, findings: Sequence[Finding]) -> Repair:
                 quarantine = quarantine or _quarantine_name(directory.real_path)
                 _set_aside(quarantine, changes)
                 _apply(changes, txn)
-                _replay(number, volume, txn)
+                replay(number, volume, txn)
                 volume.commit()
             mended += [change.finding for change in changes]
     return Repair(quarantine, tuple(mended))
@@ -235,7 +235,7 @@ def _apply(changes: Sequence[_Change], txn: Transaction) -> None:
             txn.put(change.key, change.after)
 
 
-def _replay(number: int, volume: Volume, txn: Transaction) -> None:
+def replay(number: int, volume: Volume, txn: Transaction) -> None:
     """Put the journal's entries into the log, as a leader does at its start."""
     if not volume.journal_bytes:
         return

@@ -257,6 +257,22 @@ def test_a_seed_that_is_this_member_is_given_up():
     assert driven.wait(300) == []
 
 
+def test_two_that_bear_one_id_and_know_nobody_else_both_hear_of_it():
+    """A copied directory: whoever asks is answered, and an answer is not."""
+    driven = Driven()
+    other = Member(ME, 2, 1, Status.ALIVE, "x:other")
+    buckets = gossip.buckets_for(1)
+    hashes = gossip.pack_hashes([0] * buckets)
+    [(endpoint, answer)] = [
+        sent for sent in driven.hear("m", Type.PUSH_PULL, gossip.PushPull(7, 0, other, buckets, hashes), instance=2)
+        if sent[1].type == Type.PUSH_PULL
+    ]  # fmt: skip
+    assert (endpoint, answer.body.answers, answer.body.me.endpoint) == ("x:other", 7, "x:m")
+    answered = driven.hear("m", Type.PUSH_PULL, gossip.PushPull(8, 1, other, buckets, hashes), instance=2)
+    assert [sent for sent in answered if sent[1].type == Type.PUSH_PULL] == []
+    assert driven.mesh.counters.collisions == 2
+
+
 def test_a_clock_that_stands_still_or_jumps_ahead_hurts_nobody():
     """Bad input: clock jumps. A monotonic clock cannot go back, but it may leap over days of suspend."""
     driven = Driven("a", "b", "c")

@@ -266,7 +266,14 @@ class Mesh:
             if message.type == Type.PUSH_PULL:
                 self._seeds.pop(self._voice.exchanges.take(message.body.sequence), None)
         elif message.type in (Type.PUSH_PULL, Type.STATE):
-            self._beliefs.about_me(message.body.me, now)
+            claim = message.body.me
+            self._beliefs.about_me(claim, now)
+            if (
+                message.type == Type.PUSH_PULL
+                and not message.body.answers
+                and claim.endpoint != self._voice.me.endpoint
+            ):
+                self._voice.push_pull(claim.endpoint, message.body.sequence, now)  # It may not know that there are two.
 
     def _from_stranger(self, endpoint: str, message: Message, known: Member | None, now: int) -> None:
         """Answer a stranger with little; take it for a member when it repeats a number of ours.
