@@ -82,6 +82,21 @@ def test_processes_of_one_peer_share_as_well(group):
     assert group.all() == list(range(60))
 
 
+def test_a_peer_may_have_more_members_than_its_card_has_room_for(group):
+    """The others ask it for the rest, and notice who goes."""
+    for number in range(20):
+        group.join(f"m{number}", 0)
+    group.join("other", 1)
+    group.send(10)
+    group.poll(20.0)
+    assert sum(map(len, group.shares())) == len(set().union(*group.shares())) == 12
+    assert group.all() == list(range(30))
+    for number in range(1, 20):
+        group.simulation.kill_client(group.members.pop(f"m{number}")[0])
+    group.poll(8.0)
+    assert sum(map(len, group.shares())) == 12
+
+
 def test_who_joins_gets_a_part_and_nothing_is_read_twice_because_it_was_committed(group):
     group.send(20)
     group.join("m0", 0)
@@ -154,6 +169,24 @@ def test_a_divided_mesh_reads_on_in_both_parts_and_agrees_again(group):
     group.poll(15.0)
     assert sum(map(len, group.shares())) == 12
     assert set(group.all()) == set(range(60))
+
+
+def test_what_comes_after_a_group_began_at_the_end_is_left_out_by_nobody_though_its_member_dies_before_a_commit(group):
+    group.send(5)
+    fabric = group.simulation.connect("m0", peer=0)
+    consumer = fabric.consumer("t", group="g", start="latest")
+    end = group.simulation.now + 5.0
+    while group.simulation.now < end:
+        assert consumer.poll(timeout=0.1) == []
+    assert len(consumer.assignment) == 12
+    group.simulation.kill_client(fabric)
+    group.send(5)
+    group.simulation.advance(3.0)
+    with group.fabrics[1].consumer("t", group="g", start="latest") as successor:
+        seen, end = [], group.simulation.now + 10.0
+        while group.simulation.now < end:
+            seen += [int(record.value) for record in successor.poll(timeout=0.5)]
+    assert sorted(seen) == list(range(15, 30))
 
 
 @pytest.mark.parametrize("seed", range(10))

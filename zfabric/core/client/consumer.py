@@ -416,6 +416,11 @@ class Consumer:
     # For its share in a group.
 
     @property
+    def shares(self) -> bool:
+        """Whether it reads its share of what its group reads."""
+        return self._share is not None
+
+    @property
     def idle(self) -> bool:
         """Whether the application waits for more: it has processed what it got."""
         return self._waiting is not None

@@ -16,18 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from zfabric.core.client.completion import Completion
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import CloseSession, OpenSession
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
-from zfabric.wire.membership import Members
-from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.machine import Machine
-    from zfabric.core.client.members import Known
-    from zfabric.core.client.pending import Pending
 
 CONNECTED_MAX: Final = 32
 CONNECT_NS: Final = 1_000_000_000
@@ -36,7 +33,6 @@ PAUSE_MAX_NS: Final = 1_000_000_000
 IDLE_NS: Final = 300_000_000_000
 EMPTY_NS: Final = 5_000_000_000
 COMPLETE_NS: Final = 5_000_000_000
-FORGET_NS: Final = 60_000_000_000
 METHODS_MAX: Final = 1_000
 """Methods whose service is remembered."""
 
@@ -74,7 +70,7 @@ class Instances:
         self._fed = fed
         self._using = False
         self._salt = client.random.getrandbits(62)
-        self._rest: dict[bytes, tuple[int, list[ServiceCard]]] = {}
+        self._rest = Completion(client, COMPLETE_NS, self._refresh)
         client.members.listeners.append(lambda _: self._refresh())
 
     def use(self, now: int) -> None:
@@ -89,29 +85,10 @@ class Instances:
         cards: dict[tuple[str, int], ServiceCard] = {}
         for member in members.all():
             if member.living:
-                told = [*member.card.services, *self._completed(member, now)]
+                told = [*member.card.services, *self._rest.services(member, now)]
                 cards.update({(card.name, card.instance): card for card in told})
         cards.update({(card.name, card.instance): card for card in members.services})
         self.learn(list(cards.values()), now)
-
-    def _completed(self, member: Known, now: int) -> list[ServiceCard]:
-        """Return what a member's card had no room for, as far as it is known; ask the member for it now and then."""
-        if not member.card.more or member.local:
-            return []
-        asked_ns, services = self._rest.get(member.id, (-COMPLETE_NS, []))
-        if now - asked_ns >= COMPLETE_NS:
-            self._rest = {known: told for known, told in self._rest.items() if now - told[0] < FORGET_NS}
-            self._rest[member.id] = now, services
-            asked = self._client.requests.call(
-                member.endpoint, Type.MEMBERS, Members(), now, now + COMPLETE_NS, "services", COMPLETE_NS / 1e9
-            )
-            asked.on_done(lambda: self._told(member.id, asked))
-        return services
-
-    def _told(self, member: bytes, asked: Pending[Command]) -> None:
-        if asked.error is None and member in self._rest:
-            self._rest[member] = self._rest[member][0], asked.result().body.services or []
-            self._refresh()
 
     def learn(self, cards: Sequence[ServiceCard], now: int) -> None:
         """Take all instances of all services that there are."""

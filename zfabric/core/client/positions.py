@@ -153,9 +153,15 @@ class Positions:
             if asked.error is not None:
                 done.fail(asked.error)
                 return
-            places = zip(cursors, asked.result().body.parts, strict=True)
+            parts = asked.result().body.parts
+            kept = self._keep_start(cursors, start, parts, deadline_ns)
+            kept.on_done(lambda: begin(parts))
+
+        def begin(parts: list[messages.OffsetIs]) -> None:
             problems = [
-                (cursor, error) for cursor, part in places if (error := self._go_on(cursor, start, part, opening=True))
+                (cursor, error)
+                for cursor, part in zip(cursors, parts, strict=True)
+                if (error := self._go_on(cursor, start, part, opening=True))
             ]
             if late:
                 for cursor, error in problems:
@@ -169,6 +175,28 @@ class Positions:
 
         asked.on_done(found)
         return done
+
+    def _keep_start(
+        self, cursors: list[Cursor], start: Start, parts: list[messages.OffsetIs], deadline_ns: int
+    ) -> Pending[Any]:
+        """Commit where a group begins that begins at the end, before anything is read.
+
+        Else whoever takes over from a member that is killed before its first commit would begin at a later end. What
+        keeps it from being stored keeps nobody from reading.
+        """
+        kept: Pending[Any] = Pending()
+        group = self._consumer.group
+        if not (self._consumer.shares and group is not None and start == "latest"):
+            kept.resolve(None)
+            return kept
+        soon_ns = min(deadline_ns, self._client.now + ABSENT_NS)
+        commits = [messages.CommitOffset(cursor.id, part.offset) for cursor, part in zip(cursors, parts, strict=True)]
+        stored = self._call(
+            cursors[0].leader, Type.COMMIT_OFFSETS, messages.CommitOffsets(group, commits), self._client.now, soon_ns,
+            "the group's start",
+        )  # fmt: skip
+        stored.on_done(lambda: kept.resolve(None))
+        return kept
 
     def _ask(self, cursors: list[Cursor], start: Start, now: int, deadline_ns: int) -> Pending[Command]:
         """Ask the leader of these partitions for the offset that ``start`` stands for, and the bounds of their logs."""

@@ -14,12 +14,15 @@ Members see a change at different times, so each goes through::
   everybody has given up what it had to, and what is new here is read from what is committed. It waits for at most
   :data:`PATIENCE_NS`: one that does not come back for so long cannot hold up the others. If members have only gone,
   their partitions are nobody's, and there is nothing to wait for.
+- A card has room for about fifteen members at one peer. One that has more says so, and that peer is asked for the rest
+  every second.
 - The first time, it waits :data:`JOIN_NS` for news of others if there may be any, and has nothing to give up.
 
 That is **at least once**: between two commits of the same partition, records may be read again by another member. It
 happens when one dies (what it had not committed), when one did not come back in time, and when the mesh is divided:
 then each part is a group of its own. Nothing is left out, since nobody begins behind what is committed; where nothing
-was committed yet and the start is "latest", what came before the next member began is.
+was committed yet and the start is "latest", whoever is the first to take a partition up commits its
+end before it reads.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_64_hexdigest
 
 from zfabric.core.assignment import owner
+from zfabric.core.client.completion import Completion
 from zfabric.core.client.members import Change
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
 from zfabric.wire.membership import Announce
@@ -46,6 +50,7 @@ PATIENCE_NS: Final = 3_000_000_000
 LOOK_NS: Final = 100_000_000
 """Between two looks at the table of members while something is waited for."""
 COMMIT_NS: Final = 2_000_000_000
+REST_NS: Final = 1_000_000_000
 
 
 def service_name(topic: str, group: str) -> str:
@@ -79,6 +84,8 @@ class Share:
         self._join_ns = 0
         self._patience_ns = 0
         self._look_ns: int | None = None
+        self._rest = Completion(client, REST_NS, self._doubted)
+        self._others: dict[int, str] | None = None
 
     # For the consumer.
 
@@ -115,6 +122,9 @@ class Share:
         """Do what is due."""
         if self._renew_ns is not None and self._renew_ns <= now:
             self._announce(now)
+            for member in self._client.members.all():
+                if member.living:
+                    self._rest.services(member, now)
         if self._look_ns is not None and self._look_ns <= now:
             self._step(now)
 
@@ -127,18 +137,22 @@ class Share:
 
     def _seen(self) -> dict[int, str]:
         """Return the members of the group, and for whom each has computed."""
-        members = self._client.members
-        found = {self.me: self._said}
-        cards: list[ServiceCard] = list(members.services)
-        for member in members.all():
-            if member.living and not member.local:
-                cards += member.card.services
-        for card in cards:
-            if card.name == self._name and card.instance != self.me:
-                found[card.instance] = card.version
-        return found
+        if self._others is None:  # As long as nobody has changed, at each poll of a busy application.
+            members, now = self._client.members, self._client.now
+            cards: list[ServiceCard] = list(members.services)
+            for member in members.all():
+                if member.living and not member.local:
+                    cards += member.card.services
+                    cards += self._rest.services(member, now)
+            self._others = {card.instance: card.version for card in cards if card.name == self._name}
+        return self._others | {self.me: self._said}
 
     def _changed(self, changes: list[Change]) -> None:
+        self._doubted()
+
+    def _doubted(self) -> None:
+        """Somebody may be there, or gone, or say something else."""
+        self._others = None
         if self._renew_ns is not None:
             self._step(self._client.now)
 
