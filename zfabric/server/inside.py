@@ -118,7 +118,8 @@ class InsideLoop(Loop):
         if self._carried or self._stopping or self._links is not None:
             return False
         taken = self._take()
-        self._look_at_room()
+        if self._volume.writing:
+            self._look_at_room()  # For "os" topics.
         effects = self._turn.lend(list(self._read(taken)), now, time.time_ns() // 1_000_000)
         if effects is None:
             self._inbox.extendleft(reversed(taken))
@@ -133,7 +134,7 @@ class InsideLoop(Loop):
             self._carried
             or (due_ns is not None and due_ns < self._sleeps_ns)
             or self._readable(self._router)
-            or self._readable(self._xpub)
+            or self._readable(self._publishing.socket)
         )
 
     def _readable(self, socket: zmq.Socket[bytes]) -> bool:

@@ -23,11 +23,12 @@ from zfabric.net import sockets
 from zfabric.net.connections import Connections
 from zfabric.server import process, status
 from zfabric.server.damage import tell
+from zfabric.server.publishing import Publishing
 from zfabric.server.refusals import Refusals
 from zfabric.settings import REQUEST_BYTES_MAX, REQUEST_FRAMES_MAX
 from zfabric.store.lockfile import FileLock
 from zfabric.store.volume import Volume
-from zfabric.wire import batch, messages
+from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Attach
 
@@ -46,8 +47,6 @@ RELEASE_NS = 10_000_000_000
 PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
 DRAIN_NS = 2_000_000_000
-PUBLISHED_FRAMES = 3
-"""Frames of a published batch: partition id, header, payload; a HEAD beacon has fewer."""
 GOSSIP: Final = b"zg"
 """First bytes of a frame of gossip (``wire/gossip.py``, which a leader without a mesh does not use)."""
 
@@ -84,8 +83,6 @@ class Loop:
         self._context = sockets.context()
         self._carried: deque[Incoming] = deque()
         self._peers: dict[bytes, int] = {}
-        self._subscriptions = 0
-        self._listeners: dict[bytes, int] = {}
         self._dropped = 0
         self._memory = process.Memory(self._settings.memory_max_bytes)
         self._stopping = False
@@ -103,7 +100,6 @@ class Loop:
         self._near = near
         self._poller: zmq.Poller | SharedPoller = zmq.Poller() if poller is None else poller
         self._endpoints = [endpoint for endpoint in (options.listen, options.listen_too) if endpoint]
-        self._publishing = [endpoint for endpoint in (options.publish, options.publish_too) if endpoint]
         self._open()
 
     # Life.
@@ -111,27 +107,23 @@ class Loop:
     def _open(self) -> None:
         self._router = sockets.router(self._context, self._settings.frame_bytes_max)
         self._connections = Connections(self._context, self._router)
-        self._xpub = self._new_xpub()
         for endpoint in self._endpoints:
             sockets.bind(self._router, endpoint)
-        for endpoint in self._publishing:
-            sockets.bind(self._xpub, endpoint)
+        publish = [endpoint for endpoint in (self._options.publish, self._options.publish_too) if endpoint]
+        self._publishing = Publishing(self._context, self._settings, self._leader.counters, publish)
         self._controller: zmq.Socket[bytes] | None = None
         if self._options.controller:
             self._controller = sockets.dealer(self._context, self._settings.frame_bytes_max)
             sockets.connect(self._controller, self._options.controller)
             self._poller.register(self._controller, zmq.POLLIN)
         self._poller.register(self._router, zmq.POLLIN)
-        self._poller.register(self._xpub, zmq.POLLIN)
+        self._poller.register(self._publishing.socket, zmq.POLLIN)
 
     def _new_router(self) -> zmq.Socket[bytes]:
         router = sockets.router(self._context, self._settings.frame_bytes_max)
         self._connections.stop()
         self._connections = Connections(self._context, router)
         return router
-
-    def _new_xpub(self) -> zmq.Socket[bytes]:
-        return sockets.xpub(self._context, self._settings.frame_bytes_max, self._settings.publish_queue)
 
     def wake_on(self, fd: int, action: Callable[[], None]) -> None:
         """Call ``action`` when ``fd`` becomes readable; it is then watched no more."""
@@ -192,7 +184,7 @@ class Loop:
             self._links.close()
         self._connections.stop()
         self._router.close()
-        self._xpub.close()
+        self._publishing.socket.close()
         if self._controller is not None:
             self._controller.close(linger=0)
         self._context.term()
@@ -217,40 +209,13 @@ class Loop:
             if ready in self._others:
                 self._poller.unregister(ready)
                 self._others.pop(ready)()
-            elif ready is self._xpub:
-                self._take_subscriptions()
+            elif ready is self._publishing.socket:
+                if self._publishing.take_subscriptions():
+                    self._drop_subscribers()
             elif ready is self._controller:
                 self._take_assignments()
             elif self._links is not None:
                 self._links.wake(ready)
-
-    def _take_subscriptions(self) -> None:
-        # A subscription is approved for any partition id there can be: the leader may be about to get it. What is
-        # not four bytes long could never match anything that is published here. One peer may say the same again and
-        # again, and libzmq tells its leaving only once: the count runs away, and then everybody subscribes anew.
-        for _ in range(self._settings.turn_messages):
-            try:
-                event = self._xpub.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            topic = event[1:]
-            if len(topic) != messages.PARTITION.size:
-                self._leader.counters.errors += event[:1] != b"\x00"
-                continue
-            if event[:1] == b"\x01":
-                if self._subscriptions >= self._settings.subscriptions_max:
-                    log.warning("subscriptions_exceeded count=%d dropped=%s", self._subscriptions, "all subscribers")
-                    self._drop_subscribers()
-                    return
-                sockets.approve(self._xpub, topic)
-                self._subscriptions += 1
-                self._listeners[topic] = self._listeners.get(topic, 0) + 1
-            elif event[:1] == b"\x00":
-                sockets.withdraw(self._xpub, topic)
-                self._subscriptions = max(0, self._subscriptions - 1)
-                left = self._listeners.pop(topic, 0) - 1
-                if left > 0:
-                    self._listeners[topic] = left
 
     def _take_assignments(self) -> None:
         assert self._controller is not None
@@ -370,7 +335,7 @@ class Loop:
             log.info("map_grown bytes=%d", self._volume.stats().map_bytes)
 
     def _perform(self, effects: Sequence[LeaderEffect]) -> None:
-        router, xpub, counters = self._router, self._xpub, self._leader.counters
+        router, publish = self._router, self._publishing.publish
         for effect in effects:
             if isinstance(effect, Reply):
                 if not effect.peer or (self._near is not None and self._near.post(effect.peer, effect.frames)):
@@ -388,11 +353,7 @@ class Loop:
                     if self._links is not None:
                         self._links.gone(effect.peer, time.monotonic_ns())
             else:
-                xpub.send_multipart(effect.frames, zmq.NOBLOCK, copy=False)
-                listeners = self._listeners.get(effect.frames[0], 0)
-                if listeners and len(effect.frames) == PUBLISHED_FRAMES:
-                    counters.records_out += listeners * batch.record_count(effect.frames[1])
-                    counters.bytes_out += listeners * (batch.HEADER_BYTES + len(effect.frames[2]))
+                publish(effect.frames)
 
     # Upkeep.
 
@@ -475,12 +436,9 @@ class Loop:
         self._drop_subscribers()
 
     def _drop_subscribers(self) -> None:
-        self._subscriptions = 0
-        self._listeners.clear()
-        self._poller.unregister(self._xpub)
-        self._xpub.close(linger=0)
-        self._xpub = sockets.bind_again(self._new_xpub, self._publishing, DRAIN_NS)
-        self._poller.register(self._xpub, zmq.POLLIN)
+        self._poller.unregister(self._publishing.socket)
+        self._publishing.drop(DRAIN_NS)
+        self._poller.register(self._publishing.socket, zmq.POLLIN)
 
     def _status(self, peer: bytes, command: Command) -> None:
         values = status.values(
@@ -488,7 +446,7 @@ class Loop:
             self._leader,
             self._volume,
             clients=self._connections.count() + (len(self._near.sessions) if self._near is not None else 0),
-            subscriptions=self._subscriptions,
+            subscriptions=self._publishing.subscriptions,
             refused=self._turn.refusals,
             uptime_ns=time.monotonic_ns() - self._started,
         )

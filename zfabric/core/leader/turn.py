@@ -22,7 +22,7 @@ from typing import Protocol
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Reply
 from zfabric.core.leader.leader import Leader
-from zfabric.core.transaction import Transaction
+from zfabric.core.transaction import Cursor, Transaction
 from zfabric.model import Buffer
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
@@ -34,6 +34,10 @@ ATTACHMENT_NS = 10_000_000_000
 
 Incoming = tuple[bytes, Command]
 """Who sent a command (a routing id), and the command."""
+
+
+# A plain number: to compare with a member of an enum takes three times as long.
+_PRODUCE = int(Type.PRODUCE)
 
 
 class _NotHere(Exception):
@@ -230,28 +234,30 @@ class Turn:
         Raises:
             StorageFailed: as :meth:`change`.
         """
-        begun = self._store.writing
-        if self._spoiled is not None or (self._journal_due is not None and not begun):
-            return None
-        due = self.next_deadline()
-        if due is not None and due <= now:
+        leader, store, due = self._leader, self._store, self._journal_due
+        begun = store.writing
+        if self._spoiled is not None or (due is not None and (due <= now or not begun)):
             return None
         for _, command in commands:
-            if command.type != Type.PRODUCE or not self._leader.swift(command.body.header, journaling=begun):
+            if command.type != _PRODUCE or not leader.swift(command.body.header, journaling=begun):
                 return None
-        self._clock(now, wall_ms)
+        leader.clock(now, wall_ms)
+        txn = store.write() if begun else _Lazy(store)
         try:
-            self._attempt(commands, now, lent=begun)
-        except self._store.map_full:
+            for peer, command in commands:
+                leader.handle(peer, command, txn)
+            leader.flush(txn)
+            self._settle(now, lent=begun)
+        except store.map_full:
             if not begun:
-                self._store.abandon()
+                store.abandon()
             self._spoiled = True
             return None
         except (_NotHere, errors.StorageFull):
             self._spoiled = False
             return None
-        assert begun or not self._store.writing, "a transaction that was begun here has ended here"
-        return self._effects()
+        assert begun or not store.writing, "a transaction that was begun here has ended here"
+        return leader.take_effects()
 
     def _clock(self, now: int, wall_ms: int) -> None:
         self._leader.clock(now, wall_ms)
@@ -348,8 +354,7 @@ class Turn:
             self._store.commit()
         return effects
 
-    def _attempt(self, commands: Sequence[Incoming], now: int, *, lent: bool = False) -> None:
-        """Do it; ``lent``: in a transaction that only another thread may end."""
+    def _attempt(self, commands: Sequence[Incoming], now: int) -> None:
         leader, controller, store = self._leader, self._controller, self._store
         txn = store.write()
         for peer, command in commands:
@@ -362,6 +367,11 @@ class Turn:
         if due is not None and due <= now:
             leader.tick(txn)
         leader.flush(txn)
+        self._settle(now)
+
+    def _settle(self, now: int, *, lent: bool = False) -> None:
+        """Make the turn as durable as it has to be; ``lent``: in a transaction that only another thread may end."""
+        leader, controller, store = self._leader, self._controller, self._store
         overdue = self._journal_due is not None and self._journal_due <= now
         if leader.must_sync or overdue or (controller is not None and controller.changed):
             if lent:
@@ -375,7 +385,7 @@ class Turn:
                 self._journal_due = now + JOURNAL_COMMIT_NS
             if store.journal_bytes > JOURNAL_BYTES_MAX:
                 self._journal_due = now
-        elif self._journal_due is None:
+        elif self._journal_due is None and not lent:
             store.abandon()
         leader.settled()
 
@@ -404,3 +414,24 @@ class Turn:
         if self._controller is not None:
             effects += self._controller.take_effects()
         return effects
+
+
+class _Lazy:
+    """A write transaction that begins when it is first used: what goes to memory hardly ever needs one."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, key: bytes, /) -> Buffer | None:
+        return self._store.write().get(key)
+
+    def put(self, key: bytes, value: Buffer, /) -> bool:
+        return self._store.write().put(key, value)
+
+    def delete(self, key: bytes, /) -> bool:
+        return self._store.write().delete(key)
+
+    def cursor(self) -> Cursor:
+        return self._store.write().cursor()
