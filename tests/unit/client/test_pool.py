@@ -53,13 +53,35 @@ def test_versions_share_by_the_weight_of_their_instances():
 
 
 def test_within_a_version_an_instance_of_half_the_weight_gets_half_as_much():
+    """Whether nothing is answered before the next request, or everything is."""
     found = asked(pool_of({}, {"weight": 50}), times=900)
-    assert abs(found[2] - 300) <= 10
+    assert abs(found[2] - 300) <= 60
+    pool = pool_of({}, {"weight": 50})
+    pool.channels[2].latency_ns *= 3  # As that of an instance that is seldom asked is.
+    errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
+    found = Counter(pool.choose(errand, SECOND).card.instance for _ in range(900))
+    assert abs(found[2] - 300) <= 60
 
 
 def test_weight_0_wants_none_while_others_want_some():
     assert asked(pool_of({}, {"weight": 0, "version": "2.0"}), times=100) == {1: 100}
+    assert asked(pool_of({}, {"weight": 0}), times=100) == {1: 100}
     assert asked(pool_of({"weight": 0}), times=10) == {1: 10}
+    assert set(asked(pool_of({"weight": 0}, {"weight": 0}), times=10)) == {1, 2}
+
+
+def test_an_instance_that_is_busier_than_its_weight_allows_gets_less():
+    pool = pool_of({}, {"weight": 200})
+    for number in range(100):
+        pool.channels[2].attempts[-number] = None
+    assert asked(pool, times=20) == {1: 20}
+
+
+def test_what_is_said_of_a_version_that_is_not_there_names_those_that_are():
+    pool = pool_of({}, {"version": "2.0"})
+    errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
+    errand.choose(version="3")
+    assert "there is '1.0', '2.0'" in str(pool.unavailable(errand, 1.0))
 
 
 @pytest.mark.parametrize(("wanted", "instances"), [("1", {1, 2}), ("1.4", {2}), ("1.4.2", {2}), ("1.40", {None})])

@@ -3,23 +3,27 @@
 **Which.** First the version, where there are several and none was asked for: each gets its instances' share of the
 weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Then two instances, one of
 the nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times
-its latency (a moving average of what was observed), over its weight, times 2 for another host and 4 for another zone.
-So what is near is preferred until it is twice as busy. Two random choices keep callers that know nothing of each other
+its latency (a moving average of what was observed), times 2 for another host and 4 for another zone. So what is near is
+preferred until it is twice as busy. Where weights differ within a version, the first of the two is drawn by weight, and
+gives way to the second only when it is more than twice as busy for its weight: by the lower cost alone an instance of
+weight 50 would get nothing while another one is idle. Two random choices keep callers that know nothing of each other
 from running to the same idle instance (Mitzenmacher 2001). What is not connected, draining, ejected or full is left
 out; if all are ejected, none is.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from zfabric import errors
 from zfabric.core.client.breaker import Breaker
 from zfabric.core.client.budget import Budget
 from zfabric.core.client.errand import Attempt, Errand
-from zfabric.settings import CALLS_PER_INSTANCE_MAX
+from zfabric.settings import CALLS_PER_INSTANCE_MAX, ERROR_TEXT_MAX
 from zfabric.wire.card import DRAINING, ServiceCard
 
 LATENCY_NS: Final = 1_000_000
@@ -35,7 +39,7 @@ class Channel:
     """One instance, and the connection to it.
 
     Attributes:
-        card: what it says of itself. cost: factor of its distance over its weight.
+        card: what it says of itself. cost: factor of its distance.
         session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
             any more. attempts: under way there, by number. latency_ns: moving average. open_at_ns: when to connect
             again. pause_ns: the last pause before that.
@@ -77,7 +81,7 @@ class Channel:
         self.draining = bool(card.flags & DRAINING)
         distance = 0 if card.host == host else 1 if card.zone == zone else 2
         self.near = distance
-        self.cost = (1.0, 2.0, 4.0)[distance] / max(card.weight, 1)
+        self.cost = (1.0, 2.0, 4.0)[distance]
 
     def observe(self, taken_ns: int) -> None:
         """A request was answered after so long."""
@@ -95,6 +99,12 @@ class Channel:
             return float("inf")
         return (len(self.attempts) + 1) * max(self.latency_ns, LATENCY_MIN_NS) * self.cost
 
+    def load(self) -> float:
+        """Return how busy it is for its weight; that it answers slowly shows in what is under way."""
+        if self.breaker.trial and self.attempts:
+            return float("inf")
+        return (len(self.attempts) / max(self.card.weight, 1) + 0.01) * self.cost
+
     @property
     def full(self) -> bool:
         """Whether as many requests are under way here as may be."""
@@ -102,15 +112,18 @@ class Channel:
 
 
 class _Group:
-    """Instances of one version, or of all; ``only``: there is one, and this is it."""
+    """Instances of one version, or of all; ``only``: there is one, and this is it. ``bounds``: if weights differ."""
 
-    __slots__ = ("channels", "near", "only")
+    __slots__ = ("bounds", "channels", "near", "only")
 
     def __init__(self, channels: list[Channel]) -> None:
+        channels = [channel for channel in channels if channel.card.weight] or channels
         self.channels = channels
         self.only = channels[0] if len(channels) == 1 else None
         nearest = min(channel.near for channel in channels)
         self.near = [channel for channel in channels if channel.near == nearest]
+        differ = len({channel.card.weight for channel in channels}) > 1
+        self.bounds = list(accumulate(channel.card.weight for channel in self.near)) if differ else None
 
 
 def fits(version: str, wanted: str) -> bool:
@@ -193,7 +206,11 @@ class Pool:
             if errand.instance in (0, channel.card.instance) and fits(channel.card.version, errand.version)
         ]
         if not fitting:
-            return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
+            versions = ", ".join(sorted({repr(channel.card.version) for channel in self.channels.values()}))
+            if not versions or errand.instance:
+                return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
+            detail = f"there is {versions[:ERROR_TEXT_MAX]}"
+            return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
         detail = f"{len(fitting)} are known, none of them could be reached or had room"
         if errand.instance:
             detail = f"it is known at {fitting[0].card.endpoint}, but could not be reached or had no room"
@@ -225,7 +242,11 @@ class Pool:
         count = len(channels)
         if count == 0:
             return None
-        one = near[int(self._random() * len(near))]
+        bounds = None if tried else group.bounds
+        if bounds is None:
+            one = near[int(self._random() * len(near))]
+        else:
+            one = near[bisect_right(bounds, self._random() * bounds[-1])]
         if count == 1:
             return None if one.full else one
         place = int(self._random() * count)
@@ -234,7 +255,10 @@ class Pool:
             other = channels[place - 1]
         one.fade(now)
         other.fade(now)
-        found = one if one.price() <= other.price() else other
+        if bounds is None:
+            found = one if one.price() <= other.price() else other
+        else:
+            found = one if one.load() <= 2 * other.load() else other
         if found.full:
             found = min(channels, key=Channel.price)
         return None if found.full else found
