@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 
@@ -216,3 +219,28 @@ def test_a_reader_that_never_reads_is_dropped_and_others_go_on(small):
         worker.progress(30)
     assert until(lambda: node.memory() < 64 * MIB + node.base)
     assert node.same(), node.log.read_text()[-3_000:]
+
+
+CONSUMER = """
+import sys, zfabric
+with zfabric.connect(sys.argv[1], timeout=30) as fabric, fabric.consumer("t", start="latest") as consumer:
+    consumer.poll(timeout=0.0)
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_frozen_client_is_noticed_by_either_of_its_connections(small):
+    """Its kernel goes on to acknowledge what arrives; only a probe tells."""
+    node, _ = small
+    before = node.status()
+    command = [sys.executable, "-c", CONSUMER, node.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"here\n"
+            assert until(lambda: node.status().subscriptions > before.subscriptions)
+            process.send_signal(signal.SIGSTOP)
+            assert until(lambda: node.status().clients <= before.clients)
+            assert until(lambda: node.status().subscriptions <= before.subscriptions)
+        finally:
+            process.kill()

@@ -16,9 +16,13 @@ IMMEDIATE          1                   Nothing is queued for a connection that d
                                        receive queue is full, then made again.
 HEARTBEAT_IVL      1,000 ms            Idle connections are probed; a peer that answers nothing for 3 s after that is
 HEARTBEAT_TIMEOUT  3,000 ms            gone: frozen, unplugged, or behind a dead link. libzmq's own thread answers, so
-HEARTBEAT_TTL      3,000 ms            neither a long commit nor a busy interpreter looks like death. The TTL makes
-                                       the other side apply the same bound to us. Shorter: false alarms on a machine
-                                       without a free core; longer: work moves later.
+                                       neither a long commit nor a busy interpreter looks like death. Shorter: false
+                                       alarms on a machine without a free core; longer: work moves later.
+for SUB, and what  4,000 ms            A SUB can wait: what a dead one loses, the idle FETCH brings, over the DEALER to
+listens                                the same leader. So can a leader: nothing hangs on a client that is gone. libzmq
+                                       looks through the timers of all connections whenever one is answered, so probing
+                                       1,000 consumers each second, from both sides, took a tenth of a core.
+HEARTBEAT_TTL      not set             For the same reason: it is a timer more for each connection.
 for services       250 / 600 ms        Heartbeats of connections between callers and instances: a frozen or cut off one
                                        is noticed within 0.85 s. A false alarm costs a new connection, and is told to
                                        whoever had a request there that must not be repeated.
@@ -72,6 +76,7 @@ SUBSCRIPTIONS_QUEUED_MAX: Final = 100_000
 """Subscriptions on their way from a SUB: libzmq drops what is beyond in silence, and a topic has many partitions."""
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
+HEARTBEAT_PATIENT_MS: Final = 4_000
 ALERT_INTERVAL_MS: Final = 250
 ALERT_TIMEOUT_MS: Final = 600
 HANDSHAKE_MS: Final = 3_000
@@ -165,6 +170,7 @@ def sub(ctx: Context, frame_max: int, queue: int) -> Socket:
     """Return an unconnected SUB that keeps ``queue`` messages of at most ``frame_max`` bytes a frame."""
     socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=SUBSCRIPTIONS_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_PATIENT_MS)
     return socket
 
 
@@ -321,13 +327,13 @@ def _socket(ctx: Context, kind: int, frame_max: int, *, receive: int, send: int)
         (zmq.CONNECT_TIMEOUT, HANDSHAKE_MS),
         (zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS),
         (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
-        (zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS),
     ):
         socket.set(option, value)
     return socket
 
 
 def _serve(socket: Socket) -> None:
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_PATIENT_MS)
     socket.set(zmq.LINGER, SERVER_LINGER_MS)
     socket.set(zmq.BACKLOG, BACKLOG)
 
