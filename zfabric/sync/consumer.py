@@ -256,6 +256,36 @@ class Consumer:
         finally:
             pending.fail(errors.Closed(what="this seek"))  # Unless it is done: its caller has left, so it must not be.
 
+    def add(self, partition: int, offset: int) -> None:
+        """Read one more partition, from ``offset`` on, beside those that it was made for with ``partitions=``.
+
+        One that it reads already goes on there.
+
+        Raises:
+            UnknownPartition: nobody is known to have it. OffsetOutOfRange: it has no such offset.
+        """
+        check_range("partition", partition, 0, self._core.partition_max)
+        check_range("offset", offset, 0, OFFSET_MAX)
+        self.open()
+        with self._pump.lock:
+            self._core.include(partition)
+        self.seek(partition, offset)
+
+    def remove(self, partition: int) -> None:
+        """Read a partition no more; what was received of it and not taken is dropped."""
+        check_range("partition", partition, 0, self._core.partition_max)
+        with self._pump.lock:
+            self._core.exclude(partition)
+
+    def bound(self, total_bytes: int) -> None:
+        """Receive no more while all partitions together hold so many bytes, and what was on its way, at most 2 MiB.
+
+        Without it each partition holds up to ``buffer_bytes``, however many they are.
+        """
+        check_range("total_bytes", total_bytes, 1 << 10, 1 << 34, "bytes")
+        with self._pump.lock:
+            self._core.total_bytes = total_bytes
+
     @property
     def position(self) -> dict[int, int]:
         """Next offset for the application, by partition."""
@@ -265,6 +295,12 @@ class Consumer:
     def lag(self) -> dict[int, int]:
         """Records between the position and the end last heard of, by partition."""
         return {number: max(0, cursor.end - cursor.position) for number, cursor in self._core.cursors.items()}
+
+    @property
+    def problems(self) -> dict[int, errors.ZFabricError]:
+        """Why partitions cannot go on, by partition: what :meth:`poll` raises once there is nothing else to return."""
+        cursors = self._core.cursors
+        return {number: cursor.error for number, cursor in cursors.items() if cursor.error is not None}
 
     def log(self, partition: int) -> tuple[str, int]:
         """Return what a partition has as long as it is the same log, though it be read at a keeper: origin, id there.

@@ -12,7 +12,8 @@ fail end in the same way to begin: ask the hub, seek there, go on.
 - *Exactly once*: I8 at the hub, and a producer that never jumps over what was given up (``core/client/producer.py``).
 - *Order*: of each source partition, as it is there.
 - *A mesh* as source: each partition of each origin has a link and a named producer of its own, made of the origin's
-  fabric id and the partition's id there, so one origin holds up no other. It goes to the hub's partition that has some
+  fabric id and the partition's id there, so one origin holds up no other; all of a topic are
+  read through one consumer. It goes to the hub's partition that has some
   of it already, else to its mesh-wide number modulo the hub's partitions. What is away is read at a keeper. A copy
   that ends before what the hub has is no error: the rest is at the origin. What the hub itself leads as a member of
   the mesh is left out.

@@ -27,15 +27,14 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.committing import Commits
-from zfabric.core.client.cursor import Cursor
+from zfabric.core.client.cursor import Cursor, Tally
 from zfabric.core.client.feed import IDLE_NS, Feed
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.positions import Positions, Start, outside
 from zfabric.core.client.routes import log_of
 from zfabric.core.client.share import Share
 from zfabric.model import Record
-from zfabric.wire import batch, messages
-from zfabric.wire.batch import HEADER_BYTES, RecordBatch
+from zfabric.wire.batch import RecordBatch
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
 
 if TYPE_CHECKING:
@@ -51,6 +50,9 @@ class Consumer:
         start: where a partition begins of which the group has committed nothing. numbers: partitions, None for all.
         skip_missing: go on at the log's start when the position has been removed, instead of raising; None: for
             memory topics only.
+
+    Attributes:
+        total_bytes: no more is received while :attr:`tally` has reached it; None: each partition has its own bound.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Consumer:
         self._client = client
         self._positions = Positions(client, self, start)
         self._commits = Commits(client, self)
-        self._numbers = numbers
+        self._numbers = None if numbers is None else dict.fromkeys(numbers)
         self.skip_missing = skip_missing
         self.buffer_bytes = buffer_bytes
+        self.total_bytes: int | None = None
+        self.tally = Tally()
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
         self._waiting: Pending[None] | None = None
@@ -85,6 +89,7 @@ class Consumer:
         self._failed = Candidates(_failed)
         self._last = -1
         self._places = 0
+        self._seen: dict[int, PartitionPlace] = {}
         # In a mesh the members of a group share what there is; see share.py.
         shared = client.scattered and group is not None and numbers is None
         self._share = Share(client, self, topic, group) if shared and group is not None else None
@@ -104,8 +109,8 @@ class Consumer:
                 opening.fail(wanted.error)
                 return
             meta = wanted.result()
-            places = {place.number: place for place in meta.partitions}
-            numbers = list(places) if self._numbers is None else self._numbers
+            places = self._seen = {place.number: place for place in meta.partitions}
+            numbers = list(places if self._numbers is None else self._numbers)
             unknown = [number for number in numbers if number not in places]
             if unknown and not self._client.scattered:
                 opening.fail(errors.UnknownPartition(topic=self.topic, partition=unknown[0], last=max(places)))
@@ -116,6 +121,7 @@ class Consumer:
             for cursor in self.cursors.values():
                 cursor.lists = ()
             self.cursors.clear()
+            self.tally = Tally()
             self._stocked.clear()
             self._failed.clear()
             for feed in self._feeds.values():
@@ -144,6 +150,7 @@ class Consumer:
     def _take_up(self, place: PartitionPlace) -> Cursor:
         cursor = self.cursors[place.number] = Cursor(self.topic, place, self._places)
         self._places += 1
+        cursor.tally = self.tally
         self._join(cursor)
         return cursor
 
@@ -170,6 +177,32 @@ class Consumer:
             origins = {known.number: known.log[0] for known in self.cursors.values()}
             raise errors.UnknownPartition.among(self.topic, number, origins)
         return cursor
+
+    def include(self, number: int) -> None:
+        """Take one more partition in, beside those that were given; it is read once it is sought.
+
+        Raises:
+            UnknownPartition: nobody is known to have it.
+        """
+        assert self._numbers is not None, "a consumer of all partitions has them all"
+        place = self._seen.get(number)
+        if place is None:
+            raise errors.UnknownPartition(topic=self.topic, partition=number, last=max(self.cursors, default=-1))
+        self._numbers[number] = None
+        if number not in self.cursors:
+            self._take_up(place)
+
+    def exclude(self, number: int) -> None:
+        """Read a partition no more."""
+        assert self._numbers is not None, "a consumer of all partitions has them all"
+        self._numbers.pop(number, None)
+        if number in self.cursors:
+            self._drop(self.cursors[number])
+
+    @property
+    def full(self) -> bool:
+        """Whether all partitions together hold as much as they may."""
+        return self.total_bytes is not None and self.tally.bytes >= self.total_bytes
 
     def seek(self, number: int, start: Start, now: int, deadline_ns: int) -> Pending[None]:
         """Go on from ``start`` in one partition; comes when the offset is known."""
@@ -277,6 +310,7 @@ class Consumer:
         if meta.name != self.topic or not self.opened:
             return
         added: list[Cursor] = []
+        self._seen = {place.number: place for place in meta.partitions}
         for place in meta.partitions:
             cursor = self.cursors.get(place.number)
             if cursor is None:
@@ -292,9 +326,8 @@ class Consumer:
                 cursor.move(place)
                 self._join(cursor)
         self._positions.find_added(added)
-        there = {place.number for place in meta.partitions}
-        for number in self.cursors.keys() - there:
-            last = max(there, default=-1)
+        for number in self.cursors.keys() - self._seen.keys():
+            last = max(self._seen, default=-1)
             self._missing(self.cursors[number], errors.UnknownPartition(topic=self.topic, partition=number, last=last))
         self.wake()
         self.tick(now)
@@ -339,41 +372,10 @@ class Consumer:
             self.wake()
 
     def published(self, session: int, frames: Sequence[Any], now: int) -> None:
-        """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that."""
+        """Take what one of the leaders has published."""
         feed = self._sessions.get(session)
-        if feed is None or not frames or not (feed.trusted or not self._client.scattered):
-            return
-        cursor = feed.by_id.get(int.from_bytes(frames[0], "big"))
-        if cursor is None or not cursor.live or cursor.expected < 0:
-            return
-        if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
-            cursor.end = max(cursor.end, messages.HEAD.unpack(frames[1])[0])
-            if cursor.end > cursor.expected:
-                feed.fall_behind(cursor, now)
-            else:
-                feed.heard(cursor, now)
-            return
-        if len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
-            return
-        header = batch.parse(frames[1])
-        if header.base_offset + header.span <= cursor.expected:
-            return
-        if cursor.seen and header.leader_epoch != cursor.epoch:
-            feed.fall_behind(
-                cursor, now
-            )  # Perhaps the log was set back: whether it is the same is the leader's to say.
-        elif header.base_offset != cursor.expected or batch.damage(
-            frames[1], frames[2], header, cursor.id, cursor.expected
-        ):
-            self.gaps += 1
-            feed.fall_behind(cursor, now)
-        elif cursor.buffered >= self.buffer_bytes:
-            feed.subscribe(cursor, on=False)
-            cursor.live = False
-        else:
-            cursor.take_in(header, frames[2])
-            feed.heard(cursor, now)
-            self.wake()
+        if feed is not None and frames and (feed.trusted or not self._client.scattered):
+            feed.published(frames, now)
 
     def connected(self, session: int, now: int) -> None:
         """A subscription takes effect about now."""
@@ -443,6 +445,7 @@ class Consumer:
         self._stocked.forget(cursor)
         self._failed.forget(cursor)
         cursor.lists = ()  # It may be a part of something that is under way.
+        cursor.buffered, cursor.tally = 0, Tally()
 
     def take_up(self) -> None:
         """Read what is to be read by now and is not read yet."""

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from zfabric.core.client.candidates import Candidates
 
 
+class Tally:
+    """Bytes that all cursors of one consumer hold, batches with their headers."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Cursor:
     """One partition: where the application is, where receiving is, and what lies between.
 
@@ -29,7 +38,8 @@ class Cursor:
         first: base offset and append time of the first one of that epoch.
         untouched: it begins wherever the log does, and nothing was received yet.
         end: end offset last heard of. committed: as stored for the group.
-        place: its place among its consumer's cursors. lists: the candidates' lists that hear of its changes.
+        tally: what all of its consumer's cursors hold. place: its place among them. lists: the candidates' lists that
+            hear of its changes.
     """
 
     def __init__(self, topic: str, at: PartitionPlace, place: int) -> None:
@@ -49,7 +59,8 @@ class Cursor:
         self.untouched = False
         self.forget()
         self.buffer: deque[RecordBatch] = deque()
-        self.buffered = 0
+        self.tally = Tally()
+        self._buffered = 0
         self.records: list[Record] = []
         self.taken = 0
         self._paused = False
@@ -81,6 +92,16 @@ class Cursor:
     def paused(self, paused: bool) -> None:
         self._paused = paused
         self.changed()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were received and not taken."""
+        return self._buffered
+
+    @buffered.setter
+    def buffered(self, size: int) -> None:
+        self.tally.bytes += size - self._buffered
+        self._buffered = size
 
     @property
     def live(self) -> bool:

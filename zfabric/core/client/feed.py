@@ -17,7 +17,8 @@ lost is asked for within 4.5 s (or once there is room in the buffer): that delay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.candidates import Candidates
@@ -25,7 +26,8 @@ from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
 from zfabric.settings import FETCH_PARTITIONS_MAX
-from zfabric.wire import messages
+from zfabric.wire import batch, messages
+from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
@@ -81,10 +83,10 @@ class Feed:
         if self._session is not None and self._client.publish_endpoint(self._leader) != self._endpoint:
             self.end()
             self._consumer.lost(self._session, now)
-        idle = self._due_ns is not None and self._due_ns <= now
+        idle = self._due_ns is not None and self._due_ns <= now and not self._consumer.full
         if self.retry_ns is not None and self.retry_ns <= now:
             self.retry_ns = None
-        if self.retry_ns is None and (idle or self.behind.first() is not None):
+        if self.retry_ns is None and (idle or self._is_wanting()):
             self._fetch(now)
 
     def next_deadline(self) -> int | None:
@@ -94,6 +96,8 @@ class Feed:
         if self._fetching:
             return None
         # What was taken may have made room for more.
+        if self._consumer.full:
+            return None  # Whoever takes something makes room.
         return self._due_ns if self.behind.first() is None else 0
 
     def leave(self, cursor: Cursor) -> None:
@@ -108,6 +112,10 @@ class Feed:
         self.behind.clear()
 
     # Fetching.
+
+    def _is_wanting(self) -> bool:
+        """Tell whether somebody is behind, and there is room for what that brings."""
+        return not self._consumer.full and self.behind.first() is not None
 
     def _wanting(self, cursor: Cursor) -> bool:
         return cursor.behind and cursor.buffered <= self._consumer.buffer_bytes // 2
@@ -130,7 +138,7 @@ class Feed:
         self._asked_ns = self._due_ns - IDLE_MAX_NS
 
     def _fetch(self, now: int) -> None:
-        if self._fetching or self._consumer.closed:
+        if self._fetching or self._consumer.closed or self._consumer.full:
             return
         wanted = self.behind.all()
         if self._due_ns is not None and self._due_ns <= now:
@@ -205,7 +213,7 @@ class Feed:
 
     def _go_on(self, asked_from: dict[int, int], now: int) -> None:
         """Fetch what is left of a backlog."""
-        if self.retry_ns is None and self.behind.first() is not None:
+        if self.retry_ns is None and self._is_wanting():
             if any(c.expected != before for known, before in asked_from.items() if (c := self.by_id.get(known))):
                 self._fetch(now)
             else:
@@ -231,6 +239,40 @@ class Feed:
             self._consumer.wake()
 
     # Subscriptions.
+
+    def published(self, frames: Sequence[Any], now: int) -> None:
+        """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that."""
+        consumer = self._consumer
+        cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
+        if cursor is None or not cursor.live or cursor.expected < 0:
+            return
+        if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
+            cursor.end = max(cursor.end, messages.HEAD.unpack(frames[1])[0])
+            if cursor.end > cursor.expected:
+                self.fall_behind(cursor, now)
+            else:
+                self.heard(cursor, now)
+            return
+        if len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
+            return
+        header = batch.parse(frames[1])
+        if header.base_offset + header.span <= cursor.expected:
+            return
+        if cursor.seen and header.leader_epoch != cursor.epoch:
+            # Perhaps the log was set back: whether it is the same is the leader's to say.
+            self.fall_behind(cursor, now)
+        elif header.base_offset != cursor.expected or batch.damage(
+            frames[1], frames[2], header, cursor.id, cursor.expected
+        ):
+            consumer.gaps += 1
+            self.fall_behind(cursor, now)
+        elif cursor.buffered >= consumer.buffer_bytes or consumer.full:
+            self.subscribe(cursor, on=False)
+            cursor.live = False
+        else:
+            cursor.take_in(header, frames[2])
+            self.heard(cursor, now)
+            consumer.wake()
 
     def connected(self, now: int) -> None:
         """The subscription takes effect about now: fetch what was committed before that and after the last fetch.

@@ -20,6 +20,7 @@ from zfabric.uplink import naming
 from zfabric.uplink.lanes import Lane
 from zfabric.uplink.model import Notice, PartitionStatus, UplinkSettings
 from zfabric.uplink.pacing import Backoff
+from zfabric.uplink.sync.reader import Reader, Share
 from zfabric.uplink.sync.sources import Part, Whole
 from zfabric.wire import messages
 from zfabric.wire.batch import HEADER_BYTES, RecordBatch
@@ -32,13 +33,16 @@ BATCH_BYTES_MAX = 1 * MIB
 BATCHES = 16
 """Batches that are read before the next topic has its turn."""
 COMMIT_NS = 5_000_000_000
+LOOK_NS = 30_000_000_000
+"""How often a link with nothing to do looks at its lanes all the same, where there may be thousands."""
 
 
 class Link:
     """One topic.
 
     Args:
-        reach: what is read. group: at the source. tell: takes notices.
+        reach: what is read. reader: through which it is read, if others read through it as well. group: at the source.
+        tell: takes notices.
 
     Attributes:
         topic, target: names at the source and at the hub. lanes: by partition number. opened: it is at work.
@@ -53,6 +57,7 @@ class Link:
         reach: Whole | Part,
         settings: UplinkSettings,
         *,
+        reader: Reader | None = None,
         group: str,
         tell: Callable[[Notice], None],
     ) -> None:
@@ -67,16 +72,18 @@ class Link:
         self._hub = hub
         self._settings = settings
         self._reach = reach
+        self._reader = reader
         self._to: dict[int, int] = {}
         self._group = group
         self._tell = tell
         self._info: TopicInfo | None = None
-        self._consumer: Consumer | None = None
+        self._consumer: Consumer | Share | None = None
         self._producer: Producer | None = None
         self._failures: list[Exception] = []
         self._begun = False
         self._sent_before = 0
         self._committed_ns = 0
+        self._looked_ns = 0
 
     # Opening and closing.
 
@@ -88,7 +95,7 @@ class Link:
         """
         assert not self.opened, "a link that is at work begins nowhere"
         self.close(self.problem)
-        settings, source = self._settings, self._source
+        settings = self._settings
         info = self._reach.describe()
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
@@ -96,7 +103,6 @@ class Link:
         # What earlier producers still have to say goes to an earlier list.
         self._info, self._failures = info, []
         self._prepare_target(info)
-        room = min(max(settings.buffer_bytes // (4 * len(info.partitions)), READ_AHEAD_MIN), READ_AHEAD_MAX)
         producer = self._producer = self._hub.producer(
             name=self._reach.identity(info),
             compression=settings.compression,
@@ -106,15 +112,7 @@ class Link:
         )
         stored = producer.stored(self.target)
         self._to = self._reach.places(info, stored)
-        consumer = self._consumer = source.consumer(
-            self.topic,
-            group=self._group,
-            partitions=[part.partition for part in info.partitions],
-            missing="raise",  # To skip is not enough: a topic that was made anew has to begin as another origin.
-            buffer_bytes=room,
-        )
-        consumer.open()
-        found = consumer.position
+        found = self._begin_reading(info)
         for part in info.partitions:
             lane = self.lanes.setdefault(part.partition, Lane(self.topic, part.partition))
             last = stored[self._to[part.partition]]
@@ -125,6 +123,22 @@ class Link:
                 self._seek(part.partition, lane)
         self.opened = self._begun = True
         self.problem = None
+
+    def _begin_reading(self, info: TopicInfo) -> dict[int, int]:
+        """Have something to read from; returns the positions where it reads already."""
+        if self._reader is not None:
+            self._consumer = Share(self._reader, info.partitions[0].partition)
+            return {}
+        room = min(max(self._settings.buffer_bytes // (4 * len(info.partitions)), READ_AHEAD_MIN), READ_AHEAD_MAX)
+        consumer = self._consumer = self._source.consumer(
+            self.topic,
+            group=self._group,
+            partitions=[part.partition for part in info.partitions],
+            missing="raise",  # To skip is not enough: a topic that was made anew has to begin as another origin.
+            buffer_bytes=room,
+        )
+        consumer.open()
+        return consumer.position
 
     def _seek(self, number: int, lane: Lane) -> None:
         assert self._consumer is not None
@@ -190,6 +204,7 @@ class Link:
         """
         assert self._consumer is not None
         assert self._producer is not None
+        self._looked_ns = now
         moved = self._look()
         batches: list[RecordBatch] = []
         while room > 0 and len(batches) < BATCHES:
@@ -212,7 +227,10 @@ class Link:
     def _poll(self) -> list[RecordBatch]:
         assert self._consumer is not None
         try:
-            found = self._consumer.poll_batches(1, timeout=0.0)
+            if isinstance(self._consumer, Share):
+                found = self._consumer.poll_batches()
+            else:
+                found = self._consumer.poll_batches(1, timeout=0.0)
         except errors.CorruptBatch as error:
             lane = self.lanes[error.partition]
             first = max(error.offset, lane.position)
@@ -325,7 +343,9 @@ class Link:
 
     def commit(self) -> None:
         """Tell the source what the hub has."""
-        if self._consumer is not None and self._begun:
+        if isinstance(self._consumer, Share) and self._begun:
+            self._consumer.commit(self.lanes[self._consumer.number].done)
+        elif isinstance(self._consumer, Consumer) and self._begun:
             self._consumer.commit({number: lane.done for number, lane in self.lanes.items()})
 
     # Looking.
@@ -334,10 +354,22 @@ class Link:
         """Take in how it looks at the source now; tells whether the link has to begin again."""
         return self._info is not None and self._reach.changed(self._info, meta, place)
 
+    def is_due(self, now: int) -> bool:
+        """Tell whether there is something to do: of those that share a reader most have nothing most of the time."""
+        share = self._consumer
+        if not self.opened or not isinstance(share, Share):
+            return self.opened or now >= self.backoff.at_ns
+        if share.has_news or self._failures or now - self._looked_ns >= LOOK_NS:
+            return True
+        lane = self.lanes[share.number]
+        lane.end = max(lane.end, share.end)
+        told = lane.done == share.committed or now - self._committed_ns < COMMIT_NS
+        return not (lane.settled and told and share.position.get(share.number, lane.position) == lane.position)
+
     @property
     def consumer(self) -> Consumer | None:
-        """What to wait for; None while it is closed."""
-        return self._consumer if self.opened else None
+        """What to wait for, unless it shares a reader; None while it is closed."""
+        return self._consumer if self.opened and isinstance(self._consumer, Consumer) else None
 
     @property
     def in_flight(self) -> int:

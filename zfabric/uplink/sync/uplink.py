@@ -15,7 +15,8 @@ from zfabric.sync.fabric import Fabric
 from zfabric.uplink import naming
 from zfabric.uplink.model import Notice, UplinkSettings, UplinkStatus, check_patterns
 from zfabric.uplink.pacing import SECOND, Backoff, Bucket, passes
-from zfabric.uplink.sync.link import Link
+from zfabric.uplink.sync.link import READ_AHEAD_MAX, READ_AHEAD_MIN, Link
+from zfabric.uplink.sync.reader import Reader
 from zfabric.uplink.sync.sources import Part, Whole
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import Metadata, TopicMeta
@@ -86,6 +87,7 @@ class Uplink:
         self._source = source
         self._hub = target
         self._links: dict[Key, Link] = {}
+        self._readers: dict[str, Reader] = {}
         self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self._bucket = Bucket(bandwidth)
         self._spent = 0
@@ -149,8 +151,13 @@ class Uplink:
             try:
                 link.commit()
             except errors.ZFabricError as error:
-                log.info("uplink commit failed topic=%s problem=%s", link.topic, error)
+                log.info("uplink_commit_failed topic=%s problem=%s", link.topic, error)
+        for reader in self._readers.values():
+            reader.commit(self._source.waiting.now(), soon=True)
+        for link in self._links.values():
             link.end()
+        for reader in self._readers.values():
+            reader.close()
 
     def advance(self, timeout: float = TURN_SECONDS) -> bool:
         """Do what there is to do, a bounded part of it; waits up to ``timeout`` seconds if there is nothing.
@@ -166,16 +173,32 @@ class Uplink:
         moved = False
         wait_ns = self._bucket.wait_ns(now)
         window = self._bucket.window(self._settings.buffer_bytes)
-        room = 0
-        for link in list(self._links.values()):
-            room = 0 if wait_ns else window - sum(other.in_flight for other in self._links.values())
-            moved |= self._tend(link, room, now)
+        links = list(self._links.values())
+        room = window - sum(link.in_flight for link in links)
+        for topic, reader in self._readers.items():
+            self._fill(topic, reader, 0 if wait_ns else room - reader.queued, now)
+        for link in links:
+            if link.is_due(now):
+                before = link.in_flight
+                moved |= self._tend(link, 0 if wait_ns else room, now)
+                room -= link.in_flight - before
+        for reader in self._readers.values():
+            reader.commit(now)
         sent = self._sent_bytes()
         self._bucket.spend(sent - self._spent)
         self._spent = sent
         if not moved:
             self._rest(min(timeout, TURN_SECONDS), wait_ns)
         return moved
+
+    def _fill(self, topic: str, reader: Reader, room: int, now: int) -> None:
+        try:
+            reader.fill(room, now)
+        except BaseException:
+            for link in self._links.values():
+                if link.topic == topic:
+                    link.interrupt()  # What was read may be lost.
+            raise
 
     # Topics.
 
@@ -216,8 +239,15 @@ class Uplink:
         return found
 
     def _link(self, meta: TopicMeta, place: Place | None) -> Link:
-        reach = Whole(self._source, meta, self._origin) if place is None else Part(self._source, meta, place)
-        return Link(self._source, self._hub, reach, self._settings, group=self._group, tell=self._tell)
+        if place is None:
+            whole = Whole(self._source, meta, self._origin)
+            return Link(self._source, self._hub, whole, self._settings, group=self._group, tell=self._tell)
+        reader = self._readers.get(meta.name)
+        if reader is None:
+            room = min(max(self._settings.buffer_bytes // 4, READ_AHEAD_MIN), READ_AHEAD_MAX)
+            reader = self._readers[meta.name] = Reader(self._source, meta.name, group=self._group, buffer_bytes=room)
+        part = Part(self._source, meta, place)
+        return Link(self._source, self._hub, part, self._settings, reader=reader, group=self._group, tell=self._tell)
 
     def _introduce(self) -> None:
         """Learn the ids of both fabrics.
@@ -236,6 +266,8 @@ class Uplink:
     def _forget(self, key: Key) -> None:
         link = self._links.pop(key)
         link.close()
+        if all(other.topic != link.topic for other in self._links.values()) and link.topic in self._readers:
+            self._readers.pop(link.topic).close()
         self._gone_bytes += link.sent_bytes
         for part in link.status():
             self._gone_records += part.records
@@ -302,6 +334,7 @@ class Uplink:
             self._hub.waiting.sleep(min(timeout, wait_ns / SECOND))
         else:
             consumers = [link.consumer for link in self._links.values() if link.consumer is not None]
+            consumers += [reader.consumer for reader in self._readers.values() if reader.consumer is not None]
             self._source.waiting.ready(consumers, min(timeout, self._pause()))
 
     def _pause(self) -> float:
