@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from zfabric import errors
+from zfabric.core.effects import Send
 from zfabric.net import sockets
 from zfabric.net.ports import UNCLEAR, Change, Ports
 
@@ -72,6 +73,7 @@ class Driver:
         self._mode = mode
         self._context = sockets.context()
         self.ports = Ports(self._context, 68 << 20)
+        self._effects = core.requests.effects
         self._wanted = core.requests.take_effects  # As core.take_effects: two or three times a step.
 
     @property
@@ -89,27 +91,23 @@ class Driver:
         return self.ports.fds()
 
     def send(self) -> int | None:
-        """Send what the core wants sent; returns a descriptor to :meth:`take` from, None to poll until :attr:`due_ns`.
+        """Send what the core wants sent; returns a descriptor where a message has come in, None if none has.
 
-        While requests go to and fro that is all there is to do, and these two are a third of a :meth:`step`.
+        Then it can be polled until :attr:`due_ns`, and the message handed to the core. While requests go to and fro
+        that is all there is to do, and a third of a :meth:`step`, which has to follow once the core is restless.
         """
         if self.core.restless:
             return UNCLEAR
-        ports = self.ports
-        wanted = self._wanted()
-        if wanted and ports.perform(wanted):
+        effects = self._effects
+        if len(effects) == 1:
+            (effect,) = effects
+            if type(effect) is Send:
+                effects.clear()
+                number, frames = effect
+                return self.ports.post(number, frames)
+        if effects and self.ports.perform(self._wanted()):
             self._locate()
-        return ports.unread()
-
-    def take(self, fd: int, now: int) -> bool:
-        """Take one message at a descriptor; False if there is none, or more to look at: :meth:`step` has to follow."""
-        message = self.ports.take(fd)
-        if message is None:
-            return False
-        session, frames = message
-        core = self.core
-        core.receive(session, frames, now)
-        return not core.restless
+        return self.ports.unread()
 
     def step(self, ready: Iterable[int] | None = None, until: Awaited | None = None) -> int | None:
         """Do all there is to do now; returns when to come back (monotonic ns).

@@ -60,6 +60,8 @@ class Calling:
         self._pump = pump
         self._core = core
         self._timeout = timeout
+        self._now = pump.now
+        self._random = core.random
         self._services: list[Service] = []
         self._call_hooks: list[Middleware] = []
         self._caller: Caller | None = None
@@ -240,8 +242,8 @@ class Calling:
             serializer,
             (version, instance, idempotent, None),
             traceback=traceback,
-            stream=True,
         )
+        errand.vary(calls.REQUEST, stream=True)
         with self._pump.lock:
             self._pump.check()
             return Stream(self._pump, self._caller or self._make_caller(), errand)
@@ -263,6 +265,7 @@ class Calling:
         """
         options = version, 0, None, None
         errand = self._errand(method, value, headers, timeout, serializer, options, kind=calls.NOTIFY)
+        errand.vary(calls.NOTIFY, stream=False)
         self._run(errand)
 
     def services(self, name: str | None = None) -> list[ServiceInstance]:
@@ -305,7 +308,6 @@ class Calling:
         *,
         traceback: bool = False,
         kind: int = calls.REQUEST,
-        stream: bool = False,
     ) -> Errand:
         if serializer is not None:
             value = serializer(method, value)
@@ -317,19 +319,19 @@ class Calling:
             check_range("timeout", timeout, 0.001, 1e9, "s")
         if type(method) is not str or method not in self._checked_methods:
             self._check_method(method)
+        deadline_ns = self._now() + int(timeout * 1e9)
         context = tracing.current.get()
-        deadline_ns = self._pump.now() + int(timeout * 1e9)
         if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
             deadline_ns = context.deadline_ns
         if headers or traceback:
             check_flag("traceback", traceback)
-            trace = tracing.onward(context, self._core.random)
+            trace = tracing.onward(context, self._random)
             carried: dict[str, bytes] = {tracing.HEADER: trace, **arguments.checked(headers or _NONE)}
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"
             encoded = calls.headers(carried)
         else:
-            encoded = tracing.encoded(context, self._core.random)
+            encoded = tracing.encoded(context, self._random)
         if context is not None and kind == calls.REQUEST:
             context.asks(encoded)
         errand = Errand(method, value, encoded, deadline_ns, timeout)
@@ -337,8 +339,6 @@ class Calling:
             version, instance, idempotent, hedge = options
             arguments.check_options(version, instance, idempotent, hedge)
             errand.choose(version=version, instance=instance, idempotent=idempotent, hedge_ns=arguments.hedge_ns(hedge))
-        if kind != calls.REQUEST or stream:
-            errand.vary(kind, stream=stream)
         return errand
 
     def _check_method(self, method: object) -> None:

@@ -98,6 +98,7 @@ class Pump:
                 if not self._go_on(pending, (), deadline_ns):
                     return pending.done
             finally:
+                self._waiters -= 1
                 self._leave()
         if self.driver.core.calling:
             self.driver.run_callbacks()
@@ -114,7 +115,8 @@ class Pump:
                 self.flush(look=False)
             else:
                 self.drive(errand)
-        if self.driver.core.calling:
+        core = self.driver.core
+        if core.restless and core.calling:
             self.driver.run_callbacks()
 
     def drive(self, pending: Awaited) -> None:
@@ -129,11 +131,12 @@ class Pump:
                 if ready is not None:
                     self._go_on(pending, ready)
         finally:
-            self._leave()
+            self._waiters -= 1
+            if self._waiters or not self._attended:
+                self._leave()
 
     def _leave(self) -> None:
         """One who waited does so no more."""
-        self._waiters -= 1
         if self._waiters:
             self._changed.notify_all()
         elif not (self._attended or self._closed) and self.driver.core.busy():
@@ -147,6 +150,7 @@ class Pump:
         if self._closed or self.forked:
             return ()
         driver, lock = self.driver, self.lock
+        core, ports = driver.core, driver.ports
         self.stepped_ns = now = time.monotonic_ns()
         while True:
             fd = driver.send()
@@ -156,7 +160,7 @@ class Pump:
                 due_ns = driver.due_ns
                 if due_ns is not None and due_ns <= now:
                     return ()
-                if self._generation != driver.ports.generation:
+                if self._generation != ports.generation:
                     self._register()
                 # As _poll, without a call.
                 self._driving = True
@@ -172,8 +176,13 @@ class Pump:
                     return self._readable(found)
                 fd = found[0][0]
             self.stepped_ns = now = time.monotonic_ns()
-            if not driver.take(fd, now):
+            message = ports.take(fd)
+            if message is None:
                 return self._readable(((fd, 0),))
+            session, frames = message
+            core.receive(session, frames, now)
+            if core.restless:
+                return ()
             if pending.done:
                 return None
 

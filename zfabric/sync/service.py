@@ -314,8 +314,9 @@ class Service:
 
     def _handle(self, job: Job) -> Any:
         method = job.method
-        request = Request(job, self._pump, job.body if type(job.body) is bytes else bytes(job.body))
-        if tracing.alone(job.headers) is None:
+        body = job.body
+        request = Request(job, self._pump, body if type(body) is bytes else bytes(body))
+        if len(job.headers) != tracing.ALONE_BYTES or not job.headers.startswith(tracing.ALONE):
             calls.read_headers(job.headers)  # Before anything of the user's: whoever tells of its failure reads them.
         tracing.current.set(job)
         if self._deserializer is not None:
@@ -325,6 +326,8 @@ class Service:
             result = self._through(request, handler)
         else:
             result = workers.settle(handler(request))
+        if type(result) is bytes and self._serializer is None and len(result) <= CALL_BYTES_MAX and not method.stream:
+            return result
         if method.stream:
             self._stream(job, workers.chunks(result))
             return b""
@@ -358,8 +361,6 @@ class Service:
                 close()
 
     def _encoded(self, method: Method, result: Any) -> bytes | bytearray | memoryview:
-        if type(result) is bytes and self._serializer is None and len(result) <= CALL_BYTES_MAX:
-            return result
         if self._serializer is not None:
             result = self._serializer(method.name, result)
         if type(result) is not bytes and not isinstance(result, bytes | bytearray | memoryview):

@@ -48,7 +48,7 @@ class _Ready:
     @property
     def done(self) -> bool:
         """Whether there is one, or no request will ever be."""
-        return self._responder.ready or self._core.calling
+        return self._responder.handed is not None or self._responder.ready or self._core.calling
 
 
 class Workers:
@@ -96,7 +96,7 @@ class Workers:
         pump, responder = self._pump, self._responder
         assert responder is not None
         core = pump.driver.core
-        ready = _Ready(core, responder)
+        ready, effects = _Ready(core, responder), core.requests.effects
         while True:
             with pump.lock:
                 job = responder.take(pump.now())
@@ -115,7 +115,7 @@ class Workers:
                         self._idle += 1
                 elif responder.ready:
                     self.wake()
-                if core.requests.wants:
+                if effects:
                     pump.flush(look=False)
             if job is not None:
                 self._work(job)
@@ -124,7 +124,7 @@ class Workers:
                 with pump.lock:
                     self._idle -= 1
                 continue
-            if core.calling:
+            if core.restless and core.calling:
                 self._call_back()
 
     def _call_back(self) -> None:

@@ -195,6 +195,12 @@ def reply(number: int, body: Buffer, flags: int = 0) -> Frames:
     return [head + body] if len(body) <= INLINE_BYTES else [head, body]
 
 
+def reply_to(peer: bytes, number: int, body: Buffer, flags: int) -> Frames:
+    """Encode a REPLY behind a routing id."""
+    head = _PLAIN_REPLY.pack(_REPLY, flags, number)
+    return [peer, head + body] if len(body) <= INLINE_BYTES else [peer, head, body]
+
+
 def chunk(number: int, place: int, body: Buffer, flags: int = 0) -> Frames:
     """Encode a CHUNK."""
     head = COMMAND.pack(SIGNATURE, VERSION, CHUNK, flags, number) + _NUMBER.pack(place)
@@ -270,11 +276,10 @@ def read_reply(frames: Sequence[Any]) -> tuple[int, int, Any] | None:
         None for whatever else it is, or is not: see :func:`read_answered`.
     """
     first = frames[0]
-    if len(frames) == 1 and len(first) >= COMMAND_BYTES:
-        start, flags, number = _PLAIN_REPLY.unpack_from(first)
-        if start == _REPLY and flags <= FLAG_IDEMPOTENT:
-            return flags, number, first[COMMAND_BYTES:]
-    return None
+    if len(frames) > 1 or len(first) < COMMAND_BYTES:
+        return None
+    start, flags, number = _PLAIN_REPLY.unpack_from(first)
+    return (flags, number, first[COMMAND_BYTES:]) if start == _REPLY and flags <= FLAG_IDEMPOTENT else None
 
 
 def read_asked(frames: Sequence[Any]) -> Asked:

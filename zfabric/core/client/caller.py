@@ -37,7 +37,7 @@ from zfabric.core.client import instances
 from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
 from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
-from zfabric.core.client.pool import LATENCY_NS, Channel, Pool
+from zfabric.core.client.pool import LATENCY_NS, LATENCY_WEIGHT, Channel, Pool
 from zfabric.core.effects import Send
 from zfabric.settings import CALLS_PER_INSTANCE_MAX, STREAM_WINDOW
 from zfabric.wire import calls
@@ -64,6 +64,7 @@ class Caller:
     def __init__(self, client: Client, host: str = "", zone: str = "") -> None:
         self._client = client
         self.instances = Instances(client, self, host, zone, self._want, self._feed)
+        self._by_method = self.instances.by_method
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
         self._hedging = Hedging(client)
@@ -82,9 +83,10 @@ class Caller:
         if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
             errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
             return
-        self._want(deadline_ns)
+        if self._due_ns is None or deadline_ns < self._due_ns:
+            self._want(deadline_ns)
         self._errands[errand] = None
-        pool = self.instances.by_method.get(errand.method) or self.instances.pool_of(errand, now)
+        pool = self._by_method.get(errand.method) or self.instances.pool_of(errand, now)
         pool.used_ns = now
         pool.budget.earned += 1
         channel = pool.only
@@ -100,7 +102,7 @@ class Caller:
         frames = calls.plain_request(
             number, channel.card.instance, left_us, errand.method.encode(), errand.headers, errand.body
         )
-        requests.effect(Send(session, frames))
+        requests.effects.append(Send(session, frames))
         errand.was_sent = True
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts = (attempt,)
@@ -280,7 +282,7 @@ class Caller:
                 errand = attempt.errand
                 if errand.plain and self._idempotent.get(errand.method) == flags:
                     # As below, for nearly all replies: to the only attempt, with nobody who waits for its place.
-                    channel.observe(now - attempt.sent_ns)
+                    channel.latency_ns += (now - attempt.sent_ns - channel.latency_ns) * LATENCY_WEIGHT
                     channel.breaker.samples += 1
                     del channel.attempts[number], self._errands[errand]
                     errand.attempts = ()
@@ -483,9 +485,6 @@ class Caller:
     def _expire(self, pool: Pool, errand: Errand, now: int) -> None:
         for attempt in errand.attempts:
             self._failed(pool, attempt.channel, now, own=True)
-        under_way = errand.was_sent
         self._finish(errand, now)
-        if under_way:
-            errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
-        else:
-            errand.fail(pool.unavailable(errand, errand.seconds))
+        timeout = errors.RequestTimeout(what=errand.what, seconds=errand.seconds)
+        errand.fail(timeout if errand.was_sent else pool.unavailable(errand, errand.seconds))

@@ -31,7 +31,7 @@ LATENCY_NS: Final = 1_000_000
 VERSIONS_MAX: Final = 100
 """Versions that were asked for, whose instances are remembered."""
 LATENCY_MIN_NS: Final = 20_000
-_WEIGHT: Final = 0.2
+LATENCY_WEIGHT: Final = 0.2
 _FADE_NS: Final = 1_000_000_000
 
 
@@ -85,7 +85,7 @@ class Channel:
 
     def observe(self, taken_ns: int) -> None:
         """A request was answered after so long."""
-        self.latency_ns += (taken_ns - self.latency_ns) * _WEIGHT
+        self.latency_ns += (taken_ns - self.latency_ns) * LATENCY_WEIGHT
 
     def fade(self, now: int) -> None:
         """Forget a bad latency by and by: whoever is never asked could not show that it is better now."""

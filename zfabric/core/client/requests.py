@@ -26,6 +26,7 @@ Where a leader is thought to be away the pause grows to 5 s. Where an endpoint i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -119,6 +120,7 @@ class Requests:
             lost; "" if there is none.
 
     Attributes:
+        effects: what the pump has to do, in order; always the same list. next_id: gives an id that was never used.
         strangers: how often an endpoint had another fabric than was expected.
         own: of a mesh: endpoint of the own leader; the first fabric that it welcomes us to is expected from then on.
         own_changed: called with another one that it has later, before anything is sent to that.
@@ -138,8 +140,8 @@ class Requests:
         self._connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
         self._next_session = 1
-        self._next_id = 1
-        self._effects: list[ClientEffect] = []
+        self.next_id: Callable[[], int] = itertools.count(1).__next__
+        self.effects: list[ClientEffect] = []
         self.frame_bytes_max = 17 << 20
         self.reconnects = 0
 
@@ -147,18 +149,12 @@ class Requests:
 
     def effect(self, effect: ClientEffect) -> None:
         """Add an effect of another machine, in order with those here."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def new_session(self) -> int:
         """Return a session number that was never used."""
         number = self._next_session
         self._next_session += 1
-        return number
-
-    def next_id(self) -> int:
-        """Return a request id that was never used."""
-        number = self._next_id
-        self._next_id += 1
         return number
 
     def call(
@@ -215,7 +211,7 @@ class Requests:
         if connection.ready:
             assert connection.session is not None
             request.sent_ns = now
-            self._effects.append(Send(connection.session, request.frames))
+            self.effects.append(Send(connection.session, request.frames))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         due_ns = self._scan_at(now)
@@ -230,7 +226,7 @@ class Requests:
         if connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         if connection.session is not None:
-            self._effects.append(Send(connection.session, frames))
+            self.effects.append(Send(connection.session, frames))
 
     def withdraw(self, request_id: int) -> None:
         """Stop repeating a request, wherever it goes; an answer that still comes is ignored."""
@@ -380,13 +376,12 @@ class Requests:
     @property
     def wants(self) -> bool:
         """Whether :meth:`take_effects` has any."""
-        return bool(self._effects)
+        return bool(self.effects)
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""
-        if not self._effects:
-            return []
-        effects, self._effects = self._effects, []
+        effects = self.effects[:]
+        self.effects.clear()
         return effects
 
     def outstanding(self) -> bool:
@@ -396,14 +391,14 @@ class Requests:
     def close(self) -> None:
         """Close all sessions; nothing is sent any more."""
         for session in self._by_session:
-            self._effects.append(CloseSession(session))
+            self.effects.append(CloseSession(session))
         self._by_session.clear()
         self._connections.clear()
 
     # Sessions.
 
     def _ask_where(self, now: int) -> None:
-        self._effects.append(Locate())
+        self.effects.append(Locate())
         self._locate_ns = now + RELOCATE_NS
 
     def _open(self, connection: Connection, now: int) -> None:
@@ -413,15 +408,15 @@ class Requests:
         connection.opened_ns = now
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
-        self._effects.append(OpenSession(connection.session, connection.endpoint))
+        self.effects.append(OpenSession(connection.session, connection.endpoint))
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
-        self._effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
+        self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
         if connection.scan_ns is None:
             connection.scan_ns = self._scan_at(now)
 
     def _shut(self, session: int) -> None:
         del self._by_session[session]
-        self._effects.append(CloseSession(session))
+        self.effects.append(CloseSession(session))
 
     def _replace(self, connection: Connection, now: int) -> None:
         assert connection.session is not None
@@ -451,7 +446,7 @@ class Requests:
         assert connection.session is not None
         for request in connection.waiting.values():
             request.sent_ns = now
-            self._effects.append(Send(connection.session, request.frames))
+            self.effects.append(Send(connection.session, request.frames))
 
     def _change_own(self, connection: Connection, fabric: str) -> None:
         """The own leader has another disk: nothing that was under way is meant for that."""

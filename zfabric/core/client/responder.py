@@ -361,11 +361,12 @@ class Responder:
         """The handler has returned."""
         if self._over(job, now) and not job.oneway:
             self.counts["replies"] += 1
+            flags = job.method.idempotent
             if job.streaming:
-                flags = job.method.idempotent | calls.FLAG_END
-                self._send(job.peer, calls.chunk(job.number, job.place, body, flags))
-            else:
-                self._send(job.peer, calls.reply(job.number, body, job.method.idempotent))
+                self._send(job.peer, calls.chunk(job.number, job.place, body, flags | calls.FLAG_END))
+            elif self._session is not None:
+                frames = calls.reply_to(job.peer, job.number, body, flags)
+                self._client.requests.effects.append(Send(self._session, frames))
 
     def fail(self, job: Job, error: errors.ZFabricError, now: int) -> None:
         """The handler has raised; the error is what its caller gets."""
@@ -396,8 +397,9 @@ class Responder:
         self._client.now = now
         assert not job.over, "a job ends once"
         self.running -= 1
-        job.method.calls += 1
-        job.method.busy_ns += now - job.started_ns
+        method = job.method
+        method.calls += 1
+        method.busy_ns += now - job.started_ns
         job.over = True
         if job.asking:
             job.asks_no_more()

@@ -20,9 +20,9 @@ HEADER: Final = "traceparent"
 _FORM: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-_ALONE: Final = b"\x81\xab" + HEADER.encode() + b"\xc4\x37"
+ALONE: Final = b"\x81\xab" + HEADER.encode() + b"\xc4\x37"
 """What comes before a traceparent's 55 bytes in headers (msgpack) that are nothing else, as nearly all are."""
-_ALONE_BYTES: Final = len(_ALONE) + 55
+ALONE_BYTES: Final = len(ALONE) + 55
 
 
 current: ContextVar[Job | None] = ContextVar("zfabric_request", default=None)
@@ -31,7 +31,7 @@ current: ContextVar[Job | None] = ContextVar("zfabric_request", default=None)
 
 def alone(headers: bytes) -> bytes | None:
     """Return what stands as traceparent in encoded headers that are nothing else; None for other headers."""
-    return headers[-55:] if len(headers) == _ALONE_BYTES and headers.startswith(_ALONE) else None
+    return headers[-55:] if len(headers) == ALONE_BYTES and headers.startswith(ALONE) else None
 
 
 def valid(traceparent: bytes) -> bool:
@@ -44,15 +44,13 @@ def onward(context: Job | None, random: Random) -> bytes:
     before = b"" if context is None else context.traceparent
     if valid(before):
         return b"%b-%016x-%b" % (before[:35], random.getrandbits(64) | 1, before[53:])
-    return _begun(random)[len(_ALONE) :]
+    return encoded(None, random)[len(ALONE) :]
 
 
 def encoded(context: Job | None, random: Random) -> bytes:
     """Return the headers of a request that is made in ``context`` and has no others, encoded as all headers are."""
-    return _begun(random) if context is None else _ALONE + onward(context, random)
-
-
-def _begun(random: Random) -> bytes:
+    if context is not None:
+        return ALONE + onward(context, random)
     # Neither part is 0 but once in 2**63 requests, and then the trace is only not followed.
     digits = hexlify(random.getrandbits(192).to_bytes(24))
-    return b"%b00-%b-%b-01" % (_ALONE, digits[:32], digits[32:])
+    return b"%b00-%b-%b-01" % (ALONE, digits[:32], digits[32:])
