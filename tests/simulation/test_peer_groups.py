@@ -89,6 +89,9 @@ def test_a_peer_may_have_more_members_than_its_card_has_room_for(group):
     group.join("other", 1)
     group.send(10)
     group.poll(20.0)
+    seen = group.members["other"][1]._core._share._seen()
+    assert len(seen) == 21
+    assert len(set(seen.values())) == 1  # All agree.
     assert sum(map(len, group.shares())) == len(set().union(*group.shares())) == 12
     assert group.all() == list(range(30))
     for number in range(1, 20):
