@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from tests.unit.client.test_many import calls_of
 from tests.unit.client.wire import SECOND, Wire
+from zfabric.core.client.members import Change, Known
 from zfabric.core.client.origin import Sighting
 from zfabric.core.client.origins import AGE_NS, ASK_NS, Origins
-from zfabric.wire.card import Card
+from zfabric.model import TopicConfig
+from zfabric.wire.card import Card, TopicCard
+from zfabric.wire.metadata import LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
 
 
 def scattered(count):
@@ -43,3 +46,43 @@ def test_an_origin_that_was_asked_meanwhile_is_not_asked_when_its_older_time_com
     origins._schedule(origin, due + AGE_NS)
     origins.tick(due)
     assert (origin.asked, origins.next_deadline()) == (None, due + AGE_NS)
+
+
+def test_what_an_origin_says_again_costs_readers_nothing_and_what_many_say_is_shown_at_once():
+    """Else each of a thousand origins would cost a look at all of them, every 30 seconds."""
+    wire, origins = scattered(300)
+    shown = []
+    wire.client.show = shown.append
+
+    def answer():
+        for number, origin in enumerate(origins.known()):
+            leader = LeaderAddress(0, f"tcp://o:{number + 1}", f"tcp://p:{number + 1}")
+            meta = TopicMeta("t", 1, TopicConfig(), [PartitionPlace(1, 0, 0)])
+            origins.take(origin, MetadataIs(origin.fabric, [leader], [meta], []))
+
+    answer()
+    wire.pass_time(1.0)
+    assert shown == ["t"]
+    answer()
+    wire.pass_time(1.0)
+    assert shown == ["t"]
+    assert len(origins.view("t").partitions) == 300
+
+
+def test_a_change_of_load_or_of_end_offsets_is_no_reason_to_look_at_all_members():
+    wire, origins = scattered(3)
+    looked = []
+    origins.look = lambda: looked.append(1)
+    members = wire.client.members
+    members.complete = True
+
+    def known(**options):
+        card = Card(kind="peer", fabric="f", topics=[TopicCard("t", end=options.pop("end", 0))], **options)
+        return Known(b"i" * 16, 0, 1, "tcp://o:1", card, 0, 0, False)
+
+    for listener in members.listeners:
+        listener([Change("updated", known(), known(end=7, load=3))])
+    assert looked == []
+    for listener in members.listeners:
+        listener([Change("updated", known(), known(more=True))])
+    assert looked == [1]

@@ -298,7 +298,7 @@ class Client:
                 elif self.origins is None:
                     pending.fail(errors.UnknownTopic(topic=name))
                 else:
-                    self.origins.adopt(name, pending, deadline_ns)
+                    self.origins.adoption.adopt(name, pending, deadline_ns)
 
         asked.on_done(answered)
 
@@ -328,7 +328,7 @@ class Client:
     def _lose(self, name: str) -> None:
         self._topics.pop(name, None)
         if self.origins is not None:
-            self.origins.lose(name)
+            self.origins.adoption.lose(name)
         else:
             users: list[Producer | Reader] = [*self.producers, *self._readers]
             for user in users:

@@ -32,12 +32,13 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from zfabric import errors
-from zfabric.core.client.members import Change
+from zfabric.core.client.adoption import Adoption
+from zfabric.core.client.members import Change, Known
 from zfabric.core.client.origin import PAUSE_NS, Opening, Origin, Sighting
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.routes import DIRECT_MAX, SHUN_NS, Holder, Routes, covered
 from zfabric.wire.messages import Command, Type
-from zfabric.wire.metadata import CreateTopic, LeaderAddress, Metadata, MetadataIs, PartitionPlace, TopicMeta
+from zfabric.wire.metadata import LeaderAddress, Metadata, MetadataIs, PartitionPlace, TopicMeta
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -48,6 +49,9 @@ ORIGINS_MAX: Final = 20_000
 """Origins of one client: more than a mesh may have members."""
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
+NEWS_ORIGIN_NS: Final = 100_000
+NEWS_MAX_NS: Final = 100_000_000
+"""Readers are shown what many origins say at once: a topic's view costs them a look at all of its origins."""
 EVADING_MAX: Final = 64
 """Origins at a time that are read directly because their keepers are not fit to be read at."""
 
@@ -60,11 +64,20 @@ def mesh_number(fabric: str, number: int) -> int:
     return xxh3_64_intdigest(f"{fabric}/{number}".encode()) >> 12
 
 
+def _told(member: Known | None) -> object:
+    """Return what of a member concerns readers."""
+    if member is None:
+        return None
+    card = member.card
+    topics = [(topic.name, topic.kept > 0) for topic in card.topics]
+    return member.status, member.endpoint, card.fabric, card.more, topics
+
+
 class Origins:
     """All origins but the own one, and the views that readers have.
 
     Attributes:
-        heard: the table of members was seen at least once.
+        heard: the table of members was seen at least once. adoption: makes topics in the own fabric that others have.
     """
 
     def __init__(self, client: Client) -> None:
@@ -77,8 +90,10 @@ class Origins:
         self._queue: list[tuple[int, int, Origin]] = []
         self._scheduled = 0
         self._openings: dict[str, Opening] = {}
-        self._adopting: set[str] = set()
+        self.adoption = Adoption(client, self)
         self._direct: set[str] = set()
+        self._news: set[str] = set()
+        self._news_ns: int | None = None
         self._routes = Routes()
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
@@ -144,14 +159,18 @@ class Origins:
     def _settle(self, now: int) -> None:
         """Give those who wait their views, where it is time."""
         for topic, opening in list(self._openings.items()):
-            view = self.view(topic)
-            if view is None:
-                if opening.until_ns <= now:
-                    self._close(topic, opening, errors.UnknownTopic(topic=topic))
+            told = opening.own and opening.fresh and self.heard and not self._silent(topic)
+            if not told and now < min(opening.settled_ns, opening.until_ns):
                 continue
-            silent = any(origin.here and origin.asked and topic in origin.asked for origin in self._origins.values())
-            if (opening.own and opening.fresh and self.heard and not silent) or opening.settled_ns <= now:
+            view = self.view(topic)
+            if view is not None:
                 self._close(topic, opening, view)
+            elif opening.until_ns <= now:
+                self._close(topic, opening, errors.UnknownTopic(topic=topic))
+
+    def _silent(self, topic: str) -> bool:
+        """Tell whether one that is there was asked for a topic and has not answered."""
+        return any(origin.asked and topic in origin.asked and origin.here for origin in self._origins.values())
 
     def _close(self, topic: str, opening: Opening, result: TopicMeta | Exception) -> None:
         del self._openings[topic]
@@ -160,58 +179,6 @@ class Origins:
             opening.pending.fail(result)
         else:
             opening.pending.resolve(result)
-
-    def adopt(self, topic: str, adopted: Pending[TopicMeta], deadline_ns: int) -> None:
-        """The own fabric does not have a topic: make it there as others have it, so that it can be produced to."""
-        client = self._client
-        wanted = self.want(topic, client.now, deadline_ns)
-
-        def found() -> None:
-            view = None if wanted.error is not None else wanted.result()
-            own = client.topic(topic)
-            if view is None or own is not None:
-                self._relay(topic, wanted.error, adopted)
-                return
-            known = [origin.topics[topic] for origin in self.known() if topic in origin.topics]
-            count = max((len(meta.partitions) for meta in known), default=0) or 1
-            body = CreateTopic(topic, count, view.config, if_absent=True)
-            made = client.control(Type.CREATE_TOPIC, body, client.now, deadline_ns, f"adoption of topic {topic!r}")
-            made.on_done(lambda: note(made))
-
-        def note(made: Pending[Command]) -> None:
-            if made.error is None:
-                client.adopt(made.result().body.topic)
-            self._relay(topic, made.error, adopted)
-
-        wanted.on_done(found)
-
-    def lose(self, topic: str) -> None:
-        """The own fabric has a topic no more, which may be because it has another disk.
-
-        What is on its way there goes to the one that is made as others have it, if somebody has.
-        """
-        client = self._client
-        for producer in client.producers:
-            if not producer.holds(topic):
-                producer.gone(topic, client.now)
-        if topic not in self._adopting and any(producer.knows(topic) for producer in client.producers):
-            self._adopting.add(topic)
-            adopted: Pending[TopicMeta] = Pending()
-            adopted.on_done(lambda: self._kept_or_lost(topic, adopted.error))
-            self.adopt(topic, adopted, client.now + ASK_NS)
-        client.show(topic)
-
-    def _kept_or_lost(self, topic: str, error: Exception | None) -> None:
-        self._adopting.discard(topic)
-        for producer in self._client.producers if error is not None else ():
-            producer.gone(topic, self._client.now)
-
-    def _relay(self, topic: str, error: Exception | None, adopted: Pending[TopicMeta]) -> None:
-        own = self._client.topic(topic)
-        if own is not None:
-            adopted.resolve(own)
-        else:
-            adopted.fail(error or errors.UnknownTopic(topic=topic))
 
     def evade(self, topic: str, number: int, log: tuple[str, int], leader: int, now: int) -> bool:
         """A partition cannot be read on where it is read: let it be read elsewhere for a while.
@@ -266,8 +233,8 @@ class Origins:
             self._client.show(topic)
 
     def _changed(self, changes: list[Change]) -> None:
-        """The table of members has changed."""
-        if changes and self._client.members.complete:
+        """The table of members has changed; loads and end offsets do so all the time, and are nothing to readers."""
+        if self._client.members.complete and any(_told(change.before) != _told(change.after) for change in changes):
             self.look()
 
     def look(self) -> None:
@@ -411,29 +378,37 @@ class Origins:
         self._settle(now)
 
     def take(self, origin: Origin, body: MetadataIs) -> None:
-        """Take over what an origin says of its topics, and show it to readers."""
+        """Take over what an origin says of its topics, and show it to readers: soon, since many may say something."""
+        news = [name for name in body.unknown if origin.topics.pop(name, None) is not None]
         for address in body.leaders:
-            self._note_leader(origin, address)
-        self._covered.clear()
-        for name in body.unknown:
-            origin.topics.pop(name, None)
+            if self._note_leader(origin, address):
+                news += origin.topics
         for meta in body.topics:
             held = {place.leader for place in meta.partitions} | {place.leader for place in meta.kept}
-            if held <= origin.leaders.keys():
+            if held <= origin.leaders.keys() and origin.topics.get(meta.name) != meta:
                 origin.topics[meta.name] = meta
-        for name in (*body.unknown, *(meta.name for meta in body.topics)):
-            self._client.show(name)
+                news.append(meta.name)
+                if meta.kept:
+                    self._covered.pop(meta.name, None)
+        if origin.keeps and news:
+            self._covered.clear()
+        self._news.update(news)
+        if news and self._news_ns is None:
+            self._news_ns = self._client.now + min(len(self._origins) * NEWS_ORIGIN_NS, NEWS_MAX_NS)
 
-    def _note_leader(self, origin: Origin, address: LeaderAddress) -> None:
+    def _note_leader(self, origin: Origin, address: LeaderAddress) -> bool:
+        """Take over where a leader is; tells whether that is new."""
         number = origin.leaders.get(address.id)
         if number is None:
             number = origin.leaders[address.id] = self._next
             self._next += 1
             self._by_leader[number] = origin
+        new = origin.addresses.get(number) != address
         origin.addresses[number] = address
         endpoint = self.endpoint(number)
         if endpoint is not None and endpoint != origin.endpoint:
             self._client.requests.expect(endpoint, origin.fabric)
+        return new
 
     def note_own(self, body: MetadataIs) -> None:
         """The own leader 0 tells of its topics: of some it may have nothing but copies."""
@@ -451,6 +426,11 @@ class Origins:
         for origin in due:
             if origin.due_ns is not None and origin.due_ns <= now:
                 self._ask(origin, now)
+        if self._news_ns is not None and self._news_ns <= now:
+            self._news_ns = None
+            news, self._news = self._news, set()
+            for name in sorted(news):
+                self._client.show(name)
         if self._openings:
             self._settle(now)
 
@@ -459,6 +439,8 @@ class Origins:
         while self._queue and self._queue[0][2].due_ns != self._queue[0][0]:
             heappop(self._queue)
         nearest = self._queue[0][0] if self._queue else None
+        if self._news_ns is not None and (nearest is None or self._news_ns < nearest):
+            nearest = self._news_ns
         for opening in self._openings.values():
             for wanted in (opening.settled_ns, opening.until_ns):
                 if wanted > self._client.now and (nearest is None or wanted < nearest):
