@@ -97,6 +97,31 @@ def test_a_request_that_was_lost_with_an_instance_is_never_called_unexecuted():
     assert isinstance(errand.error, errors.CalleeLost)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        errors.UnknownMethod(service="s", method="m", known="older"),
+        errors.WouldDeadlock(service="s", method="m", concurrency=1),
+        errors.Overloaded(service="s", running=1, concurrency=1, queued=0, limit=0),
+    ],
+)
+def test_what_one_instance_refuses_another_is_asked_for(refusal):
+    """One that is older than the method, for instance, while a new version is rolled out."""
+    stage = Stage("1", "1")
+    taken, told = stage.ask(), stage.ask()
+    for errand, number in ((taken, 1), (told, 3)):
+        first, asked = stage.asked[[asked.number for _, asked in stage.asked].index(errand.attempts[0].number)]
+        stage.say(first, calls.failure(calls.REFUSED, asked.number, refusal))
+        stage.step()
+        second, again = stage.asked[-1]
+        assert (second, again.number) != (first, asked.number)
+        answer = calls.reply(again.number, b"x") if number == 1 else calls.failure(calls.REFUSED, again.number, refusal)
+        stage.say(second, answer)
+        stage.step()
+    assert taken.result() == b"x"
+    assert type(told.error) is type(refusal)
+
+
 def test_what_another_instance_refuses_after_a_loss_is_a_loss():
     stage = Stage("1", "1")
     errand = stage.ask(idempotent=True)

@@ -12,6 +12,7 @@ not sent               placed as soon as some instance can take it, within ``HUN
 REFUSED, draining or   not executed: to another instance at once, for nothing
 another instance
 REFUSED, overloaded    not executed: to another instance, for one of the budget; the error if all have refused
+or no such method
 lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, the
                        first time for nothing (each connection is lost once), then for one of the budget; else
                        CalleeLost
@@ -50,7 +51,7 @@ FEED_NS: Final = 100_000_000
 LOSSES_MAX: Final = 4
 REFUSALS_MAX: Final = 40
 REMEMBERED_MAX: Final = 10_000
-_BUSY: Final = (errors.Overloaded, errors.WouldDeadlock)
+_ELSEWHERE: Final = (errors.Overloaded, errors.WouldDeadlock, errors.UnknownMethod)
 _FREE: Final = (errors.ServiceDraining, errors.WrongInstance)
 
 
@@ -383,10 +384,10 @@ class Caller:
             self._retire(pool, channel)
         if errand.attempts:
             return  # The other one of two goes on.
-        overloaded = isinstance(error, _BUSY)
-        if overloaded:
+        elsewhere = isinstance(error, _ELSEWHERE)
+        if elsewhere:
             errand.refused = error
-        if errand.refusals > REFUSALS_MAX or not (free or overloaded) or errand.instance:
+        if errand.refusals > REFUSALS_MAX or not (free or elsewhere) or errand.instance:
             again = False
         elif free:
             again = True
