@@ -24,10 +24,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 WAITING_MAX: Final = 65_536
 """Messages of all clients that may wait for a leader; a session that would exceed it is lost."""
+
+Lent = Literal["done", "left", "later"]
+"""What became of a turn that was asked for: nothing is left; something is, for the leader's own thread; or the caller
+took enough of them lately, and is to ask again if it waits."""
 
 _here: dict[str, Nearby] = {}
 _numbers = itertools.count()
@@ -72,7 +76,7 @@ class NearSession:
         sent: something was sent that no turn was asked for yet.
     """
 
-    __slots__ = ("_attending", "bell", "inbox", "leader", "number", "peer", "sent")
+    __slots__ = ("_attending", "_put_off", "bell", "inbox", "leader", "number", "peer", "sent")
 
     def __init__(self, number: int, leader: Nearby) -> None:
         self.number = number
@@ -82,6 +86,7 @@ class NearSession:
         self.inbox: deque[list[Any] | None] = deque()
         self.bell = Bell()
         self.sent = False
+        self._put_off = False
         self._attending = False
 
     def send(self, frames: Sequence[Any]) -> bool:
@@ -99,16 +104,18 @@ class NearSession:
         Args:
             drives: the calling thread may take it. patient: it waits anyway.
         """
-        if not self.sent:
+        if not (self.sent or (patient and self._put_off)):
             return
-        self.sent = False
+        self.sent = self._put_off = False
         if drives:
             self._attending = True  # Answers need no bell: the caller looks after this.
             try:
-                if self.leader.lend(patient):
-                    return
+                lent = self.leader.lend(patient)
             finally:
                 self._attending = False
+            if lent == "done":
+                return
+            self._put_off = lent == "later"
         self.leader.bell.ring()
 
     def post(self, message: list[Any] | None) -> None:
@@ -129,8 +136,7 @@ class Nearby:
     Attributes:
         inbox: what clients have sent: who, and the frames. sessions: by the ids that the leader knows them by.
         bell: rung when something waits that nobody else will take.
-        lend: takes a turn in the calling thread, which may say that it is patient, and tells whether nothing is left
-            for the leader's own.
+        lend: takes a turn in the calling thread, which may say that it is patient; tells what is left.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -138,7 +144,7 @@ class Nearby:
         self.inbox: deque[tuple[bytes, Sequence[Any]]] = deque()
         self.sessions: dict[bytes, NearSession] = {}
         self.bell = Bell()
-        self.lend: Callable[[bool], bool] = refuse
+        self.lend: Callable[[bool], Lent] = refuse
         self._over = False
         _here[endpoint] = self
 
@@ -174,9 +180,9 @@ class Nearby:
         self.bell.close()
 
 
-def refuse(patient: bool) -> bool:  # noqa: FBT001 - what Nearby.lend is before a leader serves
+def refuse(patient: bool) -> Lent:  # noqa: FBT001 - what Nearby.lend is before a leader serves
     """Take no turn."""
-    return False
+    return "left"
 
 
 def find(endpoint: str) -> Nearby | None:

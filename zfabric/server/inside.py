@@ -12,8 +12,8 @@ What differs from a leader process:
 looks, before giving the lock back, whether something is left for that thread: something received by a socket, whose
 descriptor may be silent now, or a deadline earlier than the one that it sleeps to; then it is woken.
 
-**Batching.** A turn is lent to a caller that does not wait for its outcome only if the last one ended longer ago than
-it took. So one that sends without pause keeps filling batches, as it would with a leader elsewhere.
+**Batching.** Callers that do not wait for the outcome may spend half of their time on turns, and
+``AHEAD_MAX`` turns more. So one that sends without a pause soon fills batches, as it would with a leader elsewhere.
 
 **Failure.** What fails in a lent turn fails in the leader's thread: it ends there, as a leader process would. Its
 clients see it gone and start another. An exception that is not ours, as from a signal handler of the application's,
@@ -28,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import zmq
 
@@ -36,7 +36,7 @@ from zfabric import errors
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
-from zfabric.net.nearby import Nearby, refuse
+from zfabric.net.nearby import Lent, Nearby, refuse
 from zfabric.net.polling import SharedPoller
 from zfabric.server.building import build
 from zfabric.server.loop import Loop
@@ -45,7 +45,8 @@ from zfabric.wire import messages
 
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
-_FAR = 1 << 62
+AHEAD_MAX: Final = 16
+"""Turns that callers may take one after the other without waiting for them."""
 
 
 class InsideLoop(Loop):
@@ -64,7 +65,9 @@ class InsideLoop(Loop):
         self._inbox = near.inbox
         self._lock = lock
         self._sleeps_ns = 0
-        self._rests_ns = 0
+        self._lent_ns = 0
+        self._took_ns = 1
+        self._ahead = 0.0
         self._failure: BaseException | None = None
 
     # The leader's own thread.
@@ -86,28 +89,32 @@ class InsideLoop(Loop):
 
     # Whoever sends.
 
-    def lend(self, patient: bool) -> bool:  # noqa: FBT001 - called by every send
+    def lend(self, patient: bool) -> Lent:  # noqa: FBT001 - called by every send
         """Take a turn in the calling thread for what clients of this process have sent.
 
         Args:
             patient: the caller waits for what comes of it.
-
-        Returns:
-            whether nothing is left for the leader's thread.
         """
         if not self._lock.acquire(blocking=False):
-            return False
+            return "left"
         try:
+            if self._failure is not None:
+                return "left"
             began = time.monotonic_ns()
-            if self._failure is not None or not (patient or began > self._rests_ns):
-                return False
+            took = self._took_ns
+            if not patient:
+                self._ahead = max(0.0, self._ahead - (began - self._lent_ns) / took)
+                if self._ahead >= AHEAD_MAX:
+                    return "later"
             done = self._lend(began)
-            ended = time.monotonic_ns()
-            self._rests_ns = ended + (ended - began)
-            return done
+            self._lent_ns = ended = time.monotonic_ns()
+            self._took_ns = ended - began + 1
+            if not patient:
+                self._ahead += 1.0
+            return "done" if done else "left"
         except errors.ZFabricError as error:
             self._failure = error
-            return False
+            return "left"
         except BaseException as error:
             self._failure = error
             raise

@@ -102,7 +102,8 @@ class Consumer:
         waited = self._ready(timeout)
         with self._pump.lock:
             records = self._core.take(max_records)
-            self._pump.flush(look=not waited)
+            if not waited or self._core.wants:
+                self._pump.flush(look=not waited)
         if self._deserializer is None:
             return records
         ready: list[Record] = []

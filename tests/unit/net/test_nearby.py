@@ -85,7 +85,7 @@ def test_who_takes_the_turn_has_the_answer_at_once_and_wakes_nobody(leader, port
         asked.append(patient)
         peer, _ = leader.inbox.popleft()
         leader.post(peer, (b"done",))
-        return True
+        return "done"
 
     leader.lend = lend
     ports.drives = True
@@ -98,10 +98,22 @@ def test_who_takes_the_turn_has_the_answer_at_once_and_wakes_nobody(leader, port
 
 
 def test_a_turn_that_leaves_something_rings_for_the_leader_s_thread(leader, ports):
-    leader.lend = lambda patient: False
+    leader.lend = lambda patient: "left"
     ports.drives = True
     opened(ports).perform([Send(1, (b"a",))])
     ports.drain()
+    assert readable([leader.bell.fd])
+
+
+def test_who_was_put_off_is_asked_again_if_it_waits(leader, ports):
+    """Then it need not wait for the leader's thread, which was woken for it."""
+    asked = []
+    leader.lend = lambda patient: asked.append(patient) or ("done" if patient else "later")
+    ports.drives = True
+    opened(ports).perform([Send(1, (b"a",))])
+    for patient in (False, False, True, True):
+        ports.drain(patient=patient)
+    assert asked == [False, True]
     assert readable([leader.bell.fd])
 
 

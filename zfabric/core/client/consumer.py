@@ -259,6 +259,11 @@ class Consumer:
             taken += cursor.take(most - len(taken))
         return taken
 
+    @property
+    def wants(self) -> bool:
+        """Whether something is to be sent for it; what it has begun to want by taking is found out by the next step."""
+        return self._client.requests.wants
+
     def take_batch(self) -> RecordBatch | None:
         """Return the next whole batch; the position moves behind it. Raises as :meth:`take` does."""
         cursor = self._next()

@@ -39,7 +39,7 @@ class Cursor:
         untouched: it begins wherever the log does, and nothing was received yet.
         end: end offset last heard of. committed: as stored for the group.
         tally: what all of its consumer's cursors hold. place: its place among them. lists: the candidates' lists that
-            hear of its changes.
+            hear of its changes: what is stocked, what failed, what is behind.
     """
 
     def __init__(self, topic: str, at: PartitionPlace, place: int) -> None:
@@ -163,7 +163,8 @@ class Cursor:
         if len(entry) > 0:
             self.buffer.append(entry)
             self.buffered += header.payload_length + HEADER_BYTES
-            self.changed()
+            for stocked in self.lists[:1]:  # Of no other list can it have become one.
+                stocked.note(self)
         elif not self.buffer:
             self.position = self.expected
 
@@ -233,5 +234,6 @@ class Cursor:
             first = self.buffer.popleft()
             self.buffered -= first.header.payload_length + HEADER_BYTES
             self.position = first.header.next_offset if self.buffer else self.expected
-            self.changed()
+            for behind in self.lists[2:]:
+                behind.note(self)
         self.records, self.taken = [], 0
