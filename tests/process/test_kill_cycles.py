@@ -102,7 +102,7 @@ def test_a_node_brings_its_leaders_back_one_or_all_at_once(node):
                     with contextlib.suppress(psutil.NoSuchProcess):  # One of the last round, reaped meanwhile.
                         victim.kill()
             flow.await_progress()
-            flow.finish()
+            assert flow.finish() > scaled(30)
 
 
 def test_a_killed_supervisor_and_all_of_a_node_at_once(node):
@@ -115,7 +115,7 @@ def test_a_killed_supervisor_and_all_of_a_node_at_once(node):
                 node.kill(leaders=round_number % 2 == 0)
                 node.start()
             flow.await_progress()
-            flow.finish()
+            assert flow.finish() > scaled(8)
 
 
 # Clients.
