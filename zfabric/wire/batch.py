@@ -210,6 +210,17 @@ def damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, of
 
     ``raw`` is its 96 header bytes, ``header`` the same parsed.
     """
+    problem = header_damage(raw, payload, header, partition, offset)
+    if problem:
+        return problem
+    crc = crc32c(payload)
+    if crc != header.payload_crc:
+        return f"payload CRC {crc:#010x}, header says {header.payload_crc:#010x}"
+    return ""
+
+
+def header_damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, offset: int) -> str:
+    """Tell the same without reading the payload, of which only the length is looked at."""
     crc = crc32c(raw[:_CRC_AT])
     if crc != header.header_crc:
         return f"header CRC {crc:#010x}, header says {header.header_crc:#010x}"
@@ -221,9 +232,6 @@ def damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: int, of
         return f"payload of {len(payload):,} bytes, header says {header.payload_length:,}"
     if header.span < max(header.records, 1) or (header.span > header.records and not header.flags & COMPACTED):
         return f"{header.records:,} records over {header.span:,} offsets"
-    crc = crc32c(payload)
-    if crc != header.payload_crc:
-        return f"payload CRC {crc:#010x}, header says {header.payload_crc:#010x}"
     return ""
 
 

@@ -423,6 +423,20 @@ def test_a_search_by_time_that_has_to_read_the_log_goes_on_turn_by_turn(monkeypa
     assert steps > 5
 
 
+def test_a_search_by_time_reads_no_payload_but_that_of_the_batch_it_looks_for(node):
+    """What lies between may be large, or damaged."""
+    for number in range(3):
+        node.produce(number, time=1_000 + number)
+    for offset in (1, 2):
+        row = bytearray(node.disk.value_at(keys.batch(P, offset)))
+        row[-1] ^= 1
+        node.disk.change(keys.batch(P, offset), bytes(row))
+    for wanted in (1_001, 1_002):
+        with pytest.raises(errors.CorruptBatch) as found:
+            node.ask(Type.FIND_OFFSETS, messages.FindOffsets([messages.FindOffset(P, wanted)]))
+        assert found.value.offset == wanted - 1_000
+
+
 @pytest.mark.parametrize("only", ["", "b"])
 def test_groups_are_listed_in_answers_of_a_bounded_length(node, monkeypatch, only):
     """However many there are: who asks goes on behind the last entry, by partition and name."""

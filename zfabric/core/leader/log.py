@@ -13,14 +13,15 @@ Invariants, checked where they are made:
 The time index is sparse: a row (timestamp, offset) is written when the running maximum of timestamps grows and
 256 KiB were appended since the last row. The running maximum never falls, so the batch that first reaches a timestamp
 lies between two neighbouring rows, whatever timestamps producers send (as in Kafka's KIP-33). Where no row helps (one
-record claimed a far future, and then was removed) a search reads the log; it does so in steps, a turn each.
+record claimed a far future, and then was removed) a search reads the log's headers, and no payload but that of the
+batch it was looking for; it does so in steps, a turn each.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -39,7 +40,9 @@ RESERVED_OFFSETS = 1 << 20
 """A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
 
 SEARCH_BYTES = 8 << 20
-"""What one step of a search by time reads, each batch counting 1 KiB beside its payload."""
+"""What one step of a search by time reads."""
+LOOKED_AT_BYTES = 16 << 10
+"""What a batch counts whose header alone is read: a page or two, and what the kernel reads with them."""
 
 
 class PartitionState(msgspec.Struct, array_like=True):
@@ -248,6 +251,11 @@ class StoredLog:
         Raises:
             CorruptBatch: the next one is damaged or missing.
         """
+        return self._rows(offset, txn, batch.damage)
+
+    def _rows(
+        self, offset: int, txn: Transaction, damage: Callable[[Buffer, Buffer, BatchHeader, int, int], str]
+    ) -> Iterator[tuple[BatchHeader, memoryview, memoryview]]:
         expected = offset
         for base, cursor in self._walk(offset, txn):
             if base > expected:
@@ -257,7 +265,7 @@ class StoredLog:
                 raise self._corrupt(base, f"row of {len(row)} bytes", txn)
             raw, payload = row[:HEADER_BYTES], row[HEADER_BYTES:]
             header = batch.parse(raw)
-            problem = batch.damage(raw, payload, header, self.partition, base)
+            problem = damage(raw, payload, header, self.partition, base)
             if problem:
                 raise self._corrupt(base, problem, txn)
             if header.next_offset <= expected:
@@ -319,9 +327,13 @@ class StoredLog:
             offset = max(offset, keys.U64.unpack(cursor.value())[0])
         read = 0
         if offset < state.end:
-            for header, _, payload in self.batches(offset, txn):
-                read += len(payload) + 1024
+            for header, raw, payload in self._rows(offset, txn, batch.header_damage):
+                read += LOOKED_AT_BYTES
                 if header.max_timestamp >= timestamp and header.records:
+                    problem = batch.damage(raw, payload, header, self.partition, header.base_offset)
+                    if problem:
+                        raise self._corrupt(header.base_offset, problem, txn)
+                    read += len(payload)
                     return Found(first_at_or_after(header, payload, timestamp), done=True, read=read)
                 if read >= most and header.next_offset < state.end:
                     return Found(header.next_offset, done=False, read=read)
