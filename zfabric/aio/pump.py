@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -20,28 +21,16 @@ if TYPE_CHECKING:
     from zfabric.net.driver import Driver
 
 
-class _NoLock:
-    """One loop, one thread: nothing to lock."""
-
-    def acquire(self) -> None:
-        """Nothing."""
-
-    def release(self) -> None:
-        """Nothing."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+_BURST = 64
+"""Messages that are taken one by one before the rest is left to a step, which lets others have their turn."""
+_pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 
 
 class Pump:
     """Drives one client within the running loop. When that one is closed, the next loop that asks goes on with it.
 
     Attributes:
+        lock: never waited for: one loop is one thread. forked: this is a child's copy.
         stepped_ns: when the sockets were last driven (monotonic). now: gives the time (monotonic ns).
     """
 
@@ -49,7 +38,8 @@ class Pump:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self.lock = _NoLock()
+        self.lock = threading.RLock()
+        self.forked = False
         self.stepped_ns = 0
         self._owner = os.getpid()
         self._closed = False
@@ -60,11 +50,9 @@ class Pump:
         self._timer_ns = 0
         self._soon = False
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child's copy."""
-        return os.getpid() != self._owner
+        self._hands: list[Callable[[], None]] = []
+        self._asking = 0
+        _pumps.add(self)
 
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
@@ -91,6 +79,8 @@ class Pump:
             self._move(loop)
         self.stepped_ns = time.monotonic_ns()
         due_ns = self.driver.step(ready)
+        if self.driver.core.handing:
+            self._hand_out()
         if self._generation != self.driver.generation:
             self._generation = self.driver.generation
             fds = set(self.driver.fds())
@@ -119,12 +109,64 @@ class Pump:
         self._soon = False
 
     def _readable(self, fd: int) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        driver = self.driver
+        message = driver.ports.take(fd)
+        if message is None:
             self._step((fd,))
+            return
+        session, frames = message
+        core = driver.core
+        self.stepped_ns = now = time.monotonic_ns()
+        core.receive(session, frames, now)
+        if core.handing:
+            self._hand_out()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Go on as long as all that happens is that messages go out, and come in one by one; then step."""
+        driver = self.driver
+        core, ports = driver.core, driver.ports
+        for _ in range(_BURST):
+            fd = driver.send()
+            if fd is None and self._generation == ports.generation:
+                return
+            message = None if fd is None else ports.take(fd)
+            if message is None:
+                break
+            session, frames = message
+            core.receive(session, frames, time.monotonic_ns())
+            if core.handing:
+                self._hand_out()
+        self._step(())
+
+    def attend(self, wake: Callable[[], None]) -> bool:
+        """Have ``wake`` called at once where requests have come in; tells that this is so."""
+        self._hands.append(wake)
+        return True
+
+    def leave(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` no more."""
+        if wake in self._hands:
+            self._hands.remove(wake)
+
+    def _hand_out(self) -> None:
+        self.driver.core.handing = False
+        for wake in self._hands:
+            wake()
 
     def _late(self) -> None:
         self._timer = None
         if not self._closed:
+            self._step(())
+
+    def flush_now(self) -> None:
+        """As :meth:`flush` without a look, and what little of that there is to do."""
+        self.check()
+        if asyncio.get_running_loop() is self._loop:
+            self._advance()
+        else:
             self._step(())
 
     def flush_soon(self) -> None:
@@ -135,23 +177,31 @@ class Pump:
             self._move(loop)
         if not self._soon:
             self._soon = True
-            loop.call_soon(self._flush_now)
+            loop.call_soon(self._flush_as_said)
 
-    def _flush_now(self) -> None:
+    def _flush_as_said(self) -> None:
         self._soon = False
         if not self._closed:
-            self._step(())
+            self._advance()
 
     async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
         """Have the core begin an errand, and wait until it is done, which the core sees to.
 
-        What is to be sent goes with that of other tasks.
+        If other tasks wait as well, what is to be sent goes with theirs.
         """
         self.check()
         begin(errand, time.monotonic_ns())
-        self.flush_soon()
-        if not errand.done:
+        if self._asking:
+            self.flush_soon()
+        else:
+            self.flush_now()
+        if errand.done:
+            return
+        self._asking += 1
+        try:
             await self._wait(errand)
+        finally:
+            self._asking -= 1
 
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
@@ -189,11 +239,13 @@ class Pump:
             begun = True
             if unwanted:
                 task.cancel()
-            await body
+            try:
+                await body
+            finally:
+                self._tasks.discard(task)  # A callback of the task would cost another turn of the loop.
 
         task = self._loop.create_task(run())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
         def cancel() -> None:
             # A task that is cancelled before its first step never runs, and nobody would say that its request is over.
@@ -220,3 +272,11 @@ class Pump:
         self.driver.close()
         if self.driver.inside:
             await asyncio.to_thread(self.driver.ended)
+
+
+def _after_fork() -> None:
+    for pump in _pumps:
+        pump.forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -33,6 +33,7 @@ class Workers:
     def start(self, responder: Responder) -> None:
         """Begin to take requests of a responder."""
         self._responder = responder
+        responder.prompt = self._pump.attend(self.wake)
 
     def wake(self) -> None:
         """There may be requests to take."""
@@ -42,12 +43,17 @@ class Workers:
 
     def worked(self) -> None:
         """A request is done with: send what became of it."""
-        if self._responder is not None:
-            self._pump.flush_soon()
+        if self._responder is None:
+            return
+        if self._responder.running:
+            self._pump.flush_soon()  # With what becomes of others.
+        else:
+            self._pump.flush_now()
 
     def end(self) -> None:
         """Nothing comes any more."""
         self._responder = None
+        self._pump.leave(self.wake)
 
     async def until_told(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start the service and wait for SIGTERM or SIGINT, which ends the start as well."""

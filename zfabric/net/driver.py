@@ -150,7 +150,7 @@ class Driver:
                 self.due_ns = due_ns
                 core.restless = False
                 return due_ns
-            if core.calling:
+            if core.calling or core.handing:
                 break  # Whoever drives runs callbacks now: they may be what hands out a request.
         return time.monotonic_ns()  # Somebody talks without end: let the caller look at its own deadline.
 

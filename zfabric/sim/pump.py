@@ -223,6 +223,15 @@ class AsyncPump(SimPump):
         """As :meth:`flush`."""
         self.flush()
 
+    flush_now = flush_soon
+
+    def attend(self, wake: Callable[[], None]) -> bool:
+        """Tell that workers are called as users' callbacks are."""
+        return False
+
+    def leave(self, wake: Callable[[], None]) -> None:
+        """Nothing."""
+
     async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
         """Have the core begin an errand, and wait until it is done, which the core sees to."""
         begin(errand, self.now())

@@ -60,8 +60,8 @@ class Client:
     Attributes:
         now: time of the last call that brought one (monotonic ns). fabric: id of the own one, "" until it is known.
         origins: of a mesh; None where there is one fabric alone.
-        restless: something has happened since the pump asked for the next deadline that may have changed it; a pump
-            sets it before it asks.
+        restless: something may have changed the next deadline since a pump that minds it, and clears this, asked.
+        handing: a service has requests for its workers, which the pump calls.
         wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
         caller: of services, once there is one. machines: it, and the instances of services that are offered here.
@@ -85,7 +85,7 @@ class Client:
         self.url = url
         self.random = random
         self.now = 0
-        self.restless = True
+        self.restless, self.handing = True, False
         self.wall_offset_ms = 0
         self.requests = Requests(software, random, home=bootstrap if locate else "")
         self.members = Members(self)

@@ -63,7 +63,8 @@ class Responder:
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
         ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
-        attended: a worker looks for requests by itself, so ``wake`` is not called. running: requests at workers.
+        prompt: the pump calls workers itself after each step, so ``wake`` is not called. attended: a worker looks for
+            requests by itself, so neither is. running: requests at workers.
         counts: of what became of requests, by name.
     """
 
@@ -82,7 +83,7 @@ class Responder:
         self.listening: Pending[str] = Pending()
         self.drained: Pending[None] = Pending()
         self.handed: Job | None = None
-        self.attended = False
+        self.attended = self.prompt = False
         self.running = 0
         self.counts = dict.fromkeys(
             ("requests", "replies", "failures", "chunks", "refused", "overloaded", "expired", "cancelled", "garbage"), 0
@@ -412,7 +413,9 @@ class Responder:
 
     def _call(self) -> None:
         """Have the pump call the workers, once for all that has come by then."""
-        if not self._calling:
+        if self.prompt:
+            self._client.handing = True
+        elif not self._calling:
             self._calling = True
             self._client.later([(self._called, None)], None)
 
