@@ -45,6 +45,8 @@ class Candidates:
 
     def first(self, behind: int = -1) -> Cursor | None:
         """Return the first of whom it is true, of those with a place behind this one if there are any."""
+        if not self._places:
+            return None
         at = bisect_right(self._places, behind)
         while self._places:
             at = at if at < len(self._places) else 0

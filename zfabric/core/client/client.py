@@ -62,7 +62,7 @@ class Client:
         origins: of a mesh; None where there is one fabric alone.
         restless: something may have changed the next deadline since a pump that minds it, and clears this, asked.
         handing: a service has requests for its workers, which the pump calls.
-        wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
+        places: counts changes of where leaders are. wall_offset_ms: wall clock minus monotonic clock; the pump keeps it.
         members: what leader 0 knows of its mesh.
         caller: of services, once there is one. machines: it, and the instances of services that are offered here.
     """
@@ -90,7 +90,7 @@ class Client:
         self.requests = Requests(software, random, home=bootstrap if locate else "")
         self.members = Members(self)
         self.origins = Origins(self) if mesh else None
-        self.fabric = ""
+        self.fabric, self.places = "", 0
         self.producers: list[Producer] = []
         self._readers: list[Reader] = []
         self._by_session: dict[int, Reader] = {}
@@ -312,9 +312,9 @@ class Client:
             before = self._leaders.get(address.id)
             if before is not None and before.endpoint != address.endpoint:
                 moved[self.reach(before.endpoint)] = self.reach(address.endpoint)
+            self.places += before != address
             self._leaders[address.id] = address
-        if moved:
-            self.requests.move(moved, self.now)
+        self.requests.move(moved, self.now)
         if self._age_ns is None:
             self._age_ns = self.now + AGE_NS
         if self.origins is not None:

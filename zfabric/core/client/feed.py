@@ -69,6 +69,7 @@ class Feed:
         self._leader = leader
         self._session: int | None = None
         self._endpoint = ""
+        self._places = -1
         self._fetching = False
         self._due_ns: int | None = None
         self._silence_ns = IDLE_NS
@@ -80,9 +81,11 @@ class Feed:
 
     def tick(self, now: int) -> None:
         """Fetch for whoever is behind, and for everybody after a silence."""
-        if self._session is not None and self._client.publish_endpoint(self._leader) != self._endpoint:
-            self.end()
-            self._consumer.lost(self._session, now)
+        if self._session is not None and self._places != self._client.places:
+            self._places = self._client.places
+            if self._client.publish_endpoint(self._leader) != self._endpoint:
+                self.end()
+                self._consumer.lost(self._session, now)
         idle = self._due_ns is not None and self._due_ns <= now and not self._consumer.full
         if self.retry_ns is not None and self.retry_ns <= now:
             self.retry_ns = None

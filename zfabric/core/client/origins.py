@@ -306,6 +306,7 @@ class Origins:
                 del self._by_endpoint[origin.endpoint]
                 requests.leave(origin.endpoint)
             origin.endpoint = endpoint
+            self._client.places += 1
             before = self._by_endpoint.get(endpoint)
             if before is not None:
                 before.endpoint = ""
@@ -404,6 +405,7 @@ class Origins:
             self._next += 1
             self._by_leader[number] = origin
         new = origin.addresses.get(number) != address
+        self._client.places += new
         origin.addresses[number] = address
         endpoint = self.endpoint(number)
         if endpoint is not None and endpoint != origin.endpoint:
