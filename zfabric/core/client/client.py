@@ -62,7 +62,7 @@ class Client:
         origins: of a mesh; None where there is one fabric alone.
         restless: something may have changed the next deadline since a pump that minds it, and clears this, asked.
         handing: a service has requests for its workers, which the pump calls.
-        places: counts changes of where leaders are. wall_offset_ms: wall clock minus monotonic clock; the pump keeps it.
+        places: counts changes of leaders' places. wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
         caller: of services, once there is one. machines: it, and the instances of services that are offered here.
     """
