@@ -82,6 +82,14 @@ class Machine:
         for chain in ("INPUT", "OUTPUT"):
             self.rule(chain, "-m", "statistic", "--mode", "random", "--probability", str(share), "-j", "DROP")
 
+    def slow(self, rate: str) -> None:
+        """Bound the bandwidth, both ways: ``10mbit``. As long as there is the wire; skips the test where it cannot."""
+        limit = ("root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
+        for command in (["tc", "qdisc", "add", "dev", self._wire], self.command("tc", "qdisc", "add", "dev", "wire")):
+            done = subprocess.run([*command, *limit], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"no bound of bandwidth: {done.stderr.strip()}")
+
     def reset(self) -> None:
         """Answer every packet of a connection with a reset."""
         self.rule("OUTPUT", *RESET)

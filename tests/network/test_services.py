@@ -27,6 +27,10 @@ service = fabric.service("s")
 def wait(request):
     time.sleep(600)
 
+@service.method("echo")
+def echo(request):
+    return request.value
+
 print(os.getpid(), flush=True)
 service.run()
 """
@@ -102,3 +106,10 @@ def test_a_caller_notices_a_dead_callee_on_the_connection(machine, fabric, insta
     assert isinstance(error, errors.CalleeLost)
     assert machine.there in error.endpoint
     assert noticed - began < SLACK_S
+
+
+def test_a_body_may_take_longer_than_a_dead_callee_is_given(machine, fabric, instance):
+    """A second and a half in either direction, while a connection that says nothing for 850 ms is lost."""
+    machine.slow("10mbit")
+    body = bytes(range(256)) * 8_000
+    assert fabric.request("s.echo", body, timeout=PATIENCE_S) == body

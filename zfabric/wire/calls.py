@@ -2,8 +2,8 @@
 
 A caller's DEALER talks straight to an instance's ROUTER. Every message begins with the 16 bytes of
 :mod:`zfabric.wire.messages`; requests are even, answers odd, and each answer repeats the request's id. Numbers below
-are little-endian. *Body* stands for opaque bytes: the rest of the first frame, or one more frame (large ones, which are
-not copied then).
+are little-endian. *Body* stands for opaque bytes: the rest of the first frame, or all further frames (large ones, in
+parts of 128 KiB: see ``PART_BYTES``).
 
 ========  ==  =======================================================================================================
 REQUEST   60  ``<QQHIH``: instance (0: any), remaining time in us (0: without end), bytes of the method, bytes of the
@@ -43,7 +43,7 @@ from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer
-from zfabric.settings import CALL_HEADER_BYTES_MAX, HEADERS_MAX, METHOD_BYTES_MAX
+from zfabric.settings import CALL_BYTES_MAX, CALL_HEADER_BYTES_MAX, HEADERS_MAX, METHOD_BYTES_MAX
 from zfabric.wire.messages import COMMAND, COMMAND_BYTES, LOWEST_VERSION, SIGNATURE, VERSION, Failure
 
 
@@ -85,6 +85,10 @@ FAILURE_TEXT_MAX: Final = 20_000
 """Characters of each text in FAILED and REFUSED; the rest is cut off."""
 INLINE_BYTES: Final = 4_096
 """Bodies to this size go in the first frame: a frame more costs each side more than the copy."""
+PART_BYTES: Final = 131_072
+"""Of the frames of a larger one. Each that is complete is a sign of life; a single one of 16 MiB would want 160 Mbit/s,
+or the connection, whose heartbeats wait behind it, is taken for dead before it has arrived."""
+PARTS_MAX: Final = 1_024
 
 _FIXED: Final = struct.Struct("<QQHIH")
 _HEAD: Final = struct.Struct("<2sBBIQQQHIH")
@@ -178,7 +182,7 @@ def request(
     )
     if len(body) <= INLINE_BYTES:
         return [b"".join((head, method, headers, body))]
-    return [head + method + headers, body]
+    return _parted(head + method + headers, body)
 
 
 def plain_request(number: int, instance: int, remaining_us: int, method: bytes, headers: bytes, body: Buffer) -> Frames:
@@ -186,25 +190,32 @@ def plain_request(number: int, instance: int, remaining_us: int, method: bytes, 
     head = _PLAIN_HEAD.pack(_REQUEST, 0, number, instance, remaining_us, len(method), len(headers), 0)
     if len(body) <= INLINE_BYTES:
         return [b"".join((head, method, headers, body))]
-    return [head + method + headers, body]
+    return _parted(head + method + headers, body)
 
 
 def reply(number: int, body: Buffer, flags: int = 0) -> Frames:
     """Encode a REPLY."""
     head = COMMAND.pack(SIGNATURE, VERSION, REPLY, flags, number)
-    return [head + body] if len(body) <= INLINE_BYTES else [head, body]
+    return [head + body] if len(body) <= INLINE_BYTES else _parted(head, body)
 
 
 def reply_to(peer: bytes, number: int, body: Buffer, flags: int) -> Frames:
     """Encode a REPLY behind a routing id."""
     head = _PLAIN_REPLY.pack(_REPLY, flags, number)
-    return [peer, head + body] if len(body) <= INLINE_BYTES else [peer, head, body]
+    return [peer, head + body] if len(body) <= INLINE_BYTES else [peer, *_parted(head, body)]
+
+
+def _parted(head: bytes, body: Buffer) -> Frames:
+    if len(body) <= PART_BYTES:
+        return [head, body]
+    view = memoryview(body)
+    return [head, *(view[at : at + PART_BYTES] for at in range(0, len(view), PART_BYTES))]
 
 
 def chunk(number: int, place: int, body: Buffer, flags: int = 0) -> Frames:
     """Encode a CHUNK."""
     head = COMMAND.pack(SIGNATURE, VERSION, CHUNK, flags, number) + _NUMBER.pack(place)
-    return [head + body] if len(body) <= INLINE_BYTES else [head, body]
+    return [head + body] if len(body) <= INLINE_BYTES else _parted(head, body)
 
 
 def failure(kind: int, number: int, error: errors.ZFabricError, flags: int = 0) -> Frames:
@@ -366,9 +377,12 @@ def _body(kind: int, frames: Sequence[Any], start: int) -> Buffer:
     if len(frames) == 1:
         rest: Buffer = frames[0][start:]
         return rest
-    if len(frames) != 2 or len(frames[0]) != start:
+    if len(frames[0]) != start or len(frames) > PARTS_MAX:
         raise _wrong(kind, f"{len(frames)} frames, the first of {len(frames[0])} bytes")
-    body: Buffer = frames[1]
+    size = sum(map(len, frames)) - start
+    if size > CALL_BYTES_MAX:
+        raise _wrong(kind, f"a body of {size:,} bytes")
+    body: Buffer = frames[1] if len(frames) == 2 else b"".join(frames[1:])
     return body
 
 

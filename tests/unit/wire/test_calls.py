@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zfabric import errors
+from zfabric.settings import CALL_BYTES_MAX
 from zfabric.wire import calls
 from zfabric.wire.messages import Failure
 
@@ -101,6 +104,20 @@ def test_answers_come_back_as_they_were_sent(body, place):
     assert calls.read_answered(calls.pong(5, place, draining=True))[4::2] == (place, True)
 
 
+@pytest.mark.parametrize("size", [calls.PART_BYTES, calls.PART_BYTES + 1, 3 * calls.PART_BYTES + 7, CALL_BYTES_MAX])
+def test_a_large_body_goes_in_parts_of_a_bounded_size(size):
+    """Each that is complete shows that the other side is alive."""
+    body = random.Random(size).randbytes(size)
+    request = calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"", body)
+    assert request == calls.plain_request(9, 0, 0, b"s.m", b"", body)
+    reply, chunk = calls.reply(9, bytearray(body)), calls.chunk(9, 1, body)
+    assert [b"peer", *reply] == calls.reply_to(b"peer", 9, body, 0)
+    for frames in (request, reply, chunk):
+        assert max(map(len, frames)) <= calls.PART_BYTES
+        assert len(frames) == 1 + -(-size // calls.PART_BYTES)
+    assert calls.read_asked(request).body == calls.read_answered(reply).body == calls.read_answered(chunk).body == body
+
+
 GOOD = calls.request(calls.REQUEST, 9, 0, 0, b"s.m", b"\x80", b"x")[0]
 
 
@@ -137,6 +154,8 @@ def test_what_no_caller_sends_is_refused(frames):
         [b"x" * 16],
         [calls.reply(9, b"")[0][:4] + b"\x02" + bytes(11)],
         [*calls.reply(9, b"x"), b"y"],
+        [*calls.reply(9, b""), *[bytes(CALL_BYTES_MAX // 2)] * 2, b"x"],
+        [*calls.reply(9, b""), *[b""] * calls.PARTS_MAX],
         [calls.chunk(9, 1, b"")[0][:-1]],
         [calls.failure(calls.FAILED, 9, FULL)[0][:-1]],
         [calls.failure(calls.FAILED, 9, FULL)[0], b""],
