@@ -15,9 +15,9 @@ descriptor may be silent now, or a deadline earlier than the one that it sleeps 
 **Batching.** Callers that do not wait for the outcome may spend half of their time on turns, and
 ``AHEAD_MAX`` turns more. So one that sends without a pause soon fills batches, as it would with a leader elsewhere.
 
-**Failure.** What fails in a lent turn fails in the leader's thread: it ends there, as a leader process would. Its
-clients see it gone and start another. An exception that is not ours, as from a signal handler of the application's,
-goes on in its thread as well.
+**Failure.** When storage fails in a lent turn, or one of our assertions, the leader's thread ends of it, as a leader
+process would; clients see it gone and start another. Any other exception may be the application's, from a handler of
+signals: it goes on there, and the leader's thread takes the turn back and repeats it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from zfabric.wire import messages
 
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
+_Message = tuple[bytes, Sequence[Any]]
 AHEAD_MAX: Final = 16
 """Turns that callers may take one after the other without waiting for them."""
 
@@ -68,6 +69,7 @@ class InsideLoop(Loop):
         self._lent_ns = 0
         self._took_ns = 1
         self._ahead = 0.0
+        self._taken: list[_Message] = []
         self._failure: BaseException | None = None
 
     # The leader's own thread.
@@ -84,7 +86,7 @@ class InsideLoop(Loop):
             raise self._failure
 
     def _receive(self) -> Iterator[Incoming]:
-        yield from self._read(self._take())
+        yield from self._read(self._take([]))
         yield from super()._receive()
 
     # Whoever sends.
@@ -112,11 +114,13 @@ class InsideLoop(Loop):
             if not patient:
                 self._ahead += 1.0
             return "done" if done else "left"
-        except errors.ZFabricError as error:
+        except (errors.ZFabricError, AssertionError) as error:
             self._failure = error
             return "left"
-        except BaseException as error:
-            self._failure = error
+        except BaseException:
+            self._turn.spoil()
+            self._inbox.extendleft(reversed(self._taken))
+            self._bell.ring()
             raise
         finally:
             self._lock.release()
@@ -124,14 +128,17 @@ class InsideLoop(Loop):
     def _lend(self, now: int) -> bool:
         if self._carried or self._stopping or self._links is not None:
             return False
-        taken = self._take()
+        self._taken = []
+        taken = self._take(self._taken)
         if self._volume.writing:
             self._look_at_room()  # For "os" topics.
         effects = self._turn.lend(list(self._read(taken)), now, time.time_ns() // 1_000_000)
         if effects is None:
+            self._taken = []
             self._inbox.extendleft(reversed(taken))
             return False
         self._perform(effects)
+        self._taken = []
         woken = deque(self._turn.woken())
         if woken:
             self._perform(self._turn.answer(woken, self._settings.turn_bytes))
@@ -147,17 +154,16 @@ class InsideLoop(Loop):
     def _readable(self, socket: zmq.Socket[bytes]) -> bool:
         return bool(cast("int", socket.get(_EVENTS)) & _IN)
 
-    def _take(self) -> list[tuple[bytes, Sequence[Any]]]:
-        """Take what clients of this process have sent, up to the turn's bounds."""
-        taken: list[tuple[bytes, Sequence[Any]]] = []
+    def _take(self, taken: list[_Message]) -> list[_Message]:
+        """Take what clients of this process have sent, up to the turn's bounds, to the end of a list; returns it."""
         inbox, budget = self._inbox, self._settings.turn_bytes
         while inbox and budget > 0 and len(taken) < self._settings.turn_messages:
-            entry = inbox.popleft()
-            taken.append(entry)
+            taken.append(entry := inbox[0])
+            inbox.popleft()
             budget -= sum(map(len, entry[1]))
         return taken
 
-    def _read(self, taken: list[tuple[bytes, Sequence[Any]]]) -> Iterator[Incoming]:
+    def _read(self, taken: list[_Message]) -> Iterator[Incoming]:
         now = time.monotonic_ns()
         for peer, frames in taken:
             self._peers[peer] = now

@@ -1,6 +1,7 @@
 """Turns that another thread than the leader's takes: what they may do, and what happens if they cannot be finished."""
 
 import random
+import sys
 
 import pytest
 
@@ -199,6 +200,39 @@ def test_offsets_given_ahead_are_written_down_before_any_is_told(node):
     assert node.disk.waits == ["leader"]
     assert node.expected("os") == node.values("os")
     assert node.leader._assigned.loaded[2].log.state.end <= node.leader._assigned.loaded[2].log.reserved
+
+
+@pytest.mark.parametrize("kind", ["os", "memory"])
+def test_a_turn_that_was_left_in_the_middle_is_taken_back_and_its_commands_are_done_once(node, kind, monkeypatch):
+    """Wherever an exception of the application's struck: here at each place where the leader looks at its state."""
+    node.change(node.produce("os"))
+
+    class Struck(Exception):
+        pass
+
+    for call in range(1, 40):
+        left = [call]
+
+        def strike(frame, event, argument, left=left):
+            if event == "call":
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Struck
+
+        command = node.produce(kind)
+        sys.setprofile(strike)
+        try:
+            effects = node.lend(command)
+        except Struck:
+            effects = None
+        finally:
+            sys.setprofile(None)
+        if effects is None:
+            node.turn.spoil()
+            effects = node.change(command)
+        replies = [messages.read(effect.frames) for effect in effects if isinstance(effect, Reply)]
+        assert [reply.type for reply in replies] == [Type.PRODUCED]
+    assert [node.values(kind) for kind in KINDS] == [node.expected(kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -259,6 +259,13 @@ class Turn:
         assert begun or not store.writing, "a transaction that was begun here has ended here"
         return leader.take_effects()
 
+    def spoil(self) -> None:
+        """Take back a lent turn that was left in the middle, wherever that was; its commands are to be given again.
+
+        What of it was done, or even told, is known by the sequences of its producers, and not done twice.
+        """
+        self._spoiled = False
+
     def _clock(self, now: int, wall_ms: int) -> None:
         self._leader.clock(now, wall_ms)
         if self._controller is not None:
