@@ -118,3 +118,28 @@ def test_a_keeper_that_has_the_log_as_it_was_is_no_place_for_readers_of_the_one_
             simulation.advance(5.0)
             send(origin, b"more", 2)
             assert read(consumer, 2) == [b"more 0", b"more 1"]
+
+
+def test_what_groups_have_committed_in_the_log_as_it_was_is_not_told_to_the_one_that_there_is():
+    """By a keeper: once that has grown so far, its offsets would leave out what came instead."""
+    with Simulation(seed=4, peers=3, keep={1: ["t"]}) as simulation:
+        simulation.advance(1.0)
+        simulation.restart = False
+        origin = simulation.connect("a", peer=0)
+        origin.topics.create("t")
+        send(origin, b"both", 3)
+        backup = simulation.processes[0].disk.items()
+        send(origin, b"lost", 5)
+        with simulation.connect("b", peer=2) as fabric:
+            with fabric.consumer("t", group="g") as consumer:
+                assert len(read(consumer, 8)) == 8
+                consumer.commit()
+            simulation.advance(5.0)
+            set_back(simulation, 0, backup)
+            send(simulation.connect("a again", peer=0), b"new", 9)
+            simulation.advance(40.0)
+            simulation.processes[1].kill()
+            simulation.start_leader(1)  # It tells all once more.
+            simulation.advance(40.0)
+            with fabric.consumer("t", group="g") as consumer:
+                assert read(consumer, 12) == [b"both %d" % n for n in range(3)] + [b"new %d" % n for n in range(9)]

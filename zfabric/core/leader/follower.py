@@ -200,7 +200,8 @@ class Follower:
             self._say_again()
         for shared in copies.shared:
             place = self._leader.kept.get(shared.partition)
-            if place is not None:
+            # Of a log that the origin has no more, offsets would be those of other records there.
+            if place is not None and shared.partition not in self._intake.parted:
                 told = msgspec.structs.replace(shared, partition=place.source)
                 self._to_share.setdefault(place.origin, {})[place.source, shared.group] = told
         copies.shared = []
