@@ -260,6 +260,47 @@ def test_a_client_reads_everything_and_has_no_leader(peers, tmp_path):
             client.producer()
 
 
+def test_a_client_goes_on_through_another_member_when_its_own_has_gone(peers):
+    """It was given one address; the others it has learnt. Reading goes on, and nothing is raised."""
+    fabrics = peers.three()
+    for number, fabric in enumerate(fabrics):
+        send(fabric, b"%d" % number)
+    seed = here(fabrics[0]).removeprefix("tcp://")
+    with (
+        zfabric.connect(f"zf+peer://{peers.mesh}?role=client&seed={seed}", timeout=PATIENCE_S) as client,
+        client.consumer("t") as consumer,
+    ):
+        assert read(consumer, 3) == [b"0", b"1", b"2"]
+        pid = fabrics[0].status()[0].pid
+        fabrics[0].close()  # Or it would start its leader again.
+        os.kill(pid, signal.SIGKILL)
+        send(fabrics[1], b"3")
+        assert read(consumer, 1) == [b"3"]
+        local = [member.endpoint for member in client.members() if member.local]
+        assert local == [here(fabrics[1])] or local == [here(fabrics[2])]
+        assert client.topics.create("u").name == "u"
+
+
+def test_a_client_of_a_member_of_another_mesh_is_told_both_names(peers, tmp_path):
+    """A right seed among wrong ones is found; of wrong ones alone nothing is asked but which mesh they are in."""
+    right = peers.add("a")
+    right.topics.create("t")
+    url = f"zf+peer://other{os.getpid()}?data={tmp_path / 'o'}&beacon=0"
+    with zfabric.connect(url, timeout=PATIENCE_S) as other:
+        other.topics.list()
+        wrong, good = (here(fabric).removeprefix("tcp://") for fabric in (other, right))
+        url = f"zf+peer://{peers.mesh}?role=client"
+        with zfabric.connect(url, seed=[wrong], timeout=PATIENCE_S) as client:
+            for use in (lambda: client.consumer("t"), client.members, lambda: client.topics.create("x")):
+                with pytest.raises(errors.WrongMesh) as caught:
+                    use()
+                assert caught.value.mesh == peers.mesh
+                assert caught.value.found == f"other{os.getpid()}"
+        assert other.topics.list() == []
+        with zfabric.connect(url, seed=[wrong, good], timeout=PATIENCE_S) as client:
+            assert client.topics.list() == ["t"]
+
+
 def test_the_commands_work_with_peers(peers):
     fabrics = peers.three()
     for number, fabric in enumerate(fabrics):

@@ -57,6 +57,7 @@ from zfabric.errors.network import (
     RequestTimeout,
     Unreachable,
     UnsupportedVersion,
+    WrongMesh,
 )
 from zfabric.errors.services import (
     CalleeLost,
@@ -136,6 +137,7 @@ __all__ = [
     "WouldDeadlock",
     "WrongFabric",
     "WrongInstance",
+    "WrongMesh",
     "ZFabricError",
     "from_wire",
 ]

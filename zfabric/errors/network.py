@@ -18,6 +18,16 @@ class Unreachable(ZFabricError):
     seconds: float
 
 
+class WrongMesh(ZFabricError):
+    """A member that was to show its mesh to a client belongs to another one; nobody else was found."""
+
+    code = 70
+    template = "mesh {mesh!r} was asked for, and {endpoint} is in mesh {found!r}: name a member of {mesh!r} as seed"
+    mesh: str
+    found: str
+    endpoint: str
+
+
 class RequestTimeout(ZFabricError, TimeoutError):
     """The answer did not come in time; whether the request took effect is not known."""
 

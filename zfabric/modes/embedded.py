@@ -37,6 +37,7 @@ class Embedded:
     locating = True
     mesh = False
     publish = ""
+    observed = None
 
     def __init__(
         self,

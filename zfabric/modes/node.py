@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from zfabric.modes.url import Target
+
+if TYPE_CHECKING:
+    from zfabric.core.client.anchor import Observed
 
 
 class Node:
@@ -14,6 +18,7 @@ class Node:
     inside = False
     mesh = False
     publish = ""
+    observed: Observed | None = None
 
     def __init__(self, target: Target) -> None:
         self.endpoint = f"tcp://{target.host}:{target.port}"

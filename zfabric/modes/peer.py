@@ -5,14 +5,13 @@ the leader and finds none starts it, and it ends when the last of them has left.
 listens on TCP for the other peers, and is a member of the mesh. Clients read the topics of all members
 (``core/client/origins.py``) and write to their own leader alone.
 
-With ``role=client`` a process has no leader: it is a client of another member, which it takes from the seeds.
+With ``role=client`` a process has no leader: it sees the mesh through another member (``core/client/anchor.py``).
 """
 
 from __future__ import annotations
 
-import socket
-
 from zfabric import errors
+from zfabric.core.client.anchor import Observed
 from zfabric.modes.embedded import Embedded
 from zfabric.modes.node import Node
 from zfabric.modes.options import LeaderOptions, PeerPlace
@@ -21,8 +20,6 @@ from zfabric.modes.url import Target
 from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
 from zfabric.settings import LeaderSettings, check_pattern
 from zfabric.store.directory import Holder
-
-PROBE_S = 1.0
 
 
 class Peer(Embedded):
@@ -87,8 +84,8 @@ class Observer(Node):
 
     def __init__(self, target: PeerTarget) -> None:
         places = [_split(seed, "seed") for seed in target.seeds]
-        host, port = next((place for place in places[:-1] if _answers(*place)), places[-1])
-        super().__init__(Target(target.url, "node", "", host, port))
+        super().__init__(Target(target.url, "node", "", *places[0]))
+        self.observed = Observed(target.mesh, [f"tcp://{host}:{port}" for host, port in places])
 
 
 def _place(text: str, name: str) -> str:
@@ -101,11 +98,3 @@ def _split(seed: str, name: str) -> tuple[str, int]:
     if not colon or not host or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits[:6]) <= 65_535:
         raise errors.InvalidArgument(name=name, value=repr(seed)[:100], allowed="HOST:PORT")
     return host, int(digits)
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host.strip("[]"), port), timeout=PROBE_S).close()
-    except OSError:
-        return False
-    return True

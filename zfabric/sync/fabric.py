@@ -92,7 +92,7 @@ def connect(
         locate=mode.locating,
         publish=mode.publish,
         mesh=mode.mesh,
-        observer=mode.mesh and not mode.locating,
+        observed=mode.observed,
     )
     return Fabric(name, Pump(Driver(core, mode)), core, timeout)
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from zfabric import errors
+from zfabric.core.client.anchor import Anchor, Observed
 from zfabric.core.client.machine import Listener, Machine, Reader
 from zfabric.core.client.members import Members
 from zfabric.core.client.origins import MESH_NUMBER_MAX, OWN_LEADERS, Origins, mesh_number
@@ -54,7 +55,8 @@ class Client:
         bootstrap: endpoint of leader 0. url: what errors name it by. host: what ``*`` in endpoints stands for.
         locate: the mode has to be asked for leaders (embedded). publish: where leader 0 publishes for clients that
             reach it at ``bootstrap``, whatever it tells others; "": what it tells.
-        mesh: readers see the topics of all members of the mesh. observer: leader 0 is another one's, not to write to.
+        mesh: readers see the topics of all members of the mesh. observed: of one that this is no member of; leader 0
+            is an anchor's then (``anchor.py``), not to write to.
         random: seeded by whoever wants repeatable runs; for pauses and producer ids.
 
     Attributes:
@@ -64,23 +66,14 @@ class Client:
         handing: a service has requests for its workers, which the pump calls.
         places: counts changes of leaders' places. wall_offset_ms: wall clock ms minus monotonic ms; the pump keeps it.
         members: what leader 0 knows of its mesh.
+        addresses: of the fabric that leader 0 is of, by their ids. host: by which that is reached.
         caller: of services, once there is one. machines: it, and the instances of services that are offered here.
     """
 
     def __init__(
-        self,
-        bootstrap: str,
-        url: str,
-        host: str,
-        random: Random,
-        *,
-        software: str,
-        locate: bool,
-        publish: str = "",
-        mesh: bool = False,
-        observer: bool = False,
-    ) -> None:
-        self.observer = observer
+        self, bootstrap: str, url: str, host: str, random: Random, *, software: str, locate: bool, publish: str = "",
+        mesh: bool = False, observed: Observed | None = None,
+    ) -> None:  # fmt: skip
         self.bootstrap = bootstrap
         self.url = url
         self.random = random
@@ -89,6 +82,7 @@ class Client:
         self.wall_offset_ms = 0
         self.requests = Requests(software, random, home=bootstrap if locate else "")
         self.members = Members(self)
+        self.observer = observed is not None
         self.origins = Origins(self) if mesh else None
         self.fabric, self.places = "", 0
         self.producers: list[Producer] = []
@@ -97,10 +91,10 @@ class Client:
         self.machines: list[Machine] = []
         self.caller: Caller | None = None
         self._owners: dict[int, Machine] = {}
-        self._host = host
+        self.host = host
         self._publish = publish
         self._topics: dict[str, TopicMeta] = {}
-        self._leaders: dict[int, LeaderAddress] = {}
+        self.addresses: dict[int, LeaderAddress] = {}
         self._wanted: dict[str, list[Pending[TopicMeta]]] = {}
         self._refreshed: dict[str, int] = {}
         self._asking: set[str] = set()
@@ -109,6 +103,7 @@ class Client:
         self._later: list[tuple[int, Callable[[], None]]] = []
         # Threads take from it without a lock: single operations of a deque are atomic, an exchanged list is not.
         self._callbacks: deque[Callback] = deque()
+        self.anchor = None if observed is None else Anchor(self, observed)
 
     # For producers and consumers.
 
@@ -120,19 +115,19 @@ class Client:
         """Return where a leader takes requests; None while that is not known."""
         if self.origins is not None and leader >= OWN_LEADERS:
             return self.origins.endpoint(leader)
-        address = self._leaders.get(leader)
+        address = self.addresses.get(leader)
         return None if address is None else self.reach(address.endpoint)
 
     def publish_endpoint(self, leader: int) -> str | None:
         """Return where a leader publishes."""
         if self.origins is not None and leader >= OWN_LEADERS:
             return self.origins.publish_endpoint(leader)
-        address = self._leaders.get(leader)
+        address = self.addresses.get(leader)
         return None if address is None else self.reach(address.publish)
 
     def reach(self, endpoint: str) -> str:
         """Return an endpoint as it is reached from here: ``*`` is the host by which we reach leader 0."""
-        return endpoint.replace("://*:", f"://{self._host}:", 1)
+        return endpoint.replace("://*:", f"://{self.host}:", 1)
 
     def topic(self, name: str) -> TopicMeta | None:
         """Return what is known of a topic in the own fabric."""
@@ -172,7 +167,7 @@ class Client:
 
     def leaders(self) -> list[int]:
         """Return the ids of the known leaders."""
-        return sorted(self._leaders)
+        return sorted(self.addresses)
 
     def open(self, reader: Reader, session: int) -> None:
         """Note that ``session`` is a subscription of ``reader``."""
@@ -304,16 +299,19 @@ class Client:
 
     def note(self, body: MetadataIs) -> None:
         """Remember metadata and tell producers and consumers."""
+        if self.anchor is not None:
+            self.anchor.note(body)
+            return
         self.fabric = body.fabric
         moved = {}
         for address in body.leaders:
             if address.id == 0 and self._publish:
                 address = LeaderAddress(0, self.bootstrap, self._publish)  # noqa: PLW2901 - as seen from here
-            before = self._leaders.get(address.id)
+            before = self.addresses.get(address.id)
             if before is not None and before.endpoint != address.endpoint:
                 moved[self.reach(before.endpoint)] = self.reach(address.endpoint)
             self.places += before != address
-            self._leaders[address.id] = address
+            self.addresses[address.id] = address
         self.requests.move(moved, self.now)
         if self._age_ns is None:
             self._age_ns = self.now + AGE_NS
@@ -350,6 +348,8 @@ class Client:
 
     def control(self, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
         """Ask leader 0, again while its error is a passing one and there is time."""
+        if self.anchor is not None:
+            return self.anchor.ask(kind, body, now, deadline_ns, what)
         return persist(self, lambda: self.bootstrap, 0, kind, body, now, deadline_ns, what)
 
     def call_partition(

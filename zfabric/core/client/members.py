@@ -165,13 +165,18 @@ class Members:
         asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, "members of the mesh")
 
         def answered() -> None:
-            if asked.error is None and self._take(asked.result().body):
+            error = asked.error
+            again = error is None and self._check(asked.result().body)
+            anchor = self._client.anchor
+            if anchor is not None and not anchor.sure:
+                error = anchor.wrong or error
+            if again or (error is None and self._take(asked.result().body)):
                 self._ask_for(self._client.now, deadline_ns, waiting)
                 return
             self._asking = False
             for pending in waiting:
-                if asked.error is not None:
-                    pending.fail(asked.error)
+                if error is not None:
+                    pending.fail(error)
                 else:
                     pending.resolve(None)
             if self._users:
@@ -182,6 +187,11 @@ class Members:
         asked.on_done(answered)
 
     # Answers.
+
+    def _check(self, body: membership.MembersAre) -> bool:
+        """Tell whether the answer is one of another mesh than is meant, and somebody else to be asked."""
+        anchor = self._client.anchor
+        return anchor is not None and anchor.check(body.mesh, self._client.now)
 
     def _take(self, body: membership.MembersAre) -> bool:
         """Take over an answer; tells whether there is more to ask for."""

@@ -98,7 +98,8 @@ class Origins:
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
-        client.requests.own, client.requests.own_changed = client.bootstrap, self._rehome
+        if not client.observer:
+            client.requests.own, client.requests.own_changed = client.bootstrap, self._rehome
 
     # For readers.
 
@@ -106,7 +107,7 @@ class Origins:
         """Return a topic with the partitions of all origins that are known to have it, in order of their numbers."""
         client = self._client
         own = client.topic(topic) or self._kept.get(topic)
-        holders = [] if own is None else [Holder(client.fabric, own, None, here=True, own=True)]
+        holders = [] if own is None or client.observer else [Holder(client.fabric, own, None, here=True, own=True)]
         for origin in self._origins.values():
             meta = origin.topics.get(topic)
             if meta is not None:
@@ -240,11 +241,11 @@ class Origins:
     def look(self) -> None:
         """Take the table of members as the client has it."""
         client = self._client
-        for own in (member.card for member in client.members.all() if member.local):
+        for own in (member.card for member in client.members.all() if member.local and not client.observer):
             for topic in client.read_topics() & {shown.name for shown in own.topics}:
                 if client.topic(topic) is None:  # Another client has made it there.
                     client.refresh(topic, client.now)
-        others = [member for member in client.members.all() if not member.local]
+        others = [member for member in client.members.all() if client.observer or not member.local]
         self.learn(
             [Sighting((-member.status, member.incarnation), member.endpoint, member.card) for member in others],
             client.now,
@@ -416,7 +417,12 @@ class Origins:
         """The own leader 0 tells of its topics: of some it may have nothing but copies."""
         for name in (*body.unknown, *(meta.name for meta in body.topics)):
             self._kept.pop(name, None)
-        self._kept.update((meta.name, meta) for meta in body.topics if not meta.partitions)
+        every = self._client.observer
+        self._kept.update((meta.name, meta) for meta in body.topics if every or not meta.partitions)
+
+    def forget_own(self) -> None:
+        """Leader 0 is another one's from now on."""
+        self._kept.clear()
 
     def tick(self, now: int) -> None:
         """Ask whom it is time to ask."""

@@ -132,6 +132,7 @@ class Requests:
         self._home = home
         self._expected: dict[str, str] = {}
         self._away: set[str] = set()
+        self._named: dict[str, str] = {}
         self.strangers = 0
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
@@ -158,17 +159,9 @@ class Requests:
         return number
 
     def call(
-        self,
-        endpoint: str,
-        kind: int,
-        body: msgspec.Struct,
-        now: int,
-        deadline_ns: int,
-        what: str,
-        seconds: float,
-        *,
-        patience_ns: int = PATIENCE_NS,
-    ) -> Pending[Command]:
+        self, endpoint: str, kind: int, body: msgspec.Struct, now: int, deadline_ns: int, what: str, seconds: float,
+        *, patience_ns: int = PATIENCE_NS,
+    ) -> Pending[Command]:  # fmt: skip
         """Send a command and return its answer to come; an ERROR answer comes as an error.
 
         The error at the deadline is RequestTimeout, or Unreachable if the endpoint has never answered anything.
@@ -263,6 +256,14 @@ class Requests:
             self._shut(connection.session)
         self._fail_passing(endpoint, list(connection.waiting.values()))
 
+    def lead(self, name: str, endpoint: str, now: int) -> None:
+        """Let the connection that bears ``name`` instead of an endpoint lead there; what is not answered goes there."""
+        self._named[name] = endpoint
+        connection = self._connections.get(name)
+        if connection is not None and connection.session is not None:
+            self._replace(connection, now)
+            connection.open_at_ns, connection.pause_ns = now, PAUSE_NS
+
     def be_patient(self, endpoint: str, *, away: bool) -> None:
         """Whoever is at an endpoint is thought to be away: try to connect less often, until it is back."""
         if away:
@@ -281,6 +282,11 @@ class Requests:
         """Tell whether a session to ``endpoint`` is ready."""
         connection = self._connections.get(endpoint)
         return connection is not None and connection.ready
+
+    def waited_for(self, endpoint: str) -> bool:
+        """Tell whether something is not answered there."""
+        connection = self._connections.get(endpoint)
+        return connection is not None and bool(connection.waiting)
 
     def fail_all(self, error: Exception) -> None:
         """The mode cannot find or start a leader: tell everyone who waits."""
@@ -408,7 +414,8 @@ class Requests:
         connection.opened_ns = now
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
-        self.effects.append(OpenSession(connection.session, connection.endpoint))
+        endpoint = self._named.get(connection.endpoint, connection.endpoint)
+        self.effects.append(OpenSession(connection.session, endpoint))
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
         if connection.scan_ns is None:
