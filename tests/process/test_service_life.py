@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import zfabric
 from tests.process.leaders import PATIENCE_S
+from tests.process.test_sdk import until as settled
 from zfabric import aio
 
 SYNC = """
@@ -60,6 +62,67 @@ def test_a_service_that_is_told_to_end_while_it_starts_ends_in_order(source, num
         finally:
             starting.kill()
             starting.wait(PATIENCE_S)
+
+
+SLOW = """
+import time, zfabric, sys
+fabric = zfabric.connect(sys.argv[1])
+service = fabric.service("slow")
+
+@service.method("m")
+def method(request):
+    while not service.stats()["draining"]:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    return b"drained"
+
+service.run()
+fabric.close()
+"""
+SLOW_ASYNC = """
+import asyncio, sys
+from zfabric import aio
+async def main():
+    async with aio.connect(sys.argv[1]) as fabric:
+        service = fabric.service("slow")
+
+        @service.method("m")
+        async def method(request):
+            while not service.stats()["draining"]:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            return b"drained"
+
+        await service.run()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("source", [SLOW, SLOW_ASYNC], ids=["sync", "async"])
+def test_a_second_sigterm_does_not_cut_the_drain_short(zfabric_fabric, source):
+    """Whoever tells a group of processes and each of them tells them twice."""
+    running = subprocess.Popen([sys.executable, "-c", source, zfabric_fabric.url])
+    told = []
+
+    def ask():
+        told.append(zfabric_fabric.request("slow.m", timeout=PATIENCE_S))
+
+    def listed():
+        return zfabric_fabric.services("slow")
+
+    try:
+        assert settled(listed)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert settled(lambda: json.loads(zfabric_fabric.request("slow.stats"))["running"] == 2)
+        running.terminate()
+        assert settled(lambda: not listed() or listed()[0].draining)
+        running.terminate()
+        asking.join(PATIENCE_S)
+        assert (told, running.wait(PATIENCE_S)) == ([b"drained"], 0)
+    finally:
+        running.kill()
+        running.wait(PATIENCE_S)
 
 
 async def test_a_fabric_that_closes_drains_its_services_side_by_side(zfabric_url):

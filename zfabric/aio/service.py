@@ -239,12 +239,10 @@ class Service:
     async def run(self, *, drain: float = 10.0) -> None:
         """Start it, wait for SIGTERM or SIGINT, and drain: the body of a service's process. For the main thread.
 
-        A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there.
+        A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there. A
+        second SIGTERM changes nothing; a second SIGINT ends the drain.
         """
-        try:
-            await self._workers.until_told(self._begin)
-        finally:
-            await self.stop(drain=drain)
+        await self._workers.until_told(self._begin, lambda: self.stop(drain=drain))
 
     def abandon(self) -> None:
         """End it at once: what waits is dropped, what runs is not answered."""

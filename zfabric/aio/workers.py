@@ -55,8 +55,10 @@ class Workers:
         self._responder = None
         self._pump.leave(self.wake)
 
-    async def until_told(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start the service and wait for SIGTERM or SIGINT, which ends the start as well."""
+    async def until_told(
+        self, start: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Start the service, wait for SIGTERM or SIGINT, which ends the start as well, and stop the service."""
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
 
@@ -74,8 +76,11 @@ class Workers:
             await told.wait()
         finally:
             starting.cancel()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(signal.SIGINT)
+            try:
+                await stop()
+            finally:
+                loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def settle(result: Any) -> Any:

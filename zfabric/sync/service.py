@@ -240,12 +240,10 @@ class Service:
     def run(self, *, drain: float = 10.0) -> None:
         """Start it, wait for SIGTERM or SIGINT, and drain: the body of a service's process. For the main thread.
 
-        A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there.
+        A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there. A
+        second SIGTERM changes nothing; a second SIGINT ends the drain.
         """
-        try:
-            self._workers.until_told(self._begin)
-        finally:
-            self.stop(drain=drain)
+        self._workers.until_told(self._begin, lambda: self.stop(drain=drain))
 
     def abandon(self) -> None:
         """End it at once: what waits is dropped, what runs is not answered."""

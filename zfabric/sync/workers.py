@@ -134,8 +134,8 @@ class Workers:
                 pump.flush(look=False)  # Nobody waits for an answer until a callback has returned.
         pump.driver.run_callbacks()
 
-    def until_told(self, start: Callable[[], None]) -> None:
-        """Start the service and wait for SIGTERM or SIGINT, which ends the start as well; in the main thread."""
+    def until_told(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Start the service, wait for SIGTERM or SIGINT, which ends the start as well, and stop the service."""
         told = threading.Event()
         starting = True
 
@@ -146,15 +146,19 @@ class Workers:
                 if starting:
                     raise _Told
 
-        before = [(number, signal.signal(number, tell)) for number in (signal.SIGTERM, signal.SIGINT)]
+        terminate, interrupt = signal.signal(signal.SIGTERM, tell), signal.signal(signal.SIGINT, tell)
         try:
             with suppress(_Told):
                 start()
             starting = False
             told.wait()
         finally:
-            for number, handler in before:
-                signal.signal(number, handler)
+            starting = False
+            signal.signal(signal.SIGINT, interrupt)
+            try:
+                stop()
+            finally:
+                signal.signal(signal.SIGTERM, terminate)
 
 
 def settle(result: Any) -> Any:
