@@ -284,7 +284,8 @@ def called(data: bytes) -> None:
     with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
         answer = calls.read_answered(frames)
         reply = calls.read_reply(frames)
-        assert reply == ((answer.flags, answer.number, answer.body) if answer.type == calls.REPLY else None)
+        usual = answer.type == calls.REPLY and len(frames) == 1
+        assert reply == ((answer.flags, answer.number, answer.body) if usual else None)
         if answer.failure is not None:
             assert isinstance(errors.from_wire(answer.failure.code, answer.failure.values), errors.ZFabricError)
 
@@ -312,12 +313,14 @@ def _gossip() -> list[bytes]:
     return [*frames, *(frame[gossip.HEADER.size : -gossip.MAC_BYTES] for frame in frames)]
 
 
-def _calls() -> list[bytes]:
-    """Commands of services that are one frame."""
+def _calls() -> list[list[bytes]]:
+    """Commands of services; the last one has its body in a frame of its own, as large ones do."""
     asked = calls.request(calls.REQUEST, 9, 0, 10, b"s.m", calls.headers({"a": b"1"}), b"x", flags=1, window=8)
     error = errors.UnknownMethod(service="s", method="m", known="health")
     answers = [calls.reply(9, b"x"), calls.chunk(9, 0, b"x"), calls.failure(calls.REFUSED, 9, error)]
-    return [bytes(frames[0]) for frames in (asked, calls.credit(9, 1), calls.bare(calls.PING, 1), *answers)]
+    whole = [bytes(frames[0]) for frames in (asked, calls.credit(9, 1), calls.bare(calls.PING, 1), *answers)]
+    reply = bytes(calls.reply(9, b"x")[0])
+    return [*([frame] for frame in whole), [reply[:-1], b"x"]]
 
 
 def seeds(name: str) -> list[bytes]:
@@ -351,7 +354,7 @@ def seeds(name: str) -> list[bytes]:
         "decompress": [bytes([codec, 100, 0, 0]) + codecs.compress(codec, bytes(100)) for codec in (1, 2)],
         "address": [b"zf://127.0.0.1:7400", b"zf+file:///a/b", b"zf://[::1]:1", b"zf+peer://m", b"zf://a,b"],
         "toml": [b"[leader]\nturn_bytes = 5000\n", b"leader = 5\n", b'[leader]\nlog_level = "INFO"\n'],
-        "called": [bytes([len(frame)]) + frame for frame in _calls()],
+        "called": [b"".join(bytes([len(frame)]) + frame for frame in frames) for frames in _calls()],
         "gossiped": _gossip(),
         "beaconed": [beacon.write(gossip.Codec("m"), beacon.Beacon(_PEER, "tcp://p:1")), _PEER + b"tcp://p:1"],
         "carded": [card.fitting(card.Card(topics=[card.TopicCard("t")], services=[_SERVICE]))],
