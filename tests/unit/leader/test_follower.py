@@ -128,21 +128,21 @@ def test_what_matches_and_lies_on_disk_at_one_leader_is_adopted():
 
 
 def test_ten_thousand_idle_origins_cost_less_than_two_hundred_questions_a_second():
-    """Each holds a question for as long as it may: 5 s, and 5 ms more for each origin."""
+    """Each holds a question for as long as it may: 30 s, and 3 ms more for each origin, but no more than a minute."""
     world = World(10_000)
     world.run(75)
     assert len(world.keeper.kept) == 10_000
     # Every round the same origins ask in the same moments: what counts is the mean over a round.
     asked = world.questions(world.now - 55 * SECOND)
     assert 9_000 <= len(asked) <= 11_000
-    assert all(entry[3].wait_ms == 55_000 for entry in asked)
+    assert all(entry[3].wait_ms == 60_000 for entry in asked)
     assert {len(entry[3].parts) for entry in asked} == {1}
 
 
-def test_a_few_idle_origins_are_asked_every_five_seconds():
+def test_a_few_idle_origins_are_asked_every_thirty_seconds():
     world = World(10)
-    world.run(60)
-    assert 20 <= len(world.questions(world.now - 10 * SECOND)) <= 30
+    world.run(120)
+    assert 20 <= len(world.questions(world.now - 60 * SECOND)) <= 30
 
 
 def test_no_more_than_a_thousand_origins_are_dialled_at_a_time_and_all_have_their_turns():
@@ -226,16 +226,16 @@ def test_what_is_committed_in_a_partition_that_is_new_is_asked_for_from_the_begi
         pending = answer(endpoint, kind, body, *rest, **more)
         [entry] = [entry for entry in world.due if entry[2] is pending]
         body = entry[3].body
-        if kind == Type.METADATA and world.now >= 20 * SECOND:
+        if kind == Type.METADATA and world.now >= 100 * SECOND:
             place = PartitionPlace(8, 0, 0)
             body = MetadataIs(body.fabric, [], [*body.topics, TopicMeta("s.y", 3, world.config, [place])], [])
         elif kind == Type.FOLLOW:
-            body = Followed(body.fabric, 1, 5, 2 if world.now >= 20 * SECOND else 1, [])
+            body = Followed(body.fabric, 1, 5, 2 if world.now >= 100 * SECOND else 1, [])
         world.due[world.due.index(entry)] = (*entry[:3], entry[3]._replace(body=body), entry[4])
         return pending
 
     world.call = tell
-    world.run(60)
+    world.run(240)
     told = [([part.partition for part in body.parts], body.since) for _, _, _, body in world.questions(0)]
     assert [since for parts, since in told if parts == [7]][:3] == [0, 5, 5]
     assert [since for parts, since in told if sorted(parts) == [7, 8]][:3] == [0, 5, 5]
@@ -326,7 +326,7 @@ def test_what_a_turn_that_was_given_up_should_have_done_is_said_again():
             handle(command)
 
     world.call, world.keeper.handle = commit, lose
-    world.run(60)
+    world.run(240)
     assert [adopt.topics[0].name for _, adopt in said[Type.ADOPT]] == ["s.x"] * 3
     assert [[told.group for told in keep.commits] for _, keep in said[Type.KEEP]] == [["g"]] * 3
     times = [at for at, _ in said[Type.KEEP]]

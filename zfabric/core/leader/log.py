@@ -160,6 +160,8 @@ class StoredLog:
         self.state = state
         self.last: tuple[int, int] | None = None
         self._dirty = False
+        # Of the oldest batch: where the log began, and when that was appended; compaction may make it younger.
+        self._oldest = (-1, 0)
 
     def append(
         self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
@@ -348,6 +350,10 @@ class StoredLog:
         state = self.state
         oldest = wall_ms - config.retention_ms if config.retention_ms >= 0 else None
         removed = 0
+        if not 0 <= config.retention_bytes < state.bytes:
+            start, appended = self._oldest
+            if oldest is None or (start == state.start and appended >= oldest):
+                return 0
         while removed < most and state.batches:
             cursor = txn.cursor()
             if not cursor.set_range(keys.batch(self.partition, 0)):
@@ -360,6 +366,8 @@ class StoredLog:
             big = 0 <= config.retention_bytes < state.bytes and state.batches > 1
             old = oldest is not None and (header is None or header.append_time < oldest)
             if not (big or old):
+                if header is not None and batch.header_is_whole(row):
+                    self._oldest = (state.start, header.append_time)
                 break
             size = len(row)
             following = state.end

@@ -261,6 +261,8 @@ class ProducerTable:
         Returns:
             (rows removed, the producer id to go on from; -1 at the end)
         """
+        if not self.rows:
+            return 0, -1
         idle = CROWDED_IDLE_MS if self.rows * 2 > PRODUCERS_PER_PARTITION_MAX else IDLE_MS
         mine = keys.prefix(keys.PRODUCER, self.partition)
         doomed: list[int] = []

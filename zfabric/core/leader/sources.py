@@ -261,6 +261,13 @@ class Sources:
         found = [self._by_fabric[fabric] for fabric in fabrics]
         return [(source, source.holds[origin, number]) for source in found if (origin, number) in source.holds]
 
+    def keepers_of(self, origins: set[str]) -> list[Source]:
+        """Return all keepers that have copies of some of these origins."""
+        if not origins:
+            return []
+        fabrics = {fabric for (origin, _), holders in self._holders.items() if origin in origins for fabric in holders}
+        return [self._by_fabric[fabric] for fabric in sorted(fabrics) if fabric in self._by_fabric]
+
     def _stands_in(self, source: Source, origin: str, number: int, now: int) -> bool:
         """Of several keepers that have a copy, the one with the lowest id that is there is asked."""
         if not self.is_away(origin, now):
