@@ -96,18 +96,29 @@ Of a listening session also its endpoint, once it is bound, and the routing id o
 class Ports:
     """The open sessions of one client.
 
+    Args:
+        patient: connections for requests may be probed seldom.
+
     Attributes:
         generation: changes whenever the set of :meth:`fds` does.
         more: whether the last :meth:`drain` stopped at its limit; it must be called again before polling.
         drives: whoever calls :meth:`drain` may take a turn of a leader of this process.
     """
 
-    def __init__(self, ctx: sockets.Context, frame_max: int, *, subscription_queue: int = SUBSCRIPTION_QUEUE) -> None:
+    def __init__(
+        self,
+        ctx: sockets.Context,
+        frame_max: int,
+        *,
+        subscription_queue: int = SUBSCRIPTION_QUEUE,
+        patient: bool = False,
+    ) -> None:
         self.generation = 0
         self.more = False
         self._ctx = ctx
         self._frame_max = frame_max
         self._queue = subscription_queue
+        self._patient = patient
         self._sessions: dict[int, Session] = {}
         self._by_fd: dict[int, Session] = {}
         self._near: dict[int, nearby.NearSession] = {}
@@ -372,6 +383,8 @@ class Ports:
                 opened.append(sockets.sub(self._ctx, self._frame_max, self._queue))
             else:
                 opened.append(sockets.dealer(self._ctx, self._frame_max))
+                if self._patient:
+                    sockets.patient(opened[0])
             if alert:
                 sockets.alert(opened[0])
             self._monitored[opened[0]] = None

@@ -18,8 +18,9 @@ HEARTBEAT_IVL      1,000 ms            Idle connections are probed; a peer that 
 HEARTBEAT_TIMEOUT  3,000 ms            gone: frozen, unplugged, or behind a dead link. libzmq's own thread answers, so
                                        neither a long commit nor a busy interpreter looks like death. Shorter: false
                                        alarms on a machine without a free core; longer: work moves later.
-for SUB, and what  4,000 ms            A SUB can wait: what a dead one loses, the idle FETCH brings, over the DEALER to
-listens                                the same leader. So can a leader: nothing hangs on a client that is gone. libzmq
+for SUB, keepers,  4,000 ms            A SUB can wait: what a dead one loses, the idle FETCH brings, over the DEALER to
+listens                                the same leader. So can a leader: nothing hangs on a client that is gone. So can
+                                       keepers and their origins, which are many: a copy is late by seconds. libzmq
                                        looks through the timers of all connections whenever one is answered, so probing
                                        1,000 consumers each second, from both sides, took a tenth of a core.
 HEARTBEAT_TTL      not set             For the same reason: it is a timer more for each connection.
@@ -132,6 +133,11 @@ def end(ctx: Context) -> None:
     ending.join(END_S)
 
 
+def patient(socket: Socket) -> None:
+    """Let a socket probe its connections as seldom as one that can wait: one of thousands, or one of a keeper."""
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_PATIENT_MS)
+
+
 def dealer(ctx: Context, frame_max: int) -> Socket:
     """Return an unconnected DEALER, for requests; frames received are at most ``frame_max`` bytes."""
     socket = _socket(ctx, zmq.DEALER, frame_max, receive=REQUESTS_QUEUED_MAX, send=REQUESTS_QUEUED_MAX)
@@ -170,7 +176,7 @@ def sub(ctx: Context, frame_max: int, queue: int) -> Socket:
     """Return an unconnected SUB that keeps ``queue`` messages of at most ``frame_max`` bytes a frame."""
     socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=SUBSCRIPTIONS_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_PATIENT_MS)
+    patient(socket)
     return socket
 
 
@@ -333,7 +339,7 @@ def _socket(ctx: Context, kind: int, frame_max: int, *, receive: int, send: int)
 
 
 def _serve(socket: Socket) -> None:
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_PATIENT_MS)
+    patient(socket)
     socket.set(zmq.LINGER, SERVER_LINGER_MS)
     socket.set(zmq.BACKLOG, BACKLOG)
 

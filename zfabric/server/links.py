@@ -65,7 +65,7 @@ class Links:
         self._leader = leader
         self._context = context = sockets.context()
         self._requests = Requests("zfabric", Random(os.urandom(8)))
-        self._ports = Ports(context, frame_max)
+        self._ports = Ports(context, frame_max, patient=True)
         self._generation = -1
         self._fds: set[int] = set()
         self._ready: list[int] = []
@@ -84,6 +84,7 @@ class Links:
         self._monitors: dict[zmq.Socket[bytes], tuple[zmq.Socket[bytes], Offering]] = {}
         for endpoint in offer_to:
             socket = sockets.dealer(context, frame_max)
+            sockets.patient(socket)
             monitor = sockets.monitor(context, socket, zmq.Event.HANDSHAKE_SUCCEEDED)
             sockets.connect(socket, endpoint)
             self._dialled[b"offer:" + os.urandom(8)] = (socket, offering := Offering())
