@@ -224,6 +224,34 @@ def test_a_source_that_was_set_back_is_told_and_nothing_of_it_is_dropped_in_sile
     assert (caught.value.topic, caught.value.partition, caught.value.end, caught.value.stored) == ("t", 0, 10, 50)
 
 
+@pytest.mark.parametrize("more", [1, 30])
+def test_a_source_that_is_set_back_under_an_uplink_is_an_error_also_when_it_has_grown_past_what_was_shipped(
+    plant, hub, more
+):
+    here, there = plant.connect(), hub.connect()
+    here.topics.create("t")
+    fill(here, "t", numbers(0, 6))
+    process = plant.processes[0]
+    backup = process.disk.items()
+    fill(here, "t", numbers(6, 15))
+    uplink = Uplink(here, there, topics="t")
+    ship_until(uplink, lambda: uplink.status().records == 15)
+    process.kill()
+    txn = process.disk.write()
+    for entry in process.disk.items():
+        txn.delete(entry[0])
+    for key, value in backup:
+        txn.put(key, value)
+    process.disk.commit()
+    plant.start_leader(0)
+    fill(plant.connect(), "t", [b"new"] * more)
+    ship_until(uplink, lambda: uplink.status().problem is not None)
+    with pytest.raises(errors.SourceRewound) as caught:
+        uplink.run(once=True)
+    assert (caught.value.partition, caught.value.end, caught.value.stored) == (0, 6, 14)
+    assert values(there, "t") == numbers(0, 15)
+
+
 def test_of_two_uplinks_of_one_topic_the_earlier_one_ends_with_a_typed_error(plant, hub):
     here, there = plant.connect(), hub.connect()
     here.topics.create("t")

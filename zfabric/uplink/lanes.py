@@ -23,6 +23,7 @@ class Lane:
         topic, partition: at the source. position: next offset to read. sent: last sequence given to the producer.
         acknowledged: last sequence that the hub has. end: the source's, as last heard of.
         goal: the source's end when the lane first began in this run: where "caught up" is; None before.
+        parted: from where on the source's log, which was set back, is another one than was read; None if it was not.
         records, skipped: acknowledged, and missed, since the lane was made. in_flight: bytes given to the producer.
     """
 
@@ -34,6 +35,7 @@ class Lane:
         self.acknowledged = -1
         self.end = 0
         self.goal: int | None = None
+        self.parted: int | None = None
         self.records = 0
         self.skipped = 0
         self.in_flight = 0
@@ -52,8 +54,9 @@ class Lane:
         Raises:
             SourceRewound: the hub has records that the source does not have any more.
         """
-        if stored >= end:
-            raise errors.SourceRewound(topic=self.topic, partition=self.partition, end=end, stored=stored)
+        shared = end if self.parted is None else min(end, self.parted)
+        if stored >= shared:
+            raise errors.SourceRewound(topic=self.topic, partition=self.partition, end=shared, stored=stored)
         self._under_way.clear()
         self._unsent = 0
         self.in_flight = 0

@@ -239,6 +239,9 @@ class Link:
             lane.position = following
             self._tell_gap(error.partition, (first, following), f"they are damaged at the source: {error.problem}")
             self._consumer.seek(error.partition, following)
+        except errors.LogRewound as error:
+            self.lanes[error.partition].parted = error.parted
+            raise
         except errors.OffsetOutOfRange as error:
             self._follow_start(error)
         else:
