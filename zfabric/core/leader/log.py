@@ -29,6 +29,7 @@ import msgspec
 from zfabric import errors
 from zfabric.core import rows
 from zfabric.core.leader import keys
+from zfabric.core.leader.search import first_at_or_after
 from zfabric.core.transaction import Cursor, Transaction
 from zfabric.model import Buffer, TopicConfig
 from zfabric.wire import batch
@@ -129,21 +130,6 @@ def load_state(partition: int, txn: Transaction) -> PartitionState:
 
 def _outside(topic: str, number: int, offset: int, state: PartitionState) -> errors.OffsetOutOfRange:
     return errors.OffsetOutOfRange(topic=topic, partition=number, offset=offset, start=state.start, end=state.end)
-
-
-def first_at_or_after(header: BatchHeader, payload: Buffer, timestamp: int) -> int:
-    """Return the offset of the first record of a batch at or after ``timestamp``; the batch's own end if none is.
-
-    A batch whose producer encoded it wrongly counts as a whole: its readers will be told.
-    """
-    try:
-        columns = batch.decode_columns(header, payload)
-    except errors.ProtocolViolation:
-        return header.base_offset
-    for distance, stamp in zip(columns.distances, columns.timestamps, strict=True):
-        if stamp >= timestamp:
-            return header.base_offset + distance
-    return header.next_offset
 
 
 class StoredLog:
