@@ -17,14 +17,17 @@ import pytest
 
 import zfabric
 import zfabric.aio
+from tests.process import interrupted
 from tests.process.flow import Flow
 from tests.process.leaders import compile_library
 from tests.process.test_peers import Peers, here, read, until
+from tests.scale import scaled
 from zfabric import errors
 from zfabric.store.directory import DataDirectory
 from zfabric.testing import kill_leader
 
 PATIENCE_S = 60.0
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 KINDS = ("fsync", "os", "memory")
 
 
@@ -247,6 +250,24 @@ def test_help_for_tests_does_not_kill_the_test(url):
         kill_leader(fabric)
 
 
+@pytest.mark.parametrize("durability", KINDS[:2])
+def test_ctrl_c_in_the_middle_of_a_turn_is_held_back_until_that_is_over(url, durability):
+    """Whatever the producer took is there, once and in order, as with a leader elsewhere."""
+    with connect(url) as fabric:
+        fabric.topics.create(interrupted.OTHER, durability=durability)
+    count = scaled(40)
+    command = [sys.executable, "-m", "tests.process.interrupted", "send", url, str(count), "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr.decode()
+    said = json.loads(done.stdout)
+    assert said["interrupted"] == count
+    (sent,) = said["result"]
+    with connect(url) as fabric, fabric.consumer(interrupted.OTHER) as consumer:
+        got = []
+        until(lambda: got.extend(r.value for r in consumer.poll(100_000, timeout=0.2)) or len(got) >= sent)
+        assert got == [b"%d" % number for number in range(sent)]
+
+
 # Others of the same directory.
 
 APPLICATION = """
@@ -411,6 +432,32 @@ def test_readers_elsewhere_go_on_where_a_killed_application_was(peers):
             sent.append(b"9-0")
             producer.send("t", sent[-1]).result(PATIENCE_S)
             assert read(consumer, 16) == sent
+
+
+FORKING = """
+import os, signal, sys, zfabric
+with zfabric.connect(sys.argv[1], timeout=60) as fabric:
+    print(next(member.endpoint for member in fabric.members()), flush=True)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    print(child, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_child_that_outlives_a_killed_application_keeps_none_of_its_ports(tmp_path):
+    there = f"zf+peer://forking-{os.getpid()}?data={tmp_path / 'data'}&leader=thread&beacon=0"
+    application = subprocess.Popen([sys.executable, "-c", FORKING, there], stdout=subprocess.PIPE, text=True)
+    endpoint, child = application.stdout.readline().strip(), int(application.stdout.readline())
+    try:
+        application.kill()
+        application.wait()
+        with connect(there) as fabric:
+            assert here(fabric) == endpoint
+    finally:
+        os.kill(child, signal.SIGKILL)
+        application.communicate()
 
 
 def test_garbage_at_its_ports_harms_nobody(peers):

@@ -22,6 +22,7 @@ signals: it goes on there, and the leader's thread takes the turn back and repea
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from zfabric import errors
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
+from zfabric.net.forking import close_copies
 from zfabric.net.nearby import Lent, Nearby, refuse
 from zfabric.net.polling import SharedPoller
 from zfabric.server.building import build
@@ -46,6 +48,7 @@ from zfabric.wire import messages
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
 _Message = tuple[bytes, Sequence[Any]]
+_leading: set[InsideLoop] = set()
 AHEAD_MAX: Final = 16
 """Turns that callers may take one after the other without waiting for them."""
 
@@ -71,6 +74,12 @@ class InsideLoop(Loop):
         self._ahead = 0.0
         self._taken: list[_Message] = []
         self._failure: BaseException | None = None
+
+    def forked(self) -> None:
+        """This is a child's copy."""
+        options = self._options
+        endpoints = (options.listen, options.listen_too, options.publish, options.publish_too)
+        close_copies(endpoint for endpoint in endpoints if endpoint)
 
     # The leader's own thread.
 
@@ -206,6 +215,7 @@ class Resident:
                 try:
                     loop.run(self._serving)
                 finally:
+                    _leading.difference_update([self._loop])
                     self._near.lend = refuse
                     self._near.withdraw()
 
@@ -222,5 +232,14 @@ class Resident:
 
     def _serving(self) -> None:
         assert self._loop is not None
+        _leading.add(self._loop)
         self._near.lend = self._loop.lend
         self.served = True
+
+
+def _after_fork() -> None:
+    for loop in _leading:  # It stays there: whatever it holds is not to be closed by a child.
+        loop.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
