@@ -21,6 +21,7 @@ from zfabric.core.cluster.roster import Roster
 from zfabric.core.mesh.events import MemberEvent
 from zfabric.core.mesh.introductions import Introductions
 from zfabric.core.mesh.membership import Mesh
+from zfabric.core.mesh.rules import first_incarnation
 from zfabric.model import Buffer
 from zfabric.modes.options import MeshOptions
 from zfabric.net.links import Links
@@ -82,8 +83,8 @@ class Gossip:
         self._codec = Codec(options.name, key, memo_max=MEMO_MAX)
         self._mesh = Mesh(
             self._codec, id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
-            random=self._random, now=now, metadata=roster.metadata, incarnation=time.time_ns() // 1_000_000,
-            settings=MeshSettings(),
+            random=self._random, now=now, metadata=roster.metadata,
+            incarnation=first_incarnation(time.time_ns() // 1_000_000), settings=MeshSettings(),
         )  # fmt: skip
         known = meshfile.load(path, options.name)
         self._mesh.restore(known)

@@ -106,6 +106,7 @@ class MeshWorld:
         self.tap: Tap | None = None
         self._delay = int(delay[0] * SECOND), int((delay[1] - delay[0]) * SECOND)
         self._at: dict[str, Host] = {}
+        self._odd: list[Host] = []
         self._codecs: dict[tuple[str, bytes | None], Codec] = {}
 
     @property
@@ -210,12 +211,20 @@ class MeshWorld:
         records = {host.id: host.mesh.me for host in hosts}
         if any(host.mesh.live != len(hosts) - 1 for host in hosts):
             return False
-        return all(
-            (mine := records.get(member.id)) is not None and mine == member
-            for host in hosts
-            for member in host.mesh.members()
-            if member.status <= 1
-        )
+        same = {id(record): record for record in records.values()}  # Most records are one object, which all share.
+
+        def right(host: Host) -> bool:
+            for member in host.mesh.members():
+                if member.status <= 1 and id(member) not in same:
+                    if records.get(member.id) != member:
+                        return False
+                    same[id(member)] = member
+            return True
+
+        # Who was wrong when this was asked last may be still.
+        wrong = next((host for host in [*(odd for odd in self._odd if odd in hosts), *hosts] if not right(host)), None)
+        self._odd = [host for host in [wrong] if host is not None]
+        return wrong is None
 
     def _resume(self, host: Host) -> None:
         host.paused = False

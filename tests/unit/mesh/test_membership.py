@@ -321,6 +321,27 @@ def test_wrong_arguments_are_refused_by_their_names(name, changes):
     assert caught.value.name == name
 
 
+def test_a_flood_of_members_that_come_and_fail_leaves_nothing_behind():
+    """Each makes room for the next: whoever is forgotten so is told of, and no timer remembers it."""
+    driven = Driven("a", members_max=50)
+    known = {b"a" * 16}
+    idle = len(driven.mesh._timers)
+    for number in range(5_000):
+        forged = Member((number + 1).to_bytes(16, "little"), 1, 1, Status.ALIVE, "x:forged", 1, b"m")
+        suspect = msgspec.structs.replace(forged, status=Status.SUSPECT, accuser=b"a" * 16)
+        ended = msgspec.structs.replace(forged, status=[Status.FAILED, Status.LEFT][number % 2])
+        claims = [forged, suspect, ended][: 1 + 2 * (number > 0)]
+        driven.hear("a", Type.GOSSIP, gossip.Gossip(news(*claims)))
+        for event in driven.mesh.take_events():
+            if event.kind == "joined":
+                known.add(event.member.id)
+            elif event.kind == "reaped":
+                known.remove(event.member.id)
+    assert known == {member.id for member in driven.mesh.members()}
+    assert len(known) <= 50
+    assert len(driven.mesh._timers) <= idle + 4 * 50 + 64
+
+
 def test_metadata_that_is_too_large_is_refused_and_changes_nothing():
     driven = Driven("a")
     with pytest.raises(errors.InvalidArgument):

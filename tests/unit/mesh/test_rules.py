@@ -142,3 +142,13 @@ def test_what_is_found_stale_at_a_glance_would_be_ignored():
     assert all(rules.stale(one, one) for one in statements), "what is believed already needs no judgement"
     assert {rules.decide(known, claim) for known, claim in stale if claim is not known} == {Verdict.IGNORE}
     assert len(stale) > len(statements) ** 2 / 2
+
+
+@pytest.mark.parametrize(
+    ("wall_ms", "incarnation"),
+    [(1_800_000_000_000, 1_800_000_000_000), (0, 1), (-5_000, 1), (STEP, STEP), (STEP + 1, STEP), (1 << 62, STEP)],
+)
+def test_no_clock_keeps_a_member_from_beginning(wall_ms, incarnation):
+    """The year 1970, one before it, and those after 2109."""
+    assert rules.first_incarnation(wall_ms) == incarnation
+    assert rules.decide(None, member(Status.ALIVE, incarnation)) == Verdict.ADMIT

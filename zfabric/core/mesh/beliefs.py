@@ -85,10 +85,7 @@ class Beliefs:
         if verdict == Verdict.IGNORE:
             return
         if verdict == Verdict.ADMIT:
-            if self._table.add(claim, proven=proven):
-                self._note("joined", claim)
-                if proven or by.type != Type.STATE or now >= self.quiet_until:
-                    self._voice.spread(claim, now)
+            self._admit(claim, now, proven=proven, quietly=by.type == Type.STATE and not proven)
             return
         assert known is not None
         if verdict <= Verdict.RETURN:
@@ -101,6 +98,15 @@ class Beliefs:
             self._collide(claim, now)
         else:
             self._counters.incarnations_refused += 1
+
+    def _admit(self, claim: Member, now: int, *, proven: bool, quietly: bool) -> None:
+        added = self._table.add(claim, proven=proven)
+        while self._table.evicted:
+            self._forgotten(self._table.evicted.pop())
+        if added:
+            self._note("joined", claim)
+            if not quietly or now >= self.quiet_until:
+                self._voice.spread(claim, now)
 
     def accuse(self, target: Member, now: int) -> None:
         """Suspect a member that did not answer, unless it is another one by now."""
@@ -188,6 +194,8 @@ class Beliefs:
             known, status=claim.status, incarnation=claim.incarnation, accuser=claim.accuser
         )
         self._suspicions.pop(claim.id, None)
+        self._timers.cancel(self._on_suspicion, claim.id)
+        self._timers.cancel(self._on_doubt, claim.id)
         self.round_trips.pop(claim.id, None)
         self._table.put(ended, now)
         self._note("failed" if claim.status == Status.FAILED else "left", ended)
@@ -201,8 +209,13 @@ class Beliefs:
         ended, known = self._table.ended_at(gone), self._table.get(gone)
         if ended is not None and known is not None and now >= ended + self._keep(known):
             self._table.remove(gone)
-            self._voice.queue.forget(gone)
-            self._note("reaped", known)
+            self._forgotten(known)
+
+    def _forgotten(self, gone: Member) -> None:
+        """It is in the table no more: nothing else may remember it either."""
+        self._voice.queue.forget(gone.id)
+        self._timers.cancel(self._reap, gone.id)
+        self._note("reaped", gone)
 
     def _collide(self, claim: Member, now: int) -> None:
         """Two live under one id. The known one keeps it, if it answers a probe; both will hear of it."""

@@ -38,6 +38,14 @@ INCARNATION_STEP_MAX: Final = 1 << 42
 """Largest first incarnation and largest step. An incarnation may begin at the wall clock in ms, now 2**41."""
 
 
+def first_incarnation(wall_ms: int) -> int:
+    """Return the incarnation to begin with: the wall clock, higher than in any run before unless it was set back.
+
+    A clock that nobody has set, or far in the future, must keep nobody from starting; others know better anyway.
+    """
+    return min(max(1, wall_ms), INCARNATION_STEP_MAX)
+
+
 class Verdict(IntEnum):
     """What a claim does to what is known."""
 

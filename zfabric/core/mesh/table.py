@@ -36,12 +36,14 @@ class Table:
 
     Attributes:
         members: by their ids; to read. live: how many are alive or suspected. changes: how often anything changed.
+        evicted: who was forgotten to make room, until somebody takes note.
         refused: members that found no room. stripped: metadata that found none.
     """
 
     def __init__(self, settings: MeshSettings, random: Random) -> None:
         self.live = 0
         self.changes = 0
+        self.evicted: list[Member] = []
         self.refused = 0
         self.stripped = 0
         self._settings = settings
@@ -80,7 +82,9 @@ class Table:
             if not self._ended:
                 self.refused += 1
                 return False
-            self.remove(next(iter(self._ended)))
+            gone = next(iter(self._ended))
+            self.evicted.append(self.members[gone])
+            self.remove(gone)
         self.changes += 1
         member = self._within(member, 0)
         self.members[member.id] = member

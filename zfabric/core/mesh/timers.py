@@ -39,6 +39,10 @@ class Timers:
             self._heap = [entry for entry in self._heap if self._due.get((entry[2], entry[3])) == entry[1]]
             heapq.heapify(self._heap)
 
+    def cancel(self, action: Action, key: bytes = b"") -> None:
+        """Drop an action, if it was noted."""
+        self._due.pop((action, key), None)
+
     def run(self, now: int) -> None:
         """Do what is due."""
         while self._heap and self._heap[0][0] <= now:
