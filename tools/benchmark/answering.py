@@ -1,6 +1,7 @@
 """The answering side of request/reply: ``python -m benchmark.answering KIND ADDRESS`` says "ready", then answers.
 
-Kinds: bare (a ROUTER that sends back what it gets), sync and aio (a service of ours), nats, zenoh.
+Kinds: bare (a ROUTER that sends back what it gets), least (the same with the least that a request needs: a header, and
+a wait that others could end), sync and aio (a service of ours), nats, zenoh.
 """
 
 from __future__ import annotations
@@ -8,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from struct import Struct
 from typing import Any
+
+HEAD = Struct("<QQ")
+"""Of a request: its number, and until when it is waited for."""
 
 
 def bare(address: str) -> None:
@@ -21,6 +26,27 @@ def bare(address: str) -> None:
     while True:
         peer, number, body = socket.recv_multipart()
         socket.send_multipart([peer, number, body])
+
+
+def least(address: str) -> None:
+    """Answer with a header that is read and written, waiting for the socket's descriptor rather than in the socket."""
+    import select
+
+    import zmq
+
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.set(zmq.ROUTER_MANDATORY, 1)
+    socket.bind(address)
+    poller = select.poll()
+    poller.register(socket.get(zmq.FD), select.POLLIN)
+    print("ready", flush=True)
+    while True:
+        while not socket.get(zmq.EVENTS) & zmq.POLLIN:
+            poller.poll(1_000)
+        peer, request = socket.recv(zmq.NOBLOCK), socket.recv(zmq.NOBLOCK)
+        number, _ = HEAD.unpack_from(request)
+        socket.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
+        socket.send(HEAD.pack(number, 0) + request[HEAD.size :], zmq.NOBLOCK)
 
 
 def sync(address: str) -> None:
@@ -92,4 +118,4 @@ def zenoh(address: str) -> None:
 
 
 if __name__ == "__main__":
-    {kind.__name__: kind for kind in (bare, sync, aio, nats, zenoh)}[sys.argv[1]](sys.argv[2])
+    {kind.__name__: kind for kind in (bare, least, sync, aio, nats, zenoh)}[sys.argv[1]](sys.argv[2])

@@ -11,7 +11,9 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from struct import Struct
 
+HEAD = Struct("<QQ")
 AT_ONCE = 64
 WARM = 200
 BODY = b"x" * 100
@@ -74,6 +76,32 @@ def bare(address: str, count: int) -> dict[str, float]:
     return found | {"rate": count / (time.perf_counter() - began)}
 
 
+def least(address: str, count: int) -> dict[str, float]:
+    """Ask with a number, a deadline, a table of what is under way, and a wait that ends at the deadline."""
+    import select
+
+    import zmq
+
+    socket = zmq.Context().socket(zmq.DEALER)
+    socket.connect(address)
+    poller = select.poll()
+    poller.register(socket.get(zmq.FD), select.POLLIN)
+    waiting: dict[int, int] = {}
+    numbers = iter(range(1, 1 << 62))
+
+    def ask() -> bytes:
+        number = next(numbers)
+        deadline = waiting[number] = time.monotonic_ns() + 10_000_000_000
+        socket.send(HEAD.pack(number, deadline) + BODY, zmq.NOBLOCK)
+        while not socket.get(zmq.EVENTS) & zmq.POLLIN:
+            poller.poll(max(0.0, (deadline - time.monotonic_ns()) / 1e6))
+        reply = bytes(socket.recv(zmq.NOBLOCK))
+        del waiting[HEAD.unpack_from(reply)[0]]
+        return reply[HEAD.size :]
+
+    return one_by_one(ask, count)
+
+
 def sync(address: str, count: int) -> dict[str, float]:
     """Ask with the synchronous SDK."""
     import zfabric
@@ -133,5 +161,5 @@ def zenoh(address: str, count: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    kinds = {kind.__name__: kind for kind in (bare, sync, aio, nats, zenoh)}
+    kinds = {kind.__name__: kind for kind in (bare, least, sync, aio, nats, zenoh)}
     print(json.dumps(kinds[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))

@@ -1,5 +1,7 @@
 """Request/reply between two processes: ours against a bare DEALER and ROUTER in the same run, and against peers.
 
+"Bare, with a header and a deadline" is what nobody can do without who has more than one request under way.
+
 Peers are measured where they are installed (nats-py with a nats-server on the path, eclipse-zenoh); one that is not is
 said to be missing.
 """
@@ -41,8 +43,8 @@ def address_of(kind: str, directory: str) -> Iterator[str]:
     """Yield where the two sides of a kind meet; what stands between them runs meanwhile."""
     if kind in ("sync", "aio"):
         yield f"zf+file:{directory}/{kind}"
-    elif kind == "bare":
-        yield f"ipc://{directory}/bare"
+    elif kind in ("bare", "least"):
+        yield f"ipc://{directory}/{kind}"
     elif kind == "zenoh":
         yield f"tcp/127.0.0.1:{free_port()}"
     else:
@@ -73,7 +75,7 @@ def peers(tell: Callable[[str], None]) -> list[str]:
 def measure(count: int, runs: int, tell: Callable[[str], None]) -> list[Row]:
     """Measure ``count`` requests of each kind in each run, the kinds one after the other."""
     others = peers(tell)
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in ("bare", "sync", "aio", *others)}
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in ("bare", "least", "sync", "aio", *others)}
     for number in range(runs):
         tell(f"services, run {number + 1} of {runs}")
         with home() as directory:
@@ -85,7 +87,7 @@ def measure(count: int, runs: int, tell: Callable[[str], None]) -> list[Row]:
         return [result[name] for result in found[kind]]
 
     rows = []
-    for kind, name in (("sync", "zfabric"), ("aio", "zfabric.aio")):
+    for kind, name in (("sync", "zfabric"), ("aio", "zfabric.aio"), ("least", "bare, with a header and a deadline")):
         for quantile in ("p50_us", "p99_us"):
             goal = (AT_MOST, 1.3) if (kind, quantile) == ("sync", "p50_us") else None
             ours, floor = column(kind, quantile), column("bare", quantile)
