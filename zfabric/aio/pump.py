@@ -129,6 +129,8 @@ class Pump:
         driver = self.driver
         core, ports = driver.core, driver.ports
         for _ in range(_BURST):
+            if core.restless:
+                break
             fd = driver.send()
             if fd is None and self._generation == ports.generation:
                 return
@@ -160,6 +162,11 @@ class Pump:
         self._timer = None
         if not self._closed:
             self._step(())
+
+    def post(self) -> None:
+        """Send at once what the core wants sent; :meth:`flush_now` or :meth:`flush_soon` has to follow."""
+        if not (self._closed or self.driver.core.restless):
+            self.driver.put()
 
     def flush_now(self) -> None:
         """As :meth:`flush` without a look, and what little of that there is to do."""

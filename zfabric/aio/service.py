@@ -17,6 +17,7 @@ from zfabric.aio import workers
 from zfabric.core.client import tracing
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.responder import Responder
+from zfabric.core.client.tracing import ALONE, ALONE_BYTES
 from zfabric.settings import CALL_BYTES_MAX, ERROR_TEXT_MAX, check_callable, check_flag, check_name, check_range
 from zfabric.wire import calls
 from zfabric.wire.card import ServiceCard
@@ -306,17 +307,18 @@ class Service:
             _log.info("handler_failed service=%s method=%s error=%r", self.name, job.method.name, error)
         else:
             with self._pump.lock:
-                self._responder.answer(job, body, self._pump.now())
+                self._responder.answer(job, body)
+                self._pump.post()  # Before what its caller need not wait for.
+                self._responder.end(job, self._pump.now())
         finally:
             tracing.current.set(None)
             self._workers.worked()
 
     async def _handle(self, job: Job) -> Any:
-        method = job.method
-        body = job.body
+        method, body, headers = job.method, job.body, job.headers
         request = Request(job, self._pump, body if type(body) is bytes else bytes(body))
-        if len(job.headers) != tracing.ALONE_BYTES or not job.headers.startswith(tracing.ALONE):
-            calls.read_headers(job.headers)  # Before anything of the user's: whoever tells of its failure reads them.
+        if len(headers) != ALONE_BYTES or not headers.startswith(ALONE):
+            calls.read_headers(headers)  # Before anything of the user's: whoever tells of its failure reads them.
         tracing.current.set(job)
         if self._deserializer is not None:
             request.value = self._deserializer(method.name, request.value)
@@ -372,7 +374,8 @@ class Service:
 
     def _fail(self, job: Job, error: errors.ZFabricError) -> None:
         with self._pump.lock:
-            self._responder.fail(job, error, self._pump.now())
+            self._responder.fail(job, error)
+            self._responder.end(job, self._pump.now())
 
     def _remote(self, job: Job, error: BaseException) -> errors.RemoteError:
         wanted = b"" if not job.headers else calls.read_headers(job.headers).get(TRACEBACK_HEADER, b"")

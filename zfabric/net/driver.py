@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from zfabric import errors
 from zfabric.core.effects import Send
 from zfabric.net import sockets
-from zfabric.net.ports import UNCLEAR, Change, Ports
+from zfabric.net.ports import Change, Ports
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -91,23 +91,27 @@ class Driver:
         return self.ports.fds()
 
     def send(self) -> int | None:
-        """Send what the core wants sent; returns a descriptor where a message has come in, None if none has.
+        """Send what the core, which is not restless, wants sent; returns where a message has come in, None if none has.
 
         Then it can be polled until :attr:`due_ns`, and the message handed to the core. While requests go to and fro
         that is all there is to do, and a third of a :meth:`step`, which has to follow once the core is restless.
         """
-        if self.core.restless:
-            return UNCLEAR
+        if self._effects:
+            self.put()
+        return self.ports.unread()
+
+    def put(self) -> None:
+        """Send what the core wants sent; :meth:`send` or :meth:`step` has to follow before the next poll."""
         effects = self._effects
         if len(effects) == 1:
             (effect,) = effects
             if type(effect) is Send:
                 effects.clear()
                 number, frames = effect
-                return self.ports.post(number, frames)
-        if effects and self.ports.perform(self._wanted()):
+                self.ports.put(number, frames)
+                return
+        if self.ports.perform(self._wanted()):
             self._locate()
-        return self.ports.unread()
 
     def step(self, ready: Iterable[int] | None = None, until: Awaited | None = None) -> int | None:
         """Do all there is to do now; returns when to come back (monotonic ns).

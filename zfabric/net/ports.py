@@ -232,25 +232,18 @@ class Ports:
         self._incoming = []
         return incoming
 
-    def post(self, number: int, frames: effects.Frames) -> int | None:
-        """Send one message, and return what :meth:`unread` does."""
+    def put(self, number: int, frames: effects.Frames) -> None:
+        """Send one message; :meth:`unread` or :meth:`drain` must follow before the next poll."""
         session = self._sessions.get(number)
         if session is None or session.waiting or not session.connected or self._torn is not None:
             self.perform((_Send(number, frames),))
-            return UNCLEAR
-        due = self._due
-        due[session] = None
+            return
+        self._due[session] = None
         self._torn = session
         sent = session.write(frames)
         self._torn = None
         if not sent:
             self._keep(session, frames)
-        if not sent or self._incoming or len(due) > 1:
-            return self.unread()
-        if session.get(_EVENTS) & _IN:
-            return session.socket_fd
-        del due[session]
-        return None
 
     def unread(self) -> int | None:
         """Return a descriptor where a message has come in since something was sent or received there.
@@ -280,7 +273,9 @@ class Ports:
         self._torn = session
         parts = session.read()
         self._torn = None
-        return None if parts is None else (session.number, parts)
+        if parts is None:
+            return None
+        return session.number, parts
 
     def _take(self, session: Session, most: int) -> int:
         """Send what waits, receive up to ``most`` messages; return how many. A session left with nothing is not due."""

@@ -225,6 +225,9 @@ class AsyncPump(SimPump):
 
     flush_now = flush_soon
 
+    def post(self) -> None:
+        """Nothing: what is to be sent goes with the next flush."""
+
     def attend(self, wake: Callable[[], None]) -> bool:
         """Tell that workers are called as users' callbacks are."""
         return False

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.sync import interrupts
+from zfabric.sync.interrupts import held
 
 if TYPE_CHECKING:
     from zfabric.core.client.errand import Errand
@@ -107,6 +108,7 @@ class Pump:
     def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
         """Have the core begin an errand, and drive until it is done, which the core sees to."""
         interrupts.take_over()
+        core = self.driver.core
         with self.lock:
             if self._closed or self.forked:
                 self.check()
@@ -115,9 +117,14 @@ class Pump:
                 self.flush(look=False)
             else:
                 self.drive(errand)
-        core = self.driver.core
         if core.restless and core.calling:
             self.driver.run_callbacks()
+
+    def post(self) -> None:
+        """Send what the core wants sent if nobody polls; call it with the lock held, and wait or flush after."""
+        driver = self.driver
+        if not (self._driving or self._closed or driver.core.restless):
+            driver.put()
 
     def drive(self, pending: Awaited) -> None:
         """Drive until ``pending``, which is not, is done, with the lock held once; callbacks may be left."""
@@ -125,11 +132,11 @@ class Pump:
         try:
             if self._driving:
                 self._wake()
-                self._go_on(pending, ())
+                ready: Sequence[int] | None = ()
             else:
                 ready = self._exchange(pending)
-                if ready is not None:
-                    self._go_on(pending, ready)
+            if ready is not None:
+                self._go_on(pending, ready)
         finally:
             self._waiters -= 1
             if self._waiters or not self._attended:
@@ -147,18 +154,19 @@ class Pump:
 
         Returns what a step has to look at, None if ``pending`` is done and none is wanted.
         """
-        if self._closed or self.forked:
-            return ()
         driver, lock = self.driver, self.lock
         core, ports = driver.core, driver.ports
+        if self._closed or self.forked:
+            return ()
         self.stepped_ns = now = time.monotonic_ns()
-        while True:
+        while not core.restless:
             fd = driver.send()
-            if interrupts.held:
+            if held:
                 interrupts.deliver()
             if fd is None:
                 due_ns = driver.due_ns
-                if due_ns is not None and due_ns <= now:
+                left_ms = None if due_ns is None else (due_ns - now) / 1e6
+                if left_ms is not None and left_ms <= 0:
                     return ()
                 if self._generation != ports.generation:
                     self._register()
@@ -166,7 +174,7 @@ class Pump:
                 self._driving = True
                 lock.release()
                 try:
-                    found = self._poller.poll(None if due_ns is None else (due_ns - now) / 1e6)
+                    found = self._poller.poll(left_ms)
                 finally:
                     lock.acquire()
                     self._driving = False
@@ -181,10 +189,9 @@ class Pump:
                 return self._readable(((fd, 0),))
             session, frames = message
             core.receive(session, frames, now)
-            if core.restless:
-                return ()
-            if pending.done:
+            if pending.done and not core.restless:
                 return None
+        return ()
 
     def _go_on(self, pending: Awaited, ready: Sequence[int], deadline_ns: int | None = None) -> bool:
         """Drive until ``pending`` is done, True, or ``deadline_ns`` has come; ``ready`` is what to look at first."""

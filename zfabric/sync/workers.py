@@ -113,7 +113,7 @@ class Workers:
                     parks = not core.calling
                     if parks:
                         self._idle += 1
-                elif responder.ready:
+                elif responder.queue:
                     self.wake()
                 if effects:
                     pump.flush(look=False)

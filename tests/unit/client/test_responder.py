@@ -42,6 +42,11 @@ class Stage:
         self.client.receive(self.session, [PEER, *frames], self.now)
         return self.client.restless
 
+    def answer(self, job, body=b""):
+        """A worker is through with a request."""
+        self.responder.answer(job, body)
+        self.responder.end(job, self.now)
+
     def replies(self):
         sent = [effect.frames for effect in self.client.take_effects() if isinstance(effect, effects.Send)]
         return [calls.read_answered(frames[1:]) for frames in sent if frames[0] == PEER]
@@ -50,7 +55,7 @@ class Stage:
 def test_a_worker_that_attends_gets_the_request_that_comes():
     stage = Stage()
     stage.ask()  # The first of its method takes a closer look.
-    stage.responder.answer(stage.responder.take(stage.now), b"", stage.now)
+    stage.answer(stage.responder.take(stage.now))
     stage.responder.attended = True
     assert not stage.responder.ready
     assert not stage.ask(b"question")
@@ -63,7 +68,7 @@ def test_a_worker_that_attends_gets_the_request_that_comes():
     assert stage.responder.take(stage.now) is None
     stage.replies()
     for job in jobs:
-        stage.responder.answer(job, b"re: " + job.body, stage.now)
+        stage.answer(job, b"re: " + job.body)
     assert [(reply.number, reply.body) for reply in stage.replies()] == [(2, b"re: question"), (3, b"re: another")]
     assert stage.responder.take(stage.now).body == b"third"
 
@@ -82,7 +87,7 @@ def test_a_method_that_was_replaced_gets_no_request_any_more():
     stage = Stage()
     for _ in range(2):
         stage.ask()
-        stage.responder.answer(stage.responder.take(stage.now), b"", stage.now)
+        stage.answer(stage.responder.take(stage.now))
     other = Method("m", None, idempotent=False, stream=False)
     stage.responder.offer(other)
     stage.ask()
@@ -96,6 +101,6 @@ def test_the_end_of_the_last_request_of_one_that_drains_is_no_usual_one():
     job = stage.responder.take(stage.now)
     stage.responder.drain(stage.now, stage.now + SECOND)
     stage.client.restless = False
-    stage.responder.answer(job, b"", stage.now)
+    stage.answer(job)
     assert stage.client.restless
     assert stage.client.next_deadline() == 0

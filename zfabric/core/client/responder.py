@@ -65,7 +65,7 @@ class Responder:
         ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
         prompt: the pump calls workers itself after each step, so ``wake`` is not called. attended: a worker looks for
             requests by itself, so neither is. running: requests at workers.
-        counts: of what became of requests, by name.
+        queue: requests that wait, with those that are not wanted any more. counts: of what became of requests, by name.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Responder:
         self._limit = queue
         self._wake = wake
         self._outflows = Outflows(card.name, patience_ns)
-        self._queue: deque[Job] = deque()
-        self._queued_bytes = 0
+        self.queue: deque[Job] = deque()
+        self.queued_bytes = 0
         self._withdrawn = 0
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
@@ -201,10 +201,16 @@ class Responder:
     def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take what a caller says."""
         plain = calls.read_plain(frames)
-        if plain is None or not self._begin(frames[0], plain, now):
-            self._receive(frames, now)
-            return False
-        return True
+        if plain is not None:
+            number, instance, remaining_us, asked, headers, body = plain
+            method = self._plain.get(asked)
+            if method is not None and instance == self.card.instance and not self._draining:
+                deadline_ns = now + remaining_us * 1_000 if remaining_us else None
+                job = Job(frames[0], number, method, body, headers, deadline_ns)
+                if self._begin(job, now):
+                    return True
+        self._receive(frames, now)
+        return False
 
     def _receive(self, frames: Sequence[Any], now: int) -> None:
         peer = bytes(frames[0])
@@ -239,29 +245,25 @@ class Responder:
             elif job is not None:
                 self._outflows.credited(job, asked.value, now)
 
-    def _begin(self, peer: bytes, plain: tuple[int, int, int, bytes, bytes, bytes], now: int) -> bool:
+    def _begin(self, job: Job, now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
-        number, instance, remaining_us, asked, headers, body = plain
-        method = self._plain.get(asked)
-        key = peer, number
-        if method is None or instance != self.card.instance or self._draining or key in self._jobs:
+        key = job.peer, job.number
+        jobs, queue, running = self._jobs, self.queue, self.running
+        if key in jobs or len(queue) + running >= self._concurrency:
             return False
-        if len(self._queue) + self.running >= self._concurrency:
-            return False
-        job = Job(peer, number, method, body, headers, now + remaining_us * 1_000 if remaining_us else None)
-        if self.attended and self.handed is None and not self._queue:
-            self.running += 1
+        if self.attended and not queue and self.handed is None:
+            self.running = running + 1
             job.started_ns = now
             self.handed = job
-        elif self._queued_bytes + len(body) > QUEUED_BYTES_MAX:
+        elif self.queued_bytes + len(job.body) > QUEUED_BYTES_MAX:
             return False
         else:
-            self._queue.append(job)
-            self._queued_bytes += len(body)
+            queue.append(job)
+            self.queued_bytes += len(job.body)
             if not self.attended:
                 self._call()
         self.counts["requests"] += 1
-        self._jobs[key] = job
+        jobs[key] = job
         return True
 
     def _take(self, peer: bytes, asked: calls.Asked, now: int) -> None:
@@ -284,8 +286,8 @@ class Responder:
         deadline_ns = now + asked.remaining_us * 1_000 if asked.remaining_us else None
         job = self._jobs[key] = Job(peer, asked.number, method, asked.body, asked.headers, deadline_ns)
         job.streaming, job.window, job.oneway = bool(asked.flags), asked.window, asked.type == calls.NOTIFY
-        self._queue.append(job)
-        self._queued_bytes += len(job.body)
+        self.queue.append(job)
+        self.queued_bytes += len(job.body)
         if not self.attended and self.running < self._concurrency:
             self._call()
 
@@ -300,7 +302,7 @@ class Responder:
             known = ", ".join(sorted(self._methods))[:ERROR_TEXT_MAX]
             return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
         waiting = self._waiting - max(self._concurrency - self.running, 0)
-        if waiting >= self._limit or self._queued_bytes + len(asked.body) > QUEUED_BYTES_MAX:
+        if waiting >= self._limit or self.queued_bytes + len(asked.body) > QUEUED_BYTES_MAX:
             self.counts["overloaded"] += 1
             return errors.Overloaded(
                 service=card.name,
@@ -318,7 +320,7 @@ class Responder:
     @property
     def _waiting(self) -> int:
         """How many requests wait for a worker."""
-        return len(self._queue) - self._withdrawn
+        return len(self.queue) - self._withdrawn
 
     # For workers.
 
@@ -327,16 +329,16 @@ class Responder:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
         if self.handed is not None:
             return True
-        return self.ended or (len(self._queue) > self._withdrawn and self.running < self._concurrency)
+        return self.ended or (len(self.queue) > self._withdrawn and self.running < self._concurrency)
 
     def take(self, now: int) -> Job | None:
-        """Return the next request for a worker; it must come back by :meth:`answer` or :meth:`fail`."""
+        """Return the next request for a worker; it must come back by :meth:`end`."""
         job, self.handed = self.handed, None
         if job is not None:
             return job
-        while self._queue and self.running < self._concurrency:
-            job = self._queue.popleft()
-            self._queued_bytes -= len(job.body)
+        while self.queue and self.running < self._concurrency:
+            job = self.queue.popleft()
+            self.queued_bytes -= len(job.body)
             if job.over:
                 self._withdrawn -= 1
                 continue
@@ -358,21 +360,22 @@ class Responder:
         if not job.oneway:
             self._send(job.peer, calls.failure(calls.REFUSED, job.number, error, job.method.idempotent))
 
-    def answer(self, job: Job, body: Buffer, now: int) -> None:
-        """The handler has returned."""
-        if self._over(job, now) and not job.oneway:
-            self.counts["replies"] += 1
-            flags = job.method.idempotent
-            if job.streaming:
-                self._send(job.peer, calls.chunk(job.number, job.place, body, flags | calls.FLAG_END))
-            elif self._session is not None:
-                frames = calls.reply_to(job.peer, job.number, body, flags)
-                self._client.requests.effects.append(Send(self._session, frames))
+    def answer(self, job: Job, body: Buffer) -> None:
+        """The handler has returned; :meth:`end` must follow."""
+        session = self._session
+        if job.cancelled or job.oneway or session is None:
+            return
+        self.counts["replies"] += 1
+        flags = job.method.idempotent
+        if job.streaming:
+            self._send(job.peer, calls.chunk(job.number, job.place, body, flags | calls.FLAG_END))
+        else:
+            self._client.requests.effects.append(Send(session, calls.reply_to(job.peer, job.number, body, flags)))
 
-    def fail(self, job: Job, error: errors.ZFabricError, now: int) -> None:
-        """The handler has raised; the error is what its caller gets."""
+    def fail(self, job: Job, error: errors.ZFabricError) -> None:
+        """The handler has raised, the error is what its caller gets; :meth:`end` must follow."""
         job.method.failed += 1
-        if self._over(job, now) and not job.oneway:
+        if not (job.cancelled or job.oneway):
             self.counts["failures"] += 1
             self._send(job.peer, calls.failure(calls.FAILED, job.number, error, job.method.idempotent))
 
@@ -393,8 +396,8 @@ class Responder:
         self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent))
         return self._outflows.sent(job, len(body), now)
 
-    def _over(self, job: Job, now: int) -> bool:
-        """A worker is free again; tells whether an answer is wanted."""
+    def end(self, job: Job, now: int) -> None:
+        """A worker is free again."""
         self._client.now = now
         assert not job.over, "a job ends once"
         self.running -= 1
@@ -407,9 +410,8 @@ class Responder:
         del self._jobs[job.peer, job.number]
         if self._draining:
             self._client.restless = True
-        if self._queue and not self.attended:
+        if self.queue and not self.attended:
             self._call()
-        return not job.cancelled
 
     def _call(self) -> None:
         """Have the pump call the workers, once for all that has come by then."""
@@ -440,12 +442,12 @@ class Responder:
     def _withdraw(self, job: Job) -> None:
         """A waiting request is not wanted any more: its place and its memory are free at once."""
         self._jobs.pop((job.peer, job.number), None)
-        self._queued_bytes -= len(job.body)
+        self.queued_bytes -= len(job.body)
         job.over = True
         job.body = job.headers = b""
         self._withdrawn += 1
         if self._withdrawn > max(WITHDRAWN_MAX, self._waiting):  # Cheaper than to look for each at once.
-            self._queue = deque(waiting for waiting in self._queue if not waiting.over)
+            self.queue = deque(waiting for waiting in self.queue if not waiting.over)
             self._withdrawn = 0
 
     def _send(self, peer: bytes, frames: calls.Frames) -> None:
