@@ -367,3 +367,29 @@ def test_an_offset_is_committed_at_its_origin_and_found_from_every_peer(simulati
         assert len(read(consumer, 7)) == 7
     fabrics[0].groups.delete("g")
     assert fabrics[1].groups.list() == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["just now", "for long"])
+def test_a_group_is_reset_and_deleted_wherever_it_can_be_and_an_origin_that_is_away_is_named(simulation, seconds):
+    fabrics = connected(simulation)
+    fabrics[0].topics.create("t")
+    for fabric in fabrics:
+        send(fabric, [b"a", b"b"])
+    with fabrics[0].consumer("t", group="g") as consumer:
+        assert len(read(consumer, 6)) == 6
+        consumer.commit()
+    simulation.restart = False
+    simulation.kill_leader(2)
+    simulation.advance(seconds)
+    with pytest.raises(errors.OriginAway) as told:
+        fabrics[0].groups.reset("g", "t", to="earliest")
+    assert (told.value.origin, told.value.retriable) == (simulation.processes[2].fabric, True)
+    assert [entry.offset for entry in fabrics[1].groups.describe("g")] == [0, 0]
+    with pytest.raises(errors.OriginAway):
+        fabrics[0].groups.delete("g")
+    assert fabrics[0].groups.list() == []
+    simulation.start_leader(2)
+    simulation.advance(5.0)
+    assert [entry.offset for entry in fabrics[1].groups.describe("g")] == [2]
+    fabrics[0].groups.delete("g")
+    assert fabrics[1].groups.list() == []

@@ -76,30 +76,45 @@ class Groups:
     async def reset(
         self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None
     ) -> None:
-        """Set what the group has committed: "earliest", "latest", an offset or a time; may go back."""
+        """Set what the group has committed: "earliest", "latest", an offset or a time; may go back.
+
+        Raises:
+            OriginAway: in a mesh, once all others are set: a partition's origin is away, and so are its keepers.
+        """
         check_name("group", group, GROUP_BYTES_MAX)
         consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
+        away: builtins.list[str] = []
         try:
             await consumer.open()
             info = await self._fabric.topics.describe(topic)
             places = {part.partition: part for part in info.partitions}
             for number, offset in consumer.position.items():
-                if offset < 0:  # Of a member of a mesh that is away.
-                    continue
                 place = places[number]
+                if offset < 0:
+                    away.append(place.origin)
+                    continue
                 body = messages.CommitOffsets(group, [messages.CommitOffset(place.id, offset)], force=True)
                 await self._fabric.ask(Type.COMMIT_OFFSETS, body, "reset", place.leader)
         finally:
             await consumer.close()
+        if away:
+            raise errors.OriginAway(topic=topic, origin=away[0])
 
     async def delete(self, group: str) -> None:
         """Forget what the group has committed, in all topics.
 
         Raises:
-            NotFound: it has committed nothing.
+            NotFound: it has committed nothing. OriginAway: in a mesh, once all others have forgotten it: an origin is
+                away, and so are its keepers.
         """
         check_name("group", group, GROUP_BYTES_MAX)
         await self.describe(group)
         topics = await self._fabric.survey(None)
-        for leader in sorted({place.leader for topic in topics for place in topic.partitions}):
-            await self._fabric.ask_origin(Type.DELETE_GROUP, messages.DeleteGroup(group), "deletion of a group", leader)
+        places = {place.leader: topic.name for topic in topics for place in topic.partitions}
+        away = []
+        for leader in sorted(places):
+            body = messages.DeleteGroup(group)
+            if await self._fabric.ask_origin(Type.DELETE_GROUP, body, "deletion of a group", leader) is None:
+                away.append(leader)
+        if away:
+            raise errors.OriginAway(topic=places[away[0]], origin=self._fabric.origin_of(away[0]))
