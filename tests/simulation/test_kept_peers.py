@@ -18,7 +18,8 @@ from zfabric.wire.replication import KeptPlace
 
 def send(fabric, values, topic="t"):
     with fabric.producer() as producer:
-        return [producer.send(topic, value).result(30.0) for value in values]
+        # Where a keeper's question is lost without a word, it asks again after 35 seconds.
+        return [producer.send(topic, value).result(120.0) for value in values]
 
 
 def read(consumer, count, seconds=60.0):
