@@ -21,7 +21,7 @@ SERVE = [sys.executable, "-m", "zfabric", "serve", "--leaders", "1", "--insecure
 SERVICE = """
 import os, sys, time, zfabric
 fabric = zfabric.connect(sys.argv[1], timeout=60.0)
-service = fabric.service("s")
+service = fabric.service("s", listen="tcp://0.0.0.0:*")
 
 @service.method("wait")
 def wait(request):

@@ -386,3 +386,36 @@ async def test_cancelling_a_request_cancels_its_handler(zfabric_url):
 def test_a_wrong_endpoint_of_a_service_is_named(fabric, listen):
     with pytest.raises(errors.InvalidArgument):
         fabric.service("s", listen=listen)
+
+
+@pytest.mark.parametrize(
+    "advertise",
+    [5, "host:1", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://0.0.0.0:1", f"tcp://{'h' * 200}:1"],
+)
+def test_a_wrong_address_to_advertise_is_named(fabric, advertise):
+    with pytest.raises(errors.InvalidArgument):
+        fabric.service("s", advertise=advertise)
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "told"),
+    [
+        ("tcp://0.0.0.0:*", None, "tcp://127.0.0.1:"),
+        ("tcp://*:*", None, "tcp://127.0.0.1:"),
+        ("tcp://0.0.0.0:*", "tcp://localhost:*", "tcp://localhost:"),
+        ("tcp://127.0.0.1:*", "tcp://127.0.0.2:*", "tcp://127.0.0.2:"),
+        ("tcp://127.0.0.1:*", None, "tcp://127.0.0.1:"),
+    ],
+)
+def test_what_a_service_announces_is_where_callers_reach_it(fabric, listen, advertise, told):
+    with fabric.service("s", listen=listen, advertise=advertise) as service:
+        assert [instance.endpoint for instance in fabric.services("s")] == [service.endpoint]
+        assert service.endpoint.startswith(told)
+        assert int(service.endpoint.rpartition(":")[2]) > 0
+        if advertise is None or "localhost" in advertise:
+            assert fabric.request("s.health") == b"ok"
+
+
+def test_a_port_may_be_advertised_that_is_another_one_than_it_listens_on(fabric):
+    with fabric.service("s", listen="tcp://127.0.0.1:*", advertise="tcp://gateway.example:7500"):
+        assert [instance.endpoint for instance in fabric.services("s")] == ["tcp://gateway.example:7500"]

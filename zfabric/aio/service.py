@@ -99,6 +99,7 @@ class Service:
         concurrency: int | None,
         queue: int,
         patience: float,
+        advertise: str,
         timeout: float,
         serializer: Serializer | None,
         deserializer: Deserializer | None,
@@ -124,6 +125,7 @@ class Service:
             queue=queue,
             wake=self._workers.wake,
             patience_ns=int(patience * 1e9),
+            advertise=advertise,
         )
         self._started = False
         self.method("health", idempotent=True)(_healthy)
@@ -167,7 +169,7 @@ class Service:
 
     @property
     def endpoint(self) -> str:
-        """Where it listens, once it is started."""
+        """Where callers reach it, once it is started."""
         return self._responder.card.endpoint
 
     async def start(self) -> None:

@@ -14,6 +14,7 @@ from zfabric.core.client import arguments, tracing
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Errand
 from zfabric.model import ServiceInstance
+from zfabric.net.addresses import WILDCARDS
 from zfabric.settings import CALL_BYTES_MAX, check_callable, check_flag, check_name, check_range
 from zfabric.sync import workers
 from zfabric.sync.service import TRACEBACK_HEADER, Deserializer, Serializer, Service
@@ -77,6 +78,7 @@ class Calling:
         patience: float = 60.0,
         weight: int = 100,
         listen: str | None = None,
+        advertise: str | None = None,
         serializer: Serializer | None = None,
         deserializer: Deserializer | None = None,
     ) -> Service:
@@ -89,12 +91,16 @@ class Calling:
             patience: seconds that a stream waits for its reader to take something, before it ends with StreamStalled.
             weight: share of requests that it wants, in percent of a full instance's; 0: none while others want some.
             listen: ``tcp://host:port``, the port may be ``*``; by default where this fabric is reached from.
+            advertise: ``tcp://host:port`` by which callers reach it, where that is not what it listens on (containers,
+                address translation); the port ``*`` is the same. By default that of ``listen``, and for all interfaces
+                (``tcp://0.0.0.0:7500``) the address by which this machine reaches the fabric.
             serializer: ``(method, object) -> bytes`` for results.
             deserializer: ``(method, bytes) -> object`` for values.
         """
         check_name("service", name)
         arguments.check_version(version)
         arguments.check_listen(listen)
+        arguments.check_advertise(advertise)
         if concurrency is not None:
             check_range("concurrency", concurrency, 1, 100_000, "requests")
         check_range("queue", queue, 0, 1_000_000, "requests")
@@ -120,6 +126,7 @@ class Calling:
             concurrency=concurrency,
             queue=queue,
             patience=patience,
+            advertise=advertise or self._reached(listen),
             timeout=self._timeout,
             serializer=serializer,
             deserializer=deserializer,
@@ -127,6 +134,13 @@ class Calling:
         self._services = [service for service in self._services if not service.ended]
         self._services.append(made)
         return made
+
+    def _reached(self, listen: str | None) -> str:
+        """Return what is announced of a service that listens on all interfaces; "" for any other."""
+        if listen is None or listen.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
+            return ""
+        found = self._pump.listen_endpoint()
+        return found if found.startswith("tcp://") else "tcp://127.0.0.1:*"
 
     def middleware(self, hook: Middleware) -> Middleware:
         """Have each ``request`` pass through the decorated function: ``hook(call, proceed)``; the first is outermost.

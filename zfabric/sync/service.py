@@ -100,6 +100,7 @@ class Service:
         concurrency: int | None,
         queue: int,
         patience: float,
+        advertise: str,
         timeout: float,
         serializer: Serializer | None,
         deserializer: Deserializer | None,
@@ -125,6 +126,7 @@ class Service:
             queue=queue,
             wake=self._workers.wake,
             patience_ns=int(patience * 1e9),
+            advertise=advertise,
         )
         self._started = False
         self.method("health", idempotent=True)(_healthy)
@@ -168,7 +170,7 @@ class Service:
 
     @property
     def endpoint(self) -> str:
-        """Where it listens, once it is started."""
+        """Where callers reach it, once it is started."""
         return self._responder.card.endpoint
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from zfabric.model import Buffer
 
 VERSION_MAX: Final = 100
+ENDPOINT_MAX: Final = 200
+_ADVERTISE: Final = re.compile(r"tcp://(?!0\.0\.0\.0:|\*|\[::\])[\w.:%\[\]-]{1,180}:(\*|[1-9]\d{0,4})", re.ASCII)
 METHOD_CHARACTERS_MAX: Final = METHOD_BYTES_MAX // 4
 
 
@@ -49,6 +52,16 @@ def check_listen(listen: object) -> None:
     """Raise InvalidArgument unless it can be an endpoint."""
     if listen is not None and not (isinstance(listen, str) and listen.isascii()):
         raise errors.InvalidArgument(name="listen", value=repr(listen)[:100], allowed="tcp://host:port")
+
+
+def check_advertise(advertise: object) -> None:
+    """Raise InvalidArgument unless callers can connect to it, but for the port, which may be ``*``."""
+    if advertise is None:
+        return
+    found = _ADVERTISE.fullmatch(advertise) if isinstance(advertise, str) else None
+    if found is None or not (found[1] == "*" or 0 < int(found[1]) < 65_536):
+        allowed = f"tcp://host:port of at most {ENDPOINT_MAX} characters, the port 1 to 65,535 or *"
+        raise errors.InvalidArgument(name="advertise", value=repr(advertise)[:100], allowed=allowed)
 
 
 def check_options(version: object, instance: object, idempotent: object, hedge: object) -> None:

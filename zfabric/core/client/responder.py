@@ -58,7 +58,8 @@ class Responder:
         card: what it announces; its endpoint is where to listen, ``*`` for a free port.
         methods: by name within the service. concurrency, queue: requests that may run, and wait.
         wake: called by the pump, outside its lock, when there is something for :meth:`take` and nobody attends.
-        patience_ns: how long a stream waits for its reader.
+        patience_ns: how long a stream waits for its reader. advertise: the endpoint that is announced, if not the one
+            that it listens on; its port may be ``*``.
 
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
@@ -78,6 +79,7 @@ class Responder:
         queue: int,
         wake: Callable[[], None],
         patience_ns: int,
+        advertise: str = "",
     ) -> None:
         self.card = card
         self.listening: Pending[str] = Pending()
@@ -93,6 +95,7 @@ class Responder:
         self._concurrency = concurrency
         self._limit = queue
         self._wake = wake
+        self._advertise = advertise
         self._outflows = Outflows(card.name, patience_ns)
         self.queue: deque[Job] = deque()
         self.queued_bytes = 0
@@ -125,7 +128,8 @@ class Responder:
 
     def listens(self, session: int, endpoint: str, now: int) -> None:
         """The socket is bound."""
-        self.card = msgspec.structs.replace(self.card, endpoint=endpoint)
+        told = self._advertise.replace(":*", endpoint[endpoint.rindex(":") :]) or endpoint
+        self.card = msgspec.structs.replace(self.card, endpoint=told)
         self._probe_ns = now + PROBE_NS
         self._announcement.make(self.card, now)
         self.listening.resolve(endpoint)
