@@ -105,6 +105,20 @@ def test_origins_go_to_partitions_of_the_hub_by_a_rule_and_stay_there_though_it_
     assert f"{plant.processes[0].fabric}/{TOPIC}/0/17".encode() in places
 
 
+def test_a_look_for_topics_which_takes_long_waits_for_what_moves(plant, hub, sensors, start):
+    """A member that does not answer, and is not known to be away, holds up each look for a second."""
+    for peer, fabric in sensors.items():
+        fill(fabric, peer, 0, 6)
+    uplink = start(rescan=0.5)
+    plant.processes[2].freeze(20.0)
+    while not any(notice.kind == "begun" for notice in uplink.take_notices()):
+        uplink.advance()
+    began = plant.world.now
+    ship_until(uplink, hub, 6)
+    assert plant.world.now - began < 0.5 * 10**9
+    uplink.close()
+
+
 def test_an_origin_that_appears_while_it_runs_is_shipped_from_its_start(plant, hub, sensors, start):
     fill(sensors[0], "a", 0, 6)
     uplink = start()

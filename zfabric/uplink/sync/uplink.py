@@ -23,6 +23,7 @@ from zfabric.wire.metadata import Metadata, TopicMeta
 
 NOTICES_MAX = 1_000
 TURN_SECONDS = 1.0
+QUIET_NS = 100_000_000
 PATIENCE_SECONDS = 0.001
 PATIENCE_MAX_SECONDS = 0.064
 
@@ -95,6 +96,7 @@ class Uplink:
         self._origin = self._hub_id = ""
         self._group = ""
         self._scan_ns = 0
+        self._moved_ns = -QUIET_NS
         self._scanning = Backoff()
         self._problem: errors.ZFabricError | None = None
         self._stopping = False
@@ -168,8 +170,8 @@ class Uplink:
             UplinkFenced: another uplink does the same. InvalidArgument: source and target are one fabric.
         """
         now = self._source.waiting.now()
-        if now >= max(self._scan_ns, self._scanning.at_ns):
-            self._scan(now)
+        if now >= self._look_ns():
+            self._scan()
         moved = False
         wait_ns = self._bucket.wait_ns(now)
         window = self._bucket.window(self._settings.buffer_bytes)
@@ -187,7 +189,9 @@ class Uplink:
         sent = self._sent_bytes()
         self._bucket.spend(sent - self._spent)
         self._spent = sent
-        if not moved:
+        if moved:
+            self._moved_ns = self._source.waiting.now()
+        else:
             self._rest(min(timeout, TURN_SECONDS), wait_ns)
         return moved
 
@@ -202,7 +206,12 @@ class Uplink:
 
     # Topics.
 
-    def _scan(self, now: int) -> None:
+    def _look_ns(self) -> int:
+        """Return when to look for topics: a look may take a second, so it waits while something moves, but not long."""
+        due = max(self._scan_ns, self._scanning.at_ns)
+        return min(max(due, self._moved_ns + QUIET_NS), due + int(self._settings.rescan * SECOND))
+
+    def _scan(self) -> None:
         """Look for topics that are new, gone or changed at the source."""
         try:
             if not self._origin:
@@ -218,11 +227,11 @@ class Uplink:
         except errors.InvalidArgument:
             raise
         except errors.ZFabricError as error:
-            self._failed(None, error, now)
+            self._failed(None, error, self._source.waiting.now())
         else:
             self._scanning.succeeded()
             self._problem = None
-            self._scan_ns = now + int(self._settings.rescan * SECOND)
+            self._scan_ns = self._source.waiting.now() + int(self._settings.rescan * SECOND)
 
     def _matching(self, topics: Iterable[TopicMeta]) -> dict[Key, tuple[TopicMeta, Place | None]]:
         """Return what is to be shipped. What the hub leads as a member of the source's mesh has arrived."""
@@ -340,7 +349,7 @@ class Uplink:
     def _pause(self) -> float:
         """Return seconds until there is something to do though nothing comes."""
         now = self._source.waiting.now()
-        due = [max(self._scan_ns, self._scanning.at_ns)]
+        due = [self._look_ns()]
         due += [link.backoff.at_ns for link in self._links.values() if not link.opened]
         return max(0.0, (min(due) - now) / SECOND)
 
