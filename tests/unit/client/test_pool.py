@@ -84,6 +84,22 @@ def test_what_is_said_of_a_version_that_is_not_there_names_those_that_are():
     assert "there is '1.0', '2.0'" in str(pool.unavailable(errand, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("host", "endpoint", "said"),
+    [
+        ("there", "tcp://127.0.0.1:4711", True),
+        ("there", "ipc:///data/run/svc", True),
+        ("there", "tcp://10.0.0.5:4711", False),
+        ("here", "tcp://127.0.0.1:4711", False),
+    ],
+)
+def test_an_instance_that_another_host_cannot_reach_is_said_to_be_one(host, endpoint, said):
+    pool = pool_of({"host": host, "endpoint": endpoint})
+    told = str(pool.unavailable(Errand("s.m", b"", b"", 60 * SECOND, 60.0), 1.0))
+    assert endpoint in told
+    assert ("from its own host only" in told) is said
+
+
 @pytest.mark.parametrize(("wanted", "instances"), [("1", {1, 2}), ("1.4", {2}), ("1.4.2", {2}), ("1.40", {None})])
 def test_a_version_is_asked_for_by_its_first_numbers(wanted, instances):
     assert set(asked(pool_of({"version": "1.3"}, {"version": "1.4.2"}), times=50, version=wanted)) == instances

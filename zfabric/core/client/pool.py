@@ -32,6 +32,7 @@ VERSIONS_MAX: Final = 100
 """Versions that were asked for, whose instances are remembered."""
 LATENCY_MIN_NS: Final = 20_000
 LATENCY_WEIGHT: Final = 0.2
+_LOCAL: Final = ("tcp://127.", "tcp://[::1]", "tcp://localhost:", "ipc://")
 _FADE_NS: Final = 1_000_000_000
 
 
@@ -211,9 +212,13 @@ class Pool:
                 return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
             detail = f"there is {versions[:ERROR_TEXT_MAX]}"
             return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
-        detail = f"{len(fitting)} are known, none of them could be reached or had room"
+        card = fitting[0].card
+        where = f"{card.endpoint} of host {card.host!r}"
+        detail = f"{len(fitting)} are known, as {where}, and none of them could be reached or had room"
         if errand.instance:
-            detail = f"it is known at {fitting[0].card.endpoint}, but could not be reached or had no room"
+            detail = f"it is known, as {where}, and could not be reached or had no room"
+        if all(channel.near and channel.card.endpoint.startswith(_LOCAL) for channel in fitting):
+            detail += "; that is reached from its own host only, so let it connect to the fabric by an outer address"
         return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
 
     def _version(self, groups: Sequence[tuple[float, _Group]]) -> _Group:
