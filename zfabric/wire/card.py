@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
+import xxhash
 from msgspec import Meta
 
 from zfabric.model import Buffer
@@ -90,6 +91,11 @@ class Card(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Card).decode
+
+
+def member_of(fabric: str) -> bytes:
+    """Return the id of the member whose card may name this fabric: so nobody else can take its place."""
+    return xxhash.xxh3_128_digest(fabric.encode())
 
 
 def fitting(card: Card) -> bytes:

@@ -163,10 +163,11 @@ def test_services_of_leader_0_are_told_even_if_no_member_changed(wire):
 
 def test_a_member_is_shown_with_all_that_its_card_says(wire):
     fresh(wire)
-    answer(wire, member(card=Card("peer", "h", "z", "f", topics=[TopicCard("t", 2, 9, 1)], services=[SERVICE])))
-    shown = members.info(wire.client.members.get(ME))
+    who, card = cards.member_of("f"), Card("peer", "h", "z", "f", topics=[TopicCard("t", 2, 9, 1)], services=[SERVICE])
+    answer(wire, member(who, card=card))
+    shown = members.info(wire.client.members.get(who))
     assert (shown.id, shown.state, shown.kind, shown.zone, shown.fabric, shown.local) == (
-        ME.hex(), "alive", "peer", "z", "f", True,
+        who.hex(), "alive", "peer", "z", "f", False,
     )  # fmt: skip
     assert (shown.topics[0].end, shown.services[0].draining, shown.round_trip) == (9, True, None)
 
@@ -176,6 +177,16 @@ def test_metadata_that_is_no_card_hides_no_member(wire):
     fresh(wire)
     answer(wire, MemberIs(OTHER, 0, 1, "tcp://h:9", b"\xc1garbage"))
     assert wire.client.members.get(OTHER).card == Card()
+
+
+def test_a_member_that_claims_to_lead_anothers_fabric_is_not_believed(wire):
+    """Whose fabric it is says the id, and that belongs to whoever bears it already."""
+    fresh(wire)
+    mine = Card(kind="peer", fabric="f" * 16, topics=[TopicCard("t")])
+    liar = MemberIs(OTHER, 0, 1 << 40, "tcp://h:9", cards.fitting(mine))
+    answer(wire, MemberIs(cards.member_of("f" * 16), 0, 1, "tcp://h:8", cards.fitting(mine)), liar)
+    assert wire.client.members.get(OTHER).card == Card()
+    assert wire.client.members.get(cards.member_of("f" * 16)).card == mine
 
 
 @pytest.mark.parametrize(

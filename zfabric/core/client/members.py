@@ -40,8 +40,9 @@ class Known(NamedTuple):
 
     Attributes:
         id: 16 bytes. status: a :class:`~zfabric.wire.gossip.Status`. endpoint: as a client here reaches it.
-        card: what it says of itself; an empty one where that cannot be read. round_trip_us: 0 where not measured.
-        since_ms: when the status began, ms since 1970 of leader 0's clock. local: it is leader 0 itself.
+        card: what it says of itself; an empty one where that cannot be read, or is another's.
+        round_trip_us: 0 where not measured. since_ms: when the status began, ms since 1970 of leader 0's clock.
+        local: it is leader 0 itself.
     """
 
     id: bytes
@@ -232,8 +233,11 @@ class Members:
 
     def _read(self, entry: membership.MemberIs, *, local: bool) -> Known:
         endpoint = self._client.reach(entry.endpoint)
+        card = cards.read(entry.metadata) or Card()
+        if card.fabric and cards.member_of(card.fabric) != entry.id:
+            card = Card()  # It claims to be another member: nothing of that is believed.
         return Known(
-            entry.id, entry.status, entry.incarnation, endpoint, cards.read(entry.metadata) or Card(),
+            entry.id, entry.status, entry.incarnation, endpoint, card,
             entry.round_trip_us, entry.since_ms, local,
         )  # fmt: skip
 

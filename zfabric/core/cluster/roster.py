@@ -24,7 +24,6 @@ from itertools import islice
 from typing import Final
 
 import msgspec
-import xxhash
 
 from zfabric import errors
 from zfabric.settings import MEMBERS_TOLD_MAX, SERVICES_MAX, check_name
@@ -86,7 +85,7 @@ class Roster:
         """The fabric's id is known: this member is somebody."""
         if self._card.fabric != fabric:
             self._forget(self.me)
-            self.me = xxhash.xxh3_128_digest(fabric.encode())
+            self.me = cards.member_of(fabric)
             self._card = msgspec.structs.replace(self._card, fabric=fabric)
             self._renew()
 
