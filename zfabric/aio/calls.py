@@ -209,7 +209,7 @@ class Calling:
     async def _run(self, errand: Errand) -> Any:
         caller = self._caller or self._make_caller()
         try:
-            await self._pump.do(caller.call, errand)
+            await self._pump.do(caller.begin, errand)
         finally:
             if not errand.done:
                 _give_up(self._pump, caller, errand)

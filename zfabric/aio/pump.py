@@ -18,6 +18,7 @@ from zfabric import errors
 if TYPE_CHECKING:
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
+    from zfabric.core.effects import Send
     from zfabric.net.driver import Driver
 
 
@@ -163,10 +164,14 @@ class Pump:
         if not self._closed:
             self._step(())
 
-    def post(self) -> None:
-        """Send at once what the core wants sent; :meth:`flush_now` or :meth:`flush_soon` has to follow."""
-        if not (self._closed or self.driver.core.restless):
-            self.driver.put()
+    def post(self, send: Send) -> None:
+        """Send a message, at once if no other waits; :meth:`flush_now` or :meth:`flush_soon` has to follow."""
+        driver = self.driver
+        requests = driver.core.requests
+        if self._closed or requests.effects:
+            requests.effect(send)
+        else:
+            driver.ports.put(send)
 
     def flush_now(self) -> None:
         """As :meth:`flush` without a look, and what little of that there is to do."""
@@ -191,13 +196,15 @@ class Pump:
         if not self._closed:
             self._advance()
 
-    async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+    async def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
         """Have the core begin an errand, and wait until it is done, which the core sees to.
 
-        If other tasks wait as well, what is to be sent goes with theirs.
+        If other tasks wait as well, there is one look for all of them at what has come in.
         """
         self.check()
-        begin(errand, time.monotonic_ns())
+        send = begin(errand, time.monotonic_ns())
+        if send is not None:
+            self.post(send)
         if self._asking:
             self.flush_soon()
         else:

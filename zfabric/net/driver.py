@@ -107,8 +107,7 @@ class Driver:
             (effect,) = effects
             if type(effect) is Send:
                 effects.clear()
-                number, frames = effect
-                self.ports.put(number, frames)
+                self.ports.put(effect)
                 return
         if self.ports.perform(self._wanted()):
             self._locate()

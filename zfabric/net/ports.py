@@ -232,11 +232,12 @@ class Ports:
         self._incoming = []
         return incoming
 
-    def put(self, number: int, frames: effects.Frames) -> None:
+    def put(self, send: effects.Send) -> None:
         """Send one message; :meth:`unread` or :meth:`drain` must follow before the next poll."""
+        number, frames = send
         session = self._sessions.get(number)
         if session is None or session.waiting or not session.connected or self._torn is not None:
-            self.perform((_Send(number, frames),))
+            self.perform((send,))
             return
         self._due[session] = None
         self._torn = session
@@ -250,15 +251,16 @@ class Ports:
 
         None if there is none, so that the next poll may follow; ``UNCLEAR`` if it is not as simple as that.
         """
+        due = self._due
         if self._incoming or self._torn is not None or self._nearly:
             return UNCLEAR
-        while self._due:
-            session = next(iter(self._due))
+        while due:
+            session = next(iter(due))
             if session.waiting:
                 return UNCLEAR
             if session.get(_EVENTS) & _IN:
                 return session.socket_fd
-            del self._due[session]
+            del due[session]
         return None
 
     def take(self, fd: int) -> tuple[int, list[Part]] | None:

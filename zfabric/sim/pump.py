@@ -190,6 +190,10 @@ class SimPump:
         event()
         self.flush()
 
+    def post(self, send: Send) -> None:
+        """Send a message with the next flush."""
+        self._core.requests.effect(send)
+
     # For the network.
 
     def connected(self, session: int) -> None:
@@ -225,9 +229,6 @@ class AsyncPump(SimPump):
 
     flush_now = flush_soon
 
-    def post(self) -> None:
-        """Nothing: what is to be sent goes with the next flush."""
-
     def attend(self, wake: Callable[[], None]) -> bool:
         """Tell that workers are called as users' callbacks are."""
         return False
@@ -235,9 +236,11 @@ class AsyncPump(SimPump):
     def leave(self, wake: Callable[[], None]) -> None:
         """Nothing."""
 
-    async def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+    async def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
         """Have the core begin an errand, and wait until it is done, which the core sees to."""
-        begin(errand, self.now())
+        send = begin(errand, self.now())
+        if send is not None:
+            self.post(send)
         await self.wait(errand, None)
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
@@ -262,9 +265,11 @@ class SyncPump(SimPump):
         seconds = 1e9 if timeout is None else timeout
         return self._world.run_until(lambda: pending.done, seconds)
 
-    def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+    def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
         """Have the core begin an errand, and let the world go on until it is done, which the core sees to."""
-        begin(errand, self.now())
+        send = begin(errand, self.now())
+        if send is not None:
+            self.post(send)
         self.wait(errand, None)
 
     def hire(self, work: Callable[[], None], count: int) -> list[Any]:

@@ -210,7 +210,7 @@ class Calling:
     def _run(self, errand: Errand) -> Any:
         caller = self._caller or self._make_caller()
         try:
-            self._pump.do(caller.call, errand)
+            self._pump.do(caller.begin, errand)
         finally:
             if not errand.done:
                 _give_up(self._pump, caller, errand)

@@ -26,6 +26,7 @@ from zfabric.sync.interrupts import held
 if TYPE_CHECKING:
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
+    from zfabric.core.effects import Send
     from zfabric.net.driver import Awaited, Driver
 
 _PATIENCE_NS = 2_000_000
@@ -105,14 +106,16 @@ class Pump:
             self.driver.run_callbacks()
         return True
 
-    def do(self, begin: Callable[[Errand, int], None], errand: Errand) -> None:
+    def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
         """Have the core begin an errand, and drive until it is done, which the core sees to."""
         interrupts.take_over()
         core = self.driver.core
         with self.lock:
             if self._closed or self.forked:
                 self.check()
-            begin(errand, time.monotonic_ns())
+            send = begin(errand, time.monotonic_ns())
+            if send is not None:
+                self.post(send)
             if errand.done:
                 self.flush(look=False)
             else:
@@ -120,11 +123,14 @@ class Pump:
         if core.restless and core.calling:
             self.driver.run_callbacks()
 
-    def post(self) -> None:
-        """Send what the core wants sent if nobody polls; call it with the lock held, and wait or flush after."""
+    def post(self, send: Send) -> None:
+        """Send a message, at once if nobody polls; call it with the lock held, and wait or flush after."""
         driver = self.driver
-        if not (self._driving or self._closed or driver.core.restless):
-            driver.put()
+        requests = driver.core.requests
+        if self._driving or self._closed or requests.effects:
+            requests.effect(send)
+        else:
+            driver.ports.put(send)
 
     def drive(self, pending: Awaited) -> None:
         """Drive until ``pending``, which is not, is done, with the lock held once; callbacks may be left."""
@@ -156,11 +162,14 @@ class Pump:
         """
         driver, lock = self.driver, self.lock
         core, ports = driver.core, driver.ports
+        effects = core.requests.effects
         if self._closed or self.forked:
             return ()
         self.stepped_ns = now = time.monotonic_ns()
         while not core.restless:
-            fd = driver.send()
+            if effects:
+                driver.put()
+            fd = ports.unread()
             if held:
                 interrupts.deliver()
             if fd is None:

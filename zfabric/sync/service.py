@@ -308,8 +308,9 @@ class Service:
             _log.info("handler_failed service=%s method=%s error=%r", self.name, job.method.name, error)
         else:
             with self._pump.lock:
-                self._responder.answer(job, body)
-                self._pump.post()  # Before what its caller need not wait for.
+                reply = self._responder.answer(job, body)
+                if reply is not None:
+                    self._pump.post(reply)  # Before what its caller need not wait for.
                 self._responder.end(job, self._pump.now())
         finally:
             tracing.current.set(None)

@@ -99,7 +99,7 @@ class Workers:
         ready, effects = _Ready(core, responder), core.requests.effects
         while True:
             with pump.lock:
-                job = responder.take(pump.now())
+                job = responder.take(pump.now()) if responder.queue or responder.handed is not None else None
                 while job is None and not (responder.attended or responder.ended or core.calling):
                     responder.attended = True
                     try:

@@ -44,7 +44,7 @@ class Stage:
 
     def answer(self, job, body=b""):
         """A worker is through with a request."""
-        self.responder.answer(job, body)
+        self.client.requests.effect(self.responder.answer(job, body))
         self.responder.end(job, self.now)
 
     def replies(self):

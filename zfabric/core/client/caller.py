@@ -78,12 +78,18 @@ class Caller:
 
     def call(self, errand: Errand, now: int) -> None:
         """Do an errand: it is done, in the end."""
+        send = self.begin(errand, now)
+        if send is not None:
+            self._client.requests.effect(send)
+
+    def begin(self, errand: Errand, now: int) -> Send | None:
+        """As :meth:`call`; returns what is to be sent at once, if that is all there is."""
         client = self._client
         client.now = now
         deadline_ns = errand.deadline_ns
         if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
             errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
-            return
+            return None
         if self._due_ns is None or deadline_ns < self._due_ns:
             self._want(deadline_ns)
         self._errands[errand] = None
@@ -94,19 +100,18 @@ class Caller:
         if channel is None or not errand.plain or len(channel.attempts) >= CALLS_PER_INSTANCE_MAX:
             client.restless = True
             self._place(pool, errand, now)
-            return
+            return None
         # As there and in _attempt, for nearly all requests of a service that has one instance.
-        session, requests = channel.session, client.requests
+        session, number = channel.session, client.requests.next_id()
         assert session is not None
-        number = requests.next_id()
         left_us = (deadline_ns - now) // 1_000 or 1
         frames = calls.plain_request(
             number, channel.card.instance, left_us, errand.method.encode(), errand.headers, errand.body
         )
-        requests.effects.append(Send(session, frames))
         errand.was_sent = True
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts = (attempt,)
+        return Send(session, frames)
 
     def give_up(self, errand: Errand, error: errors.ZFabricError, now: int) -> None:
         """Its user does not want it any more: whoever has it is told, and its result is ``error``."""

@@ -364,17 +364,16 @@ class Responder:
         if not job.oneway:
             self._send(job.peer, calls.failure(calls.REFUSED, job.number, error, job.method.idempotent))
 
-    def answer(self, job: Job, body: Buffer) -> None:
-        """The handler has returned; :meth:`end` must follow."""
+    def answer(self, job: Job, body: Buffer) -> Send | None:
+        """The handler has returned; returns what is to be sent, :meth:`end` must follow."""
         session = self._session
         if job.cancelled or job.oneway or session is None:
-            return
+            return None
         self.counts["replies"] += 1
         flags = job.method.idempotent
         if job.streaming:
-            self._send(job.peer, calls.chunk(job.number, job.place, body, flags | calls.FLAG_END))
-        else:
-            self._client.requests.effects.append(Send(session, calls.reply_to(job.peer, job.number, body, flags)))
+            return Send(session, [job.peer, *calls.chunk(job.number, job.place, body, flags | calls.FLAG_END)])
+        return Send(session, calls.reply_to(job.peer, job.number, body, flags))
 
     def fail(self, job: Job, error: errors.ZFabricError) -> None:
         """The handler has raised, the error is what its caller gets; :meth:`end` must follow."""
