@@ -341,7 +341,9 @@ def seeds(name: str) -> list[bytes]:
     stamped.append(batch.stamp(header, PLACE, 1, 4, 0, 9) + payload)
     commands = [
         messages.command(Type.HELLO, 1, messages.Hello("x", 1, 1)),
-        messages.command(Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2)])),
+        messages.command(
+            Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2), messages.FetchPart(1, 2, 2, 1, 500, 0, 400)])
+        ),
         messages.failure(3, errors.OffsetOutOfRange(topic="t", partition=1, offset=9, start=0, end=5)),
         messages.command(Type.CREATE_TOPIC, 1, CreateTopic("t", 1, TopicConfig())),
         messages.command(Type.ANNOUNCE, 1, Announce(_SERVICE, 3_000)),

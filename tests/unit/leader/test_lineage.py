@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.unit.leader.test_leader import MS, Node, P
@@ -184,3 +186,17 @@ def test_an_idle_reader_costs_no_look_at_the_disk(node):
     with node.disk.read() as reading:
         header = log.header_at(2, reading)
     assert lineage.difference(log, 3, header.leader_epoch, header.append_time, None) == ""
+
+
+def test_whatever_a_reader_claims_to_have_read_is_answered():
+    node = Node()
+    fill(node, b"a", 3)
+    node.restart()
+    fill(node, b"b", 3)
+    numbers = (0, 1, 3, 6, 7, (1 << 32) - 1, (1 << 63) - 1)
+    for seen, epoch, first in itertools.product(numbers, repeat=3):
+        for time in (0, -1, 1_000_010, (1 << 63) - 1):
+            part = messages.FetchPart(P, 3, seen, epoch, time, first, time)
+            answers, _ = node.turn(Type.FETCH, messages.Fetch(1 << 20, [part]))
+            failure = answers[0].body.parts[0].failure
+            assert failure is None or failure.code == errors.LogRewound.code
