@@ -390,7 +390,7 @@ def test_a_wrong_endpoint_of_a_service_is_named(fabric, listen):
 
 @pytest.mark.parametrize(
     "advertise",
-    [5, "host:1", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://0.0.0.0:1", f"tcp://{'h' * 200}:1"],
+    [5, "host:1", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://0.0.0.0:1", f"tcp://{'h' * 101}:1"],
 )
 def test_a_wrong_address_to_advertise_is_named(fabric, advertise):
     with pytest.raises(errors.InvalidArgument):
@@ -405,6 +405,7 @@ def test_a_wrong_address_to_advertise_is_named(fabric, advertise):
         ("tcp://0.0.0.0:*", "tcp://localhost:*", "tcp://localhost:"),
         ("tcp://127.0.0.1:*", "tcp://127.0.0.2:*", "tcp://127.0.0.2:"),
         ("tcp://127.0.0.1:*", None, "tcp://127.0.0.1:"),
+        ("tcp://127.0.0.1:*", f"tcp://{'h' * 100}:65535", "tcp://hhh"),
     ],
 )
 def test_what_a_service_announces_is_where_callers_reach_it(fabric, listen, advertise, told):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from zfabric.model import Buffer
 
 VERSION_MAX: Final = 100
-ENDPOINT_MAX: Final = 200
-_ADVERTISE: Final = re.compile(r"tcp://(?!0\.0\.0\.0:|\*|\[::\])[\w.:%\[\]-]{1,180}:(\*|[1-9]\d{0,4})", re.ASCII)
+HOST_MAX: Final = 100
+_ADVERTISE: Final = re.compile(r"tcp://(?!0\.0\.0\.0:|\*|\[::\])[\w.:%\[\]-]{1,100}:(\*|[1-9]\d{0,4})", re.ASCII)
 METHOD_CHARACTERS_MAX: Final = METHOD_BYTES_MAX // 4
 
 
@@ -60,7 +60,7 @@ def check_advertise(advertise: object) -> None:
         return
     found = _ADVERTISE.fullmatch(advertise) if isinstance(advertise, str) else None
     if found is None or not (found[1] == "*" or 0 < int(found[1]) < 65_536):
-        allowed = f"tcp://host:port of at most {ENDPOINT_MAX} characters, the port 1 to 65,535 or *"
+        allowed = f"tcp://host:port, the host of at most {HOST_MAX} characters, the port 1 to 65,535 or *"
         raise errors.InvalidArgument(name="advertise", value=repr(advertise)[:100], allowed=allowed)
 
 
