@@ -420,3 +420,14 @@ def test_what_a_service_announces_is_where_callers_reach_it(fabric, listen, adve
 def test_a_port_may_be_advertised_that_is_another_one_than_it_listens_on(fabric):
     with fabric.service("s", listen="tcp://127.0.0.1:*", advertise="tcp://gateway.example:7500"):
         assert [instance.endpoint for instance in fabric.services("s")] == ["tcp://gateway.example:7500"]
+
+
+def test_a_method_that_could_not_be_asked_for_is_not_offered(fabric):
+    with pytest.raises(errors.InvalidArgument):
+        fabric.service("s" * 128)
+    longest = fabric.service("s" * 100)
+    longest.method("m" * 27)(lambda request: b"")
+    with pytest.raises(errors.InvalidArgument):
+        longest.method("m" * 28)
+    with longest:
+        assert fabric.request(f"{'s' * 100}.{'m' * 27}") == b""

@@ -14,7 +14,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.aio import workers
-from zfabric.core.client import tracing
+from zfabric.core.client import arguments, tracing
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.responder import Responder
 from zfabric.core.client.tracing import ALONE, ALONE_BYTES
@@ -146,6 +146,7 @@ class Service:
         check_name("method", name)
         if "." in name:
             raise errors.InvalidArgument(name="method", value=repr(name), allowed="a name without '.'")
+        arguments.check_method(f"{self.name}.{name}")
         check_flag("idempotent", idempotent)
 
         def offer(handler: Handler) -> Handler:

@@ -92,7 +92,8 @@ def check_method(method: object) -> None:
         and (method.isascii() or _encodable(method))
     )
     if not fits:
-        raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed="SERVICE.METHOD")
+        allowed = f"SERVICE.METHOD of at most {METHOD_CHARACTERS_MAX} characters"
+        raise errors.InvalidArgument(name="method", value=repr(method)[:100], allowed=allowed)
 
 
 def _encodable(text: str) -> bool:
