@@ -236,7 +236,8 @@ def _show(path: str, holder: Holder | None, findings: list[Finding], totals: Tot
     elif any(finding.offset is not None for finding in findings):
         click.echo(
             "Everything else is readable. A reader that comes to such an offset gets CorruptBatch, "
-            "and goes on with seek(partition, next_readable)."
+            "and goes on with seek(partition, next_readable). Where it is a keeper's copy, its leader gets the same "
+            "bytes again from the origin or another keeper, within a day at the latest."
         )
 
 

@@ -142,6 +142,22 @@ def test_a_log_that_is_no_copy_confirms_nothing(offset, epoch, time):
     assert (error.topic, error.partition, error.offset) == ("t", 0, offset)
 
 
+def test_a_keeper_that_asks_no_more_is_shown_for_ten_minutes():
+    """One that is back with a wiped disk has another id, and asks under that."""
+    node = Node(TopicConfig(replicas=2))
+    node.turn(Type.PRODUCE, produced(0))
+    follow(node, 1, keeper="old", epoch=1)
+
+    def shown():
+        return dict(node.ask(Type.DESCRIBE, messages.Describe([1])).partitions[0].keepers)
+
+    node.now += 590 * SECOND
+    follow(node, 0, keeper="new")
+    assert shown() == {"old": 1, "new": 0}
+    node.now += 20 * SECOND
+    assert shown() == {"new": 0}
+
+
 def test_a_topic_that_is_not_on_disk_has_no_copies():
     node = Node(TopicConfig(durability="memory"))
     [part] = followed(follow(node)).parts

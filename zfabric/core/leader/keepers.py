@@ -33,9 +33,12 @@ from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart
 
+SHOWN_NS = 600_000_000_000
+"""A keeper that has not asked for so long is not shown any more: it asks each minute, and may have another disk now."""
 KEEPERS_MAX = 64
 """Keepers of one partition whose offsets are remembered; the one not heard of for longest is forgotten."""
 HELD_MAX = 10_000
+HEARD_MAX = 10_000
 
 
 class _Held(NamedTuple):
@@ -54,9 +57,13 @@ class Keepers:
 
     Args:
         assigned: the leader's partitions. commits: committed offsets, in the order in which they changed.
+
+    Attributes:
+        now: of the turn (monotonic ns).
     """
 
     def __init__(self, assigned: Assigned, commits: Commits, counters: Counters, damage: Damage) -> None:
+        self.now = 0
         self._assigned = assigned
         self._commits = commits
         self._counters = counters
@@ -65,6 +72,7 @@ class Keepers:
         self._interest: dict[int, set[bytes]] = {}
         self._ready: dict[bytes, None] = {}
         self._confirmed: dict[int, OrderedDict[str, int]] = {}
+        self._heard: OrderedDict[str, int] = OrderedDict()
         self._acks: dict[int, deque[_Ack]] = {}
         self._waiting = 0
         self._fresh: list[int] = []
@@ -77,8 +85,10 @@ class Keepers:
         return offsets[replicas - 2] if len(offsets) >= replicas - 1 else 0
 
     def known(self, partition: int) -> dict[str, int]:
-        """Return what each keeper has confirmed, by its fabric id."""
-        return dict(self._confirmed.get(partition, {}))
+        """Return what each keeper has confirmed, by its fabric id; of those that have asked within ten minutes."""
+        since = self.now - SHOWN_NS
+        confirmed: dict[str, int] = self._confirmed.get(partition, OrderedDict())
+        return {keeper: offset for keeper, offset in confirmed.items() if self._heard.get(keeper, since) > since}
 
     def wait(self, partition: Partition, needed: int, peer: bytes, frame: bytes) -> bool:
         """Let an answer wait until all below ``needed`` is confirmed; False if it is already, and may go."""
@@ -188,6 +198,11 @@ class Keepers:
         if body.fabric != assigned.fabric:
             raise errors.WrongFabric(wanted=body.fabric, fabric=assigned.fabric)
         check_range("follow max_bytes", body.max_bytes, 1, FETCH_BYTES_MAX, "bytes")
+        if body.parts:
+            self._heard[body.keeper] = now
+            self._heard.move_to_end(body.keeper)
+            if len(self._heard) > HEARD_MAX:
+                self._heard.popitem(last=False)
         answers: list[tuple[bytes, tuple[Any, ...]]] = []
         older = self._release(peer)
         if older is not None and older.request != command.request:

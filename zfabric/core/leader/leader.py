@@ -159,6 +159,7 @@ class Leader:
         self._now = now
         self._wall_ms = wall_ms
         self.copies.full = self.storage_full
+        self._keepers.now = now
 
     def handle(self, peer: bytes, command: Command, txn: Transaction) -> None:
         """Take a command that changes something; its answer becomes an effect."""
