@@ -182,6 +182,23 @@ def test_a_stranger_is_answered_with_one_small_frame_and_not_believed():
     assert [member.id for member in driven.mesh.members()] == [b"a" * 16]
 
 
+def test_a_flood_of_strangers_is_answered_a_hundred_times_a_second():
+    """Each answer is a connection to an address that a stranger has named. Members are answered as ever."""
+    driven = Driven("a")
+    answered = []
+    for second in range(3):
+        driven.now += SECOND
+        for number in range(1, 500):
+            me = Member(number.to_bytes(16, "big"), 1, 1, Status.ALIVE, f"x:{number}")
+            frame = CODEC.write(Type.PUSH_PULL, me.id, 1, second + 1, gossip.PushPull(7, 0, me, 1, bytes(8)))
+            driven.mesh.receive("x:s", frame, driven.now)
+        answered.append(len(driven.sent()))
+        [(_, answer)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, []))
+        assert answer.type == Type.ACK
+    assert answered == [100] * 3
+    assert driven.mesh.counters.strangers == 3 * 399
+
+
 def test_a_stranger_that_repeats_our_number_becomes_a_member():
     driven = Driven("a")
     me = peer("z")

@@ -19,6 +19,10 @@ The score stays within 0 and S; intervals and timeouts are multiplied by score +
 
 from __future__ import annotations
 
+from typing import Final
+
+SECOND: Final = 1_000_000_000
+
 
 class Awareness:
     """The score.
@@ -38,3 +42,23 @@ class Awareness:
     def stretch(self, span_ns: int) -> int:
         """Return an interval or a timeout as long as this member's health wants it."""
         return span_ns * (self.score + 1)
+
+
+STRANGERS_MAX: Final = 100
+"""Strangers that are answered in a second: each costs a connection to wherever it says that it is."""
+
+
+class Allowance:
+    """So many in each second, and no more: what others can make this member do."""
+
+    def __init__(self, most: int = STRANGERS_MAX) -> None:
+        self._most = most
+        self._began = 0
+        self._done = 0
+
+    def allow(self, now: int) -> bool:
+        """Tell whether one more may be done at ``now`` (monotonic ns), and count it."""
+        if now - self._began >= SECOND:
+            self._began, self._done = now, 0
+        self._done += 1
+        return self._done <= self._most

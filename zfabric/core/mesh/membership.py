@@ -19,8 +19,8 @@ failed. Timeouts stretch with :class:`~zfabric.core.mesh.health.Awareness`.
 **Joining.** PUSH_PULL to a seed, which does not know the sender and answers with a PUSH_PULL that repeats its
 number; that proves the seed. The newcomer answers with STATE, which repeats the seed's number; that proves the
 newcomer. From then on both are members, and news of it travel. What a stranger can make us send is bounded by one
-frame of at most 4 KiB for each of its own, and nothing that it says is believed. So a replayed frame of a
-member long gone brings nothing back.
+frame of at most 4 KiB for each of its own, 100 in a second for all of them, and nothing that it says is believed.
+So a replayed frame of a member long gone brings nothing back.
 
 **Partitions.** Each side takes the other for failed. Every ``reconnect_interval_ns`` each member pings one of the
 failed; the first answer makes both sides compare all that they know. Whoever hears that it is thought failed
@@ -47,7 +47,7 @@ from zfabric.core.mesh import dissemination, rules
 from zfabric.core.mesh.antientropy import differing
 from zfabric.core.mesh.beliefs import Beliefs
 from zfabric.core.mesh.events import Counters, MemberEvent
-from zfabric.core.mesh.health import Awareness
+from zfabric.core.mesh.health import Allowance, Awareness
 from zfabric.core.mesh.probing import NACK_SHARE, Probe, Relay, Relays
 from zfabric.core.mesh.table import Table
 from zfabric.core.mesh.timers import Timers
@@ -96,6 +96,7 @@ class Mesh:
         self._voice = Voice(codec, me, self._table, self._timers, self._counters, settings, random, now)
         self._beliefs = Beliefs(self._voice, self._table, self._health, self._timers, self._counters, settings)
         self._relays = Relays()
+        self._strangers = Allowance()
         self._probe: Probe | None = None
         self._seeds: dict[str, bytes] = {}
         self._join_retry = JOIN_RETRY_NS
@@ -290,7 +291,7 @@ class Mesh:
             if asked is not None:
                 self._admit(asked, message, now)
                 return
-            if kind == Type.PUSH_PULL and body.me.endpoint:
+            if kind == Type.PUSH_PULL and body.me.endpoint and self._strangers.allow(now):
                 self._voice.push_pull(body.me.endpoint, body.sequence, now)
                 if known is not None:
                     self._voice.gossip([body.me.endpoint], [gossip.encode(known)])
