@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,11 @@ import pytest
 import zfabric
 from tests.process.leaders import PATIENCE_S, LeaderProcess
 from tests.process.meshes import MemberProcess
+from zfabric.errors import DirectoryLocked
+from zfabric.modes.options import LeaderOptions, encode
 from zfabric.settings import LeaderSettings
 from zfabric.store import keyfile
+from zfabric.store.directory import DataDirectory
 
 HEAVY = {
     "asyncio",
@@ -122,6 +126,18 @@ def modules_after(code):
         check=True,
     )
     return set(done.stdout.split())
+
+
+def test_a_leader_that_comes_too_late_ends_before_it_has_loaded_what_leading_takes(tmp_path):
+    """Of all that the clients of a killed one start, one leads; the others are not to keep it from the processor."""
+    directory = DataDirectory.create_or_check(str(tmp_path / "data"))
+    listed = tmp_path / "modules"
+    options = LeaderOptions(data=directory.real_path, embedded=True)
+    with directory.lock("embedded", ""):
+        command = [sys.executable, "-c", LEADER % str(listed), encode(options)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, timeout=PATIENCE_S).stdout
+    assert json.loads(said)["error"] == DirectoryLocked.code
+    assert not (NEEDED - {"msgspec"}) & set(listed.read_text().split())
 
 
 def test_importing_zfabric_loads_nothing_but_itself():

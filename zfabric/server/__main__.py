@@ -48,14 +48,17 @@ def _detach(directory: str) -> None:
 
 def _serve(argument: str, stack: ExitStack) -> int:
     from zfabric.modes.options import decode
+    from zfabric.server.holding import hold
+
+    options = decode(argument)
+    directory = hold(options, stack)
     from zfabric.net import sockets
     from zfabric.server import logs
     from zfabric.server.building import build
 
-    options = decode(argument)
     logs.configure(options.settings.log_level, options.settings.log_format)
     sockets.raise_descriptor_limit(1 << 16)
-    loop = build(options, stack)
+    loop = build(options, directory, stack)
     loop.wake_on(_signals(loop.stop), lambda: None)
     if options.supervised:
         loop.wake_on(0, loop.stop)

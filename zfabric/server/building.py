@@ -12,7 +12,6 @@ from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Turn
 from zfabric.modes.options import secret
 from zfabric.server.loop import Loop
-from zfabric.store.directory import DataDirectory
 from zfabric.store.volume import Volume
 from zfabric.wire.metadata import LeaderAddress
 
@@ -20,26 +19,23 @@ if TYPE_CHECKING:
     from zfabric.core.cluster.roster import Roster
     from zfabric.core.transaction import Transaction
     from zfabric.modes.options import LeaderOptions
-    from zfabric.store.directory import Mode
+    from zfabric.store.directory import DataDirectory
     from zfabric.wire.card import Kind
 
 
-def build(options: LeaderOptions, stack: ExitStack, inside: Callable[..., Loop] | None = None) -> Loop:
+def build(
+    options: LeaderOptions, directory: DataDirectory, stack: ExitStack, inside: Callable[..., Loop] | None = None
+) -> Loop:
     """Return the loop of a leader that holds its directory and listens; ``stack`` gets what ends it.
 
     Args:
+        directory: as :func:`~zfabric.server.holding.hold` returned it.
         inside: makes the loop of one that is a part of an application; it does not end when no client is left.
 
     Raises:
-        ZFabricError: the directory is led by somebody else, is damaged, or is none; a port is taken.
-        OSError: the system refuses the directory.
+        ZFabricError: the directory is damaged, or a port is taken. OSError: the system refuses the directory.
     """
     settings = options.settings
-    directory = DataDirectory.create_or_check(options.data)
-    if options.embedded:
-        stack.enter_context(directory.lock(*_holder(options)))
-        directory.clean_run()
-        stack.callback(directory.drop_run)
     if options.peer is not None:
         from zfabric.server.peering import settle
 
@@ -79,15 +75,6 @@ def build(options: LeaderOptions, stack: ExitStack, inside: Callable[..., Loop] 
             )
         )  # fmt: skip
     return loop
-
-
-def _holder(options: LeaderOptions) -> tuple[Mode, str]:
-    """Return what the directory's lock says of this process."""
-    if options.peer is None:
-        return "embedded", options.listen
-    from zfabric.server.peering import holder_url
-
-    return "peer", holder_url(options)
 
 
 def _roster(options: LeaderOptions) -> Roster:

@@ -41,6 +41,7 @@ from zfabric.net.forking import close_copies
 from zfabric.net.nearby import Lent, Nearby, refuse
 from zfabric.net.polling import SharedPoller
 from zfabric.server.building import build
+from zfabric.server.holding import hold
 from zfabric.server.loop import Loop
 from zfabric.store.volume import Volume
 from zfabric.wire import messages
@@ -198,7 +199,7 @@ class Resident:
         """Lead in the calling thread until :meth:`stop`.
 
         Raises:
-            ZFabricError, OSError: as ``building.build``; or why it cannot go on.
+            ZFabricError, OSError: as ``holding.hold`` and ``building.build``; or why it cannot go on.
             ConfigurationError: without assertions.
         """
         if sys.flags.optimize:
@@ -208,7 +209,7 @@ class Resident:
                 instead="start Python without -O, or let the leader be a process",
             )
         with ExitStack() as stack:
-            loop = build(self._options, stack, self._make)
+            loop = build(self._options, hold(self._options, stack), stack, self._make)
             if self._unwanted:
                 loop.stop()
             with self._lock:
