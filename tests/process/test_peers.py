@@ -354,6 +354,7 @@ def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_iden
     process = leader(origin)
     origin.close()
     peers.fabrics.clear()
+    process.terminate()
     process.wait(PATIENCE_S)
     shutil.copytree(peers.directory / "origin", peers.directory / "copy", ignore=shutil.ignore_patterns("run", "port"))
     pair = [peers.add("origin"), peers.add("copy")]
@@ -365,6 +366,7 @@ def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_iden
     assert "DirectoryLocked" in refused.stderr or "led by process" in refused.stderr
     for fabric, process in zip(pair, running, strict=True):
         fabric.close()
+        process.terminate()
         process.wait(PATIENCE_S)
     peers.fabrics.clear()
     told = json.loads(subprocess.run([*doctor, "--json"], capture_output=True, check=True, timeout=PATIENCE_S).stdout)

@@ -65,6 +65,22 @@ def test_members_share_all_partitions_of_all_origins_and_read_each_record_once(g
     assert group.all() == list(range(120))
 
 
+def test_the_only_member_at_the_only_peer_begins_at_once():
+    with Simulation(seed=1, peers=2) as simulation:
+        simulation.restart = False
+        simulation.kill_leader(1)
+        simulation.advance(20.0)
+        fabric = simulation.connect()
+        fabric.topics.create("t")
+        with fabric.producer() as producer:
+            producer.send("t", b"v").result(30.0)
+        fabric.members()
+        before = simulation.now
+        with fabric.consumer("t", group="g") as consumer:
+            assert [record.value for record in consumer.poll(timeout=60.0)] == [b"v"]
+        assert simulation.now - before < 5.0
+
+
 def test_members_of_a_group_are_no_services(group):
     """They are announced in the same way, and gossip carries them in the same card."""
     group.join("m0", 0)

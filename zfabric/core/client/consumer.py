@@ -127,8 +127,8 @@ class Consumer:
             for feed in self._feeds.values():
                 feed.clear()
             if self._share is not None:
+                opening.resolve(None)  # First: it may take up its share at once.
                 self._share.start(self._client.now)
-                opening.resolve(None)
                 return
             for number in numbers:
                 if number in places:
