@@ -50,6 +50,7 @@ CODES = {
     "InsecureListen": 56,
     "DirectoryUnusable": 57,
     "BadInput": 60,
+    "WrongMesh": 70,
     "WrongFabric": 85,
     "LogsDiverged": 86,
     "OriginAway": 87,
