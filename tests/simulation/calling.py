@@ -109,7 +109,7 @@ class Run:
             elif method == "tell":
                 await fabric.notify("users.tell", value, timeout=self.timeout)
             else:
-                hedge = 0.02 if method == "get" and number % 3 == 0 else None
+                hedge = (0.02, "auto", None)[number % 3] if method == "get" else None
                 reply = await fabric.request(f"users.{method}", value, timeout=self.timeout, hedge=hedge,
                                              idempotent=True if method == "get" else None)  # fmt: skip
                 if reply != b"ok " + value:
