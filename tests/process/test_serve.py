@@ -152,6 +152,7 @@ def test_the_watchdog_is_pinged_while_the_leaders_go_round(manager, tmp_path):
         until(lambda: listening.recv(100) == b"READY=1")
         node.leader(1).kill()
         assert [listening.recv(100) for _ in range(4)] == [b"WATCHDOG=1"] * 4
+        until(lambda: node.log.read_text().count("leader_ready leader=1 ") == 2)  # Until then it is the supervisor's.
         hanging = node.leader(1)
         hanging.suspend()
         listening.settimeout(2.0)
