@@ -199,3 +199,18 @@ def test_what_is_damaged_is_bounded_and_forgotten_with_its_copy(node, monkeypatc
     assert list(node.leader.damage.stretches[7]) == [2]
     node.assign(3, [])
     assert node.leader.damage.stretches == {}
+
+
+def test_what_retention_has_removed_is_no_problem_any_more():
+    node = KeeperNode(TopicConfig(retention_ms=60_000))
+    node.keep(ENTRIES)
+    break_row(node, 2, 96)
+    with pytest.raises(errors.CorruptBatch):
+        node.read(2)
+    assert node.leader.damage.problem(7)
+    node.wall += 10_000_000
+    node.now += SECOND
+    node.turn()
+    assert state(node).batches == 0
+    assert node.leader.damage.problem(7) == ""
+    assert node.leader.damage.is_over(7, 2)

@@ -10,13 +10,15 @@ import pytest
 
 from zfabric import errors
 from zfabric.core.client.pending import Pending
+from zfabric.core.leader import follower
 from zfabric.core.leader.copies import Copies, Position
 from zfabric.core.leader.counters import Counters
-from zfabric.core.leader.damage import Damage
+from zfabric.core.leader.damage import Damage, Stretch
 from zfabric.core.leader.follower import Follower
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.sources import Source
 from zfabric.model import TopicConfig
+from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import MetadataIs, PartitionPlace, TopicMeta
 from zfabric.wire.replication import Followed, FollowedPart, KeptPlace, SharedOffset
@@ -87,6 +89,8 @@ class World:
             places = [PartitionPlace(7, 0, self.leader)]
             metas = [TopicMeta("s.x", 1, self.config, places), TopicMeta("o", 2, self.config, places)]
             answer, wait = MetadataIs(fabric, [], metas, []), 0
+        elif kind == Type.FETCH:
+            answer, wait = messages.Fetched([messages.FetchedPart(7, 0, 0, 1, 0)]), 0
         else:
             answer, wait = Followed(fabric, 1, 0, 1, []), 0 if body.run == 0 else body.wait_ms
         entry = (now + wait * 1_000_000, len(self.asked), pending, Command(kind, 0, 1, answer, (b"",)), endpoint)
@@ -347,3 +351,37 @@ def test_a_keeper_without_room_asks_nobody_for_batches_and_everybody_when_there_
     room_from = world.now
     world.run(6)
     assert {entry[1] for entry in world.questions(room_from) if entry[3].parts} == {f"offer:{n}" for n in range(3)}
+
+
+def damaged(world, copy=1):
+    """Let a stretch of a copy be damaged here."""
+    world.keeper.damage.stretches = {copy: {0: Stretch(5, "flipped")}}
+    world.keeper.damage.is_over = lambda partition, first: False
+
+
+def test_what_is_damaged_is_asked_for_at_its_origin_after_pauses_that_grow():
+    world = World(2)
+    world.run(5)
+    damaged(world)
+    began = world.now
+    world.run(120)
+    asked = [entry for entry in world.asked if entry[2] == Type.FETCH]
+    origin = world.keeper.kept[1].origin.removeprefix("f")
+    assert {(entry[1], entry[3].parts[0].partition, entry[3].parts[0].offset) for entry in asked} == {(origin, 7, 0)}
+    assert [(entry[0] - began) // SECOND for entry in asked] == [0, 1, 3, 7, 15, 31, 63]
+
+
+def test_who_stands_in_line_is_dialled_for_what_is_damaged_alone(monkeypatch):
+    monkeypatch.setattr(follower, "DIALLED_MAX", 1)
+    world = World(0)
+    for number in range(2):
+        world.follower.learn(f"tcp://{number}")
+    world.run(60)
+    for copy in world.keeper.kept:
+        damaged(world, copy)
+        world.run(0.1)
+        assert any(entry[2] == Type.FETCH for entry in world.asked)
+        assert len(world.endpoints) <= 2
+        world.keeper.damage.stretches = {}
+        world.run(0.5)
+        assert len(world.endpoints) <= 1

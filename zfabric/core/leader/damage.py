@@ -114,6 +114,8 @@ class Damage:
     def problem(self, partition_id: int) -> str:
         """Return what is known to be damaged in a partition; "" if nothing is."""
         for first, stretch in sorted(self.stretches.get(partition_id, {}).items()):
+            if self.is_over(partition_id, first):
+                continue  # Retention has passed it.
             return f"damaged from offset {first} to {stretch.following - 1}: {stretch.problem}"
         return ""
 

@@ -45,7 +45,7 @@ import msgspec
 from zfabric import errors
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.mender import Mender
-from zfabric.core.leader.sources import PAUSE_NS, Answer, Caller, Kept, Source, Sources
+from zfabric.core.leader.sources import OFFERED, PAUSE_NS, Answer, Caller, Kept, Source, Sources
 from zfabric.settings import FETCH_PARTITIONS_MAX, FOLLOW_WAIT_MS_MAX, SHARED_OFFSETS_MAX
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Metadata, MetadataIs, TopicMeta
@@ -66,7 +66,6 @@ DIALLED_MAX: Final = 1_000
 CHECKED_AT_ONCE: Final = 200
 ADOPT_NS: Final = 10_000_000
 ADOPT_COPY_NS: Final = 100_000
-_OFFERED: Final = "offer:"
 
 
 class Follower:
@@ -400,7 +399,7 @@ class Follower:
 
     def _dial(self, source: Source) -> bool:
         """Make sure that the source may have a connection; False if all are taken."""
-        if not source.dialled and not source.endpoint.startswith(_OFFERED):
+        if not source.dialled and not source.endpoint.startswith(OFFERED):
             if self._dialled >= DIALLED_MAX:
                 source.in_line = True
                 self._line.append(source)

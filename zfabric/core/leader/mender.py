@@ -14,7 +14,7 @@ from typing import Final
 from zfabric import errors
 from zfabric.core.leader.damage import Patch, Piece
 from zfabric.core.leader.intake import Intake
-from zfabric.core.leader.sources import Answer, Caller, Kept, Source, Sources
+from zfabric.core.leader.sources import OFFERED, Answer, Caller, Kept, Source, Sources
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
 
@@ -87,7 +87,7 @@ class Mender:
         answer = self._caller.call(
             source.endpoint, Type.FETCH, body, now, now + ASK_NS, "fetch of what is damaged", ASK_NS / 1e9
         )
-        answer.on_done(lambda: self._answered(where, entry, there, answer))
+        answer.on_done(lambda: self._answered(where, entry, source, there, answer))
 
     def _holders(self, partition: int, now: int) -> list[tuple[Source, int]]:
         """Return who has a log, and its id there."""
@@ -95,12 +95,15 @@ class Mender:
         origin, number = (self._leader.fabric, partition) if place is None else (place.origin, place.source)
         found = []
         source = self._sources.of(origin)
-        if source is not None and number in source.led and not self._sources.is_away(origin, now):
+        there = source is not None and (source.in_line or not self._sources.is_away(origin, now))
+        if source is not None and there and number in source.led:
             found.append((source, number))
         return found + self._sources.keepers(origin, number, now)
 
-    def _answered(self, where: tuple[int, int], entry: _Attempts, there: int, answer: Answer) -> None:
+    def _answered(self, where: tuple[int, int], entry: _Attempts, source: Source, there: int, answer: Answer) -> None:
         entry.asking = False
+        if not (source.dialled or source.endpoint.startswith(OFFERED)):
+            self._caller.leave(source.endpoint)  # One that stands in line was dialled for this alone.
         if answer.error is not None:
             return
         body: messages.Fetched = answer.result().body

@@ -19,6 +19,8 @@ from zfabric.core.leader.damage import Damage
 from zfabric.wire.messages import Command
 from zfabric.wire.replication import KeptPlace
 
+OFFERED: Final = "offer:"
+"""What endpoints begin with of fabrics that have dialled us."""
 AWAY_NS: Final = 5_000_000_000
 PAUSE_NS: Final = 100_000_000
 PAUSE_MAX_NS: Final = 10_000_000_000
