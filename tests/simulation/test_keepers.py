@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keeping
 import msgspec
 import pytest
 from keeping import TOPIC, Run, batches
@@ -12,6 +13,7 @@ from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.keepers import Keepers
 from zfabric.model import TopicConfig
+from zfabric.settings import LeaderSettings
 from zfabric.sim.network import Weather
 from zfabric.sim.world import SECOND
 from zfabric.wire import batch, messages
@@ -296,6 +298,45 @@ def test_what_is_damaged_on_a_keepers_disk_is_found_and_fetched_again(dial, away
     rows = [(key, value) for key, value in good if key[:1] == keys.BATCH]
     assert [(key, value) for key, value in keeper.disk.items() if key[:1] == keys.BATCH] == rows
     assert {part.problem for part in run.describe(keeper).values()} == {""}
+
+
+def newest(process, partition):
+    """Return the newest record of each key, with its offset, of a log without holes."""
+    found, following = {}, None
+    for base, header, payload in batches(process, partition):
+        assert following in (None, base)
+        following = header.next_offset
+        columns = batch.decode_columns(header, payload)
+        for key, value, distance in zip(columns.keys, columns.values, columns.distances, strict=True):
+            found[key] = (base + distance, value)
+    return found, following
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_bits_that_flip_while_origin_and_keepers_compact_are_put_back(seed, monkeypatch):
+    """Each compacts in its own time, so what is whole elsewhere is cut into other batches than what is damaged."""
+    monkeypatch.setattr(keeping, "SETTINGS", LeaderSettings(compact_after_ms=1_000))
+    run = Run(seed, origins=1, keepers=2, partitions=1, config=TopicConfig(cleanup="compact"))
+    origin = run.origins[0]
+    run.run(run.create(origin))
+    task = run.world.start(run.produce(origin, "p", acks="leader", pause=0.01))
+    for _ in range(12):
+        run.world.run(1.0)
+        disk = run.random.choice(run.keepers).disk
+        rows = [key for key, _ in disk.items() if key[:5] == keys.prefix(keys.BATCH, 1)]
+        key = run.random.choice(rows)
+        row = bytearray(disk._values[key])
+        row[run.random.randrange(len(row))] ^= 1 << run.random.randrange(8)
+        disk._values[key] = bytes(row)
+    run.over = True
+    assert run.world.run_until(lambda: task.done, 30.0)
+    run.restart = False
+    for keeper in run.keepers:
+        keeper.kill()
+        keeper.start()  # It begins a walk over its copies when it starts.
+    run.world.run(120.0)
+    assert sum(keeper.leader.counters.mended for keeper in run.keepers) > 0
+    assert [newest(keeper, 1) for keeper in run.keepers] == [newest(origin, 1)] * 2
 
 
 def test_a_copy_that_its_origin_was_rolled_back_behind_stays_as_it_is_and_says_so():
