@@ -143,3 +143,30 @@ def test_what_groups_have_committed_in_the_log_as_it_was_is_not_told_to_the_one_
             simulation.advance(40.0)
             with fabric.consumer("t", group="g") as consumer:
                 assert read(consumer, 12) == [b"both %d" % n for n in range(3)] + [b"new %d" % n for n in range(9)]
+
+
+def test_of_many_origins_one_that_was_set_back_is_read_itself_and_not_at_the_keeper_of_its_old_log(monkeypatch):
+    """Keepers are where many origins are read, but their copies of that one do not go on."""
+    from zfabric.core.client import origins, routes
+
+    monkeypatch.setattr(routes, "DIRECT_MAX", 0)
+    monkeypatch.setattr(origins, "DIRECT_MAX", 0)
+    with Simulation(seed=5, peers=3, keep={1: ["t"]}) as simulation:
+        simulation.advance(1.0)
+        simulation.restart = False
+        origin = simulation.connect("a", peer=0)
+        origin.topics.create("t")
+        send(origin, b"both", 3)
+        backup = simulation.processes[0].disk.items()
+        send(origin, b"lost", 2)
+        simulation.advance(5.0)
+        set_back(simulation, 0, backup)
+        origin = simulation.connect("a again", peer=0)
+        send(origin, b"new", 4)
+        simulation.advance(40.0)
+        with simulation.connect("b", peer=2) as fabric, fabric.consumer("t", missing="skip") as consumer:
+            seen = read(consumer, 9, seconds=20.0)
+            assert seen[-4:] == [b"new %d" % number for number in range(4)]
+            simulation.advance(120.0)
+            send(origin, b"more", 2)
+            assert read(consumer, 2) == [b"more 0", b"more 1"]

@@ -231,7 +231,10 @@ class Fetch(Body, frozen=True):
 
 
 class FetchedPart(Body, frozen=True):
-    """Result for one partition: an error, or ``length`` bytes of batches in the following frame, the log's bounds."""
+    """Result for one partition: an error, or ``length`` bytes of batches in the following frame, the log's bounds.
+
+    ``parted``: it is a copy, and its origin has another log by now.
+    """
 
     partition: Id
     start_offset: Count
@@ -239,6 +242,7 @@ class FetchedPart(Body, frozen=True):
     epoch: Count
     length: Count
     failure: Failure | None = None
+    parted: bool = False
 
 
 class Fetched(Body, frozen=True):

@@ -317,7 +317,7 @@ def test_a_fetched_carries_its_batches_in_one_frame():
         messages.FetchedPart(2, 0, 0, 3, 0, refusal),
     ])  # fmt: skip
     golden = [
-        "7a660119000000000900000000000000919296010a290368c0960200000300921882a66c656164657202a9706172746974696f6e07",
+        "7a660119000000000900000000000000919297010a290368c0c2970200000300921882a66c656164657202a9706172746974696f6e07c2",
         stored,
     ]
     assert messages.command(Type.FETCHED, REQUEST, body).hex() == golden[0]

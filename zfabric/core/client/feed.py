@@ -199,6 +199,8 @@ class Feed:
                 if cursor.expected == asked_from.get(cursor.id):  # Else somebody has sought meanwhile.
                     self._failed(cursor, part, now)
                 continue
+            if part.parted and cursor.copy and self._consumer.evades(cursor, now):
+                continue  # What came instead is at the origin.
             cursor.end = part.end_offset
             cursor.take_blob(piece)
             came += part.length

@@ -110,6 +110,7 @@ class Copies:
         shared: what was asked for by ``share``: taken by the follower. expired: the same of ``check``.
         committed: copies in which clients have committed since the follower looked.
         full: why there is no room for batches at the moment, or None.
+        parted: copies of logs that their origins have no more, as far as these were asked.
         refused: batches that could not be appended, with the last reason by copy in :attr:`problems`.
     """
 
@@ -124,6 +125,7 @@ class Copies:
         self.full: errors.StorageFull | None = None
         self.refused = 0
         self.problems: dict[int, str] = {}
+        self.parted: set[int] = set()
         self._assigned = assigned
         self._damage = damage
         self._expiry_ms = expiry_ms
@@ -140,6 +142,7 @@ class Copies:
         self.positions.pop(partition_id, None)
         self.heard.pop(partition_id, None)
         self.problems.pop(partition_id, None)
+        self.parted.discard(partition_id)
         self.committed.discard(partition_id)
 
     def problem(self, partition_id: int) -> str:

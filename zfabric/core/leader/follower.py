@@ -211,7 +211,7 @@ class Follower:
         for shared in copies.shared:
             place = self._leader.kept.get(shared.partition)
             # Of a log that the origin has no more, offsets would be those of other records there.
-            if place is not None and shared.partition not in self._intake.parted:
+            if place is not None and shared.partition not in copies.parted:
                 told = msgspec.structs.replace(shared, partition=place.source)
                 self._to_share.setdefault(place.origin, {})[place.source, shared.group] = told
         copies.shared = []

@@ -24,13 +24,11 @@ class Intake:
 
     Attributes:
         keep: what the next turn is to do. failures: parts that were errors, or could not be used.
-        parted: copies of logs that their origins have no more, as far as these were asked.
     """
 
     def __init__(self, leader: Kept) -> None:
         self.keep = _empty()
         self.failures = 0
-        self.parted: set[int] = set()
         self._leader = leader
         self._left_out: dict[int, int] = {}
 
@@ -62,7 +60,7 @@ class Intake:
                 del ends[copy]
                 self._leave_out(source, copy, part.failure, now)
             else:
-                self.parted.discard(copy)
+                self._leader.copies.parted.discard(copy)
                 self._part(source, copy, part, mine, ends[copy])
                 ends[copy] = part.end_offset
         source.order = [there for there in source.order if source.asked.get(there) not in source.before]
@@ -117,7 +115,7 @@ class Intake:
             source.metadata_due = now
         place = self._leader.kept.get(copy)
         if isinstance(error, errors.LogsDiverged) and place is not None and place.origin == source.fabric:
-            self.parted.add(copy)
+            self._leader.copies.parted.add(copy)
 
 
 def _empty() -> Keep:

@@ -130,7 +130,10 @@ class Reading:
                 results.append(messages.FetchedPart(part.partition, start, end, assigned.epoch, 0, failed))
                 continue
             state = partition.log.state
-            results.append(messages.FetchedPart(part.partition, state.start, state.end, state.epoch, size))
+            parted = part.partition in self._copies.parted
+            results.append(
+                messages.FetchedPart(part.partition, state.start, state.end, state.epoch, size, parted=parted)
+            )
             blob += found
             counters.records_out += sum(map(batch.record_count, found[::2]))
             budget -= size
