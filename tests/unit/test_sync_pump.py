@@ -77,3 +77,51 @@ def test_a_thread_that_died_of_an_error_is_followed_by_another():
         assert driver.stepped.wait(PATIENCE_S)
     finally:
         pump.close()
+
+
+class Chatter:
+    """A driver of a socket where a message is always there, and of a machine that wants a tick."""
+
+    generation, due_ns = 0, 0
+
+    def __init__(self):
+        self.core = self.ports = self.requests = self
+        self.effects = []
+        self.calling = self.restless = self.done = False
+        self.received = 0
+
+    def may_drive(self):
+        return None
+
+    def busy(self):
+        return False
+
+    def unread(self):
+        return 5
+
+    def take(self, fd):
+        return 1, [b"message"]
+
+    def receive(self, session, frames, now):
+        self.received += 1
+        assert self.received < 1_000, "no tick ever"
+
+    def step(self, ready=None, until=None):
+        self.done = True
+
+    def ended(self):
+        return None
+
+    close = ended
+
+
+def test_messages_without_end_keep_nothing_that_is_due_from_being_done():
+    """A service that always has a request goes on being announced."""
+    driver = Chatter()
+    pump = Pump(driver)
+    try:
+        with pump.lock:
+            pump.drive(driver)
+        assert driver.done
+    finally:
+        pump.close()

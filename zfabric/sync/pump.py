@@ -172,11 +172,11 @@ class Pump:
             fd = ports.unread()
             if held:
                 interrupts.deliver()
+            due_ns = driver.due_ns
+            left_ms = None if due_ns is None else (due_ns - now) / 1e6
+            if left_ms is not None and left_ms <= 0:
+                return ()  # Also where messages come without end.
             if fd is None:
-                due_ns = driver.due_ns
-                left_ms = None if due_ns is None else (due_ns - now) / 1e6
-                if left_ms is not None and left_ms <= 0:
-                    return ()
                 if self._generation != ports.generation:
                     self._register()
                 # As _poll, without a call.
