@@ -24,7 +24,6 @@ from zfabric.wire.gossip import Member, Message, Status, Type
 
 SECOND: Final = 1_000_000_000
 COLLISIONS_MAX: Final = 64
-URGENT_MAX: Final = 64
 _SUSPECT: Final = int(Status.SUSPECT)
 COLLISION_NS: Final = 60 * SECOND
 """A collision is told again after this time, while it lasts."""
@@ -173,14 +172,13 @@ class Beliefs:
         """Nobody else finds it gone: ask again those that this member accused itself, until they answer or time is up.
 
         The news of a suspicion die out long before the suspicion does. If they could not reach the suspect, because a
-        partition lay between, it would else hear of it by chance, or when all of its own have taken it for failed.
+        partition lay between, it would else hear of it by chance, or when it is taken for failed. This is no probe:
+        those of a member that found many gone are far between, since it doubts itself.
         """
-        suspicion = self._suspicions.get(suspect)
-        if suspicion is None or suspicion.deadline <= now:
-            return
-        self._timers.add(now + suspicion.low, self._on_doubt, suspect)
-        if len(self.urgent) < URGENT_MAX and suspect not in self.urgent:
-            self.urgent.append(suspect)
+        suspicion, known = self._suspicions.get(suspect), self._table.get(suspect)
+        if suspicion is not None and suspicion.deadline > now and known is not None:
+            self._timers.add(now + suspicion.low, self._on_doubt, suspect)
+            self._voice.ping(known, self._voice.sequence())
 
     def _on_suspicion(self, now: int, suspect: bytes) -> None:
         suspicion, known = self._suspicions.get(suspect), self._table.get(suspect)
@@ -226,7 +224,7 @@ class Beliefs:
             self._collided.pop(next(iter(self._collided)))
         self._collided[claim.id] = now + COLLISION_NS
         self._note("collided", claim)
-        if len(self.urgent) < URGENT_MAX and claim.id != self._voice.me.id:
+        if len(self.urgent) < COLLISIONS_MAX and claim.id != self._voice.me.id:
             self.urgent.append(claim.id)
 
     def _note(self, kind: Kind, member: Member) -> None:
