@@ -79,3 +79,18 @@ async def test_errors_are_the_same_as_in_the_synchronous_twin(zfabric_url):
                 pass
     with pytest.raises(errors.Closed):
         await fabric.topics.list()
+
+
+async def test_a_request_that_waits_is_begun_when_the_one_before_has_ended(zfabric_url):
+    """Whatever else happens: nothing does here, but what timers of the SDK do once a second."""
+    async with zfabric.aio.connect(zfabric_url) as fabric, zfabric.aio.connect(zfabric_url) as other:
+        service = other.service("one", concurrency=1)
+
+        @service.method("echo")
+        async def echo(request):
+            await asyncio.sleep(0)
+            return request.value
+
+        async with service:
+            asked = [fabric.request("one.echo", b"%d" % number, timeout=20.0) for number in range(200)]
+            assert await asyncio.gather(*asked) == [b"%d" % number for number in range(200)]

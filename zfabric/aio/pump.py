@@ -118,11 +118,8 @@ class Pump:
             self._step((fd,))
             return
         session, frames = message
-        core = driver.core
         self.stepped_ns = now = time.monotonic_ns()
-        core.receive(session, frames, now)
-        if core.handing:
-            self._hand_out()
+        driver.core.receive(session, frames, now)
         self._advance()
 
     def _advance(self) -> None:
@@ -130,6 +127,8 @@ class Pump:
         driver = self.driver
         core, ports = driver.core, driver.ports
         for _ in range(_BURST):
+            if core.handing:
+                self._hand_out()
             if core.restless:
                 break
             fd = driver.send()
@@ -140,8 +139,6 @@ class Pump:
                 break
             session, frames = message
             core.receive(session, frames, time.monotonic_ns())
-            if core.handing:
-                self._hand_out()
         self._step(())
 
     def attend(self, wake: Callable[[], None]) -> bool:
