@@ -214,3 +214,20 @@ def test_what_retention_has_removed_is_no_problem_any_more():
     assert state(node).batches == 0
     assert node.leader.damage.problem(7) == ""
     assert node.leader.damage.is_over(7, 2)
+
+
+def test_the_scrub_reads_no_faster_where_maintenance_is_busy(node, monkeypatch):
+    monkeypatch.setattr(damage, "SCRUB_BYTES", 1)
+    leader = node.leader
+    leader.damage = damage.Damage(leader._assigned, leader.counters)
+    break_row(node, 5, 96)
+
+    def steps(count, pause_ns):
+        for _ in range(count):
+            with node.disk.read() as txn:
+                leader.damage.scrub(node.now, txn)
+            node.now += pause_ns
+        return leader.counters.damaged
+
+    assert steps(99, 5_000_000) == 0  # Half a second: the first batch.
+    assert steps(3, SECOND) == 1
