@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from zfabric.core.client.pending import Pending
 from zfabric.sync.pump import Pump
 
 PATIENCE_S = 30.0
@@ -100,7 +101,7 @@ class Chatter:
         return 5
 
     def take(self, fd):
-        return 1, [b"message"]
+        return (1, [b"message"]) if fd == 5 else None
 
     def receive(self, session, frames, now):
         self.received += 1
@@ -124,4 +125,55 @@ def test_messages_without_end_keep_nothing_that_is_due_from_being_done():
             pump.drive(driver)
         assert driver.done
     finally:
+        pump.close()
+
+
+class Letter(Chatter):
+    """A message is there, once, that ends what another thread waits for."""
+
+    due_ns = None
+
+    def __init__(self, theirs):
+        super().__init__()
+        self.theirs = theirs
+
+    def fds(self):
+        return []
+
+    def unread(self):
+        return None if self.received else 5
+
+    def receive(self, session, frames, now):
+        self.received += 1
+        self.theirs.resolve(b"for you")
+
+    def step(self, ready=None, until=None):
+        return None
+
+
+def test_a_message_for_another_thread_that_needed_no_poll_wakes_it():
+    mine, theirs = Pending(), Pending()
+    driver = Letter(theirs)
+    pump = Pump(driver)
+    pump._driving = True  # So that the other one waits for whoever drives.
+    other = threading.Thread(target=pump.wait, args=(theirs, None))
+    other.start()
+    try:
+        while True:
+            with pump.lock:
+                if pump._waiters:
+                    pump._readable([(pump._wake_reader, 1)])  # It has tried to wake whoever drives.
+                    pump._driving = False
+                    break
+        driving = threading.Thread(target=pump.wait, args=(mine, None))
+        driving.start()
+        other.join(PATIENCE_S)
+        assert not other.is_alive()
+    finally:
+        with pump.lock:
+            mine.resolve(None)
+            theirs.resolve(None)
+        while driving.is_alive() or other.is_alive():
+            pump.nudge()
+            driving.join(0.01)
         pump.close()

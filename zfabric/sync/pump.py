@@ -180,6 +180,8 @@ class Pump:
                 if self._generation != ports.generation:
                     self._register()
                 # As _poll, without a call.
+                if self._waiters > 1:
+                    self._changed.notify_all()
                 self._driving = True
                 lock.release()
                 try:
@@ -187,8 +189,6 @@ class Pump:
                 finally:
                     lock.acquire()
                     self._driving = False
-                if self._waiters > 1:
-                    self._changed.notify_all()
                 if len(found) != 1:
                     return self._readable(found)
                 fd = found[0][0]
@@ -258,6 +258,8 @@ class Pump:
         """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""
         if self._generation != self.driver.ports.generation:
             self._register()
+        if self._waiters > 1:
+            self._changed.notify_all()  # What has come in may be theirs.
         self._driving = True
         self.lock.release()
         try:
@@ -265,8 +267,6 @@ class Pump:
         finally:
             self.lock.acquire()
             self._driving = False
-        if self._waiters > 1:
-            self._changed.notify_all()
         return self._readable(found)
 
     def _register(self) -> None:
