@@ -138,7 +138,7 @@ class Beliefs:
 
     def _alive(self, known: Member, claim: Member, now: int, *, merge: bool) -> None:
         self._table.put(claim, now)
-        self._suspicions.pop(claim.id, None)
+        self._clear(claim.id)
         if known.status >= Status.FAILED or claim.instance != known.instance:
             self._note("returned", claim)
         elif known.status == Status.SUSPECT:
@@ -168,6 +168,12 @@ class Beliefs:
         self._timers.add(suspicion.deadline, self._on_suspicion, claim.id)
         self._voice.spread(claim, now)
 
+    def _clear(self, suspect: bytes) -> None:
+        """It is suspected no more."""
+        if self._suspicions.pop(suspect, None) is not None:
+            self._timers.cancel(self._on_suspicion, suspect)
+            self._timers.cancel(self._on_doubt, suspect)
+
     def _on_doubt(self, now: int, suspect: bytes) -> None:
         """Nobody else finds it gone: ask again those that this member accused itself, until they answer or time is up.
 
@@ -191,9 +197,7 @@ class Beliefs:
         ended = msgspec.structs.replace(
             known, status=claim.status, incarnation=claim.incarnation, accuser=claim.accuser
         )
-        self._suspicions.pop(claim.id, None)
-        self._timers.cancel(self._on_suspicion, claim.id)
-        self._timers.cancel(self._on_doubt, claim.id)
+        self._clear(claim.id)
         self.round_trips.pop(claim.id, None)
         self._table.put(ended, now)
         self._note("failed" if claim.status == Status.FAILED else "left", ended)
