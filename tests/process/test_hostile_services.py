@@ -77,7 +77,7 @@ def test_whatever_a_handler_raises_is_told_and_costs_no_worker_and_no_connection
                 fabric.request("s.m", timeout=20.0)
             assert not isinstance(told.value, errors.RequestTimeout | errors.CalleeLost)
             assert len(str(told.value)) < 30_000
-        assert service.stats()["running"] == 0
+        assert until(lambda: service.stats()["running"] == 0)
 
 
 def test_a_body_may_be_any_view_of_bytes(fabric, service):
@@ -100,7 +100,7 @@ def test_headers_that_are_none_cost_no_worker_even_if_the_value_is_none_either(f
             for _ in range(4):
                 with pytest.raises(errors.ProtocolViolation):
                     fabric.request("s.health", b"", headers={"a": b"1"}, timeout=20.0)
-        assert service.stats()["running"] == 0
+        assert until(lambda: service.stats()["running"] == 0)
         assert fabric.request("s.m", b"x") == b"x"
 
 
@@ -151,7 +151,7 @@ async def test_a_task_that_is_cancelled_before_it_began_still_says_that_its_requ
                 await fabric.request("s.m", timeout=20.0)
             assert told.value.kind == "CancelledError"
             fabric._pump.spawn = spawn
-            assert service.stats()["running"] == 0
+            assert await aio_until(lambda: service.stats()["running"] == 0)
             assert await fabric.request("s.m", b"short", timeout=20.0) == b"done"
 
 
