@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 import zfabric
@@ -60,6 +61,9 @@ def run_and_kill(work: Callable[[str, int, int, Say], None], url: str, child: in
         try:
             os.close(reading)
             work(url, child, begin, lambda first, second: os.write(writing, _TWO.pack(first, second)))
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(1)
     os.close(writing)

@@ -320,7 +320,7 @@ def test_a_directory_that_a_node_leads_names_the_node(tmp_path):
 
 
 def test_leaders_that_end_without_a_word_are_told_and_where_to_look(tmp_path, monkeypatch):
-    """One may have been killed; ten in a row were not. The same client goes on once they come up."""
+    """Some may have been killed; thirty in a row were not. The same client goes on once they come up."""
     with connect(tmp_path / "data") as fabric:
         monkeypatch.setenv("PYTHONHOME", str(tmp_path / "nowhere"))
         with pytest.raises(errors.LeaderFailed) as failed:

@@ -177,8 +177,8 @@ def check_producers_after(fabric, program):
 
 
 def test_producers_and_leaders_killed_at_once(fabric):
+    """Half of the leaders have served before they are killed, the others may still be starting."""
     program = killed_clients("produce", fabric.url, scaled(30))
-    """Every second leader has served before it is killed: ten in a row that have not are an error, and no accident."""
     directory, rng = directory_of(fabric.url), random.Random(SEED)
     kills = 0
     while program.poll() is None:

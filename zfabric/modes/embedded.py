@@ -27,8 +27,9 @@ from zfabric.store.directory import DataDirectory, Holder, service_socket, unusa
 if TYPE_CHECKING:
     from zfabric.modes.inside import Residence
 
-SILENT_MAX = 10
-"""Leaders started here that may end one after the other without a word: killed, as far as one can know."""
+SILENT_MAX = 30
+"""Leaders started here that may end one after the other without a word: killed, as far as one can know. One that fails
+by itself is told of after some seconds; whoever kills leaders at random does not kill so many before one serves."""
 
 
 class Embedded:
