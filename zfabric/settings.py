@@ -30,6 +30,7 @@ REQUEST_BYTES_MAX: Final = 512 * KIB
 """Largest command frame that a leader decodes: small structures take a hundred times their bytes once decoded."""
 FETCH_PARTITIONS_MAX: Final = 10_000
 FETCH_BYTES_MAX: Final = 16 * MIB
+FETCH_PART_BYTES_MIN: Final = 16 * KIB
 NAME_BYTES_MAX: Final = 249
 GROUP_BYTES_MAX: Final = 200
 KEY_BYTES_MAX: Final = 1 * MIB

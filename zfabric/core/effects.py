@@ -33,13 +33,15 @@ class Publish:
 class OpenSession:
     """Connect a new socket to ``endpoint``: for requests, or for subscriptions.
 
-    ``alert``: the other side is noticed to be gone within a second, rather than within four.
+    ``alert``: the other side is noticed to be gone within a second, rather than within four. ``slow``: within sixteen,
+    as heartbeats wait behind what is on its way.
     """
 
     session: int
     endpoint: str
     subscribe: bool = False
     alert: bool = False
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,8 +184,8 @@ class Ports:
         match effect:
             case effects.OpenSession(number, endpoint, False, _) if (leader := nearby.find(endpoint)) is not None:
                 self._open_near(number, leader)
-            case effects.OpenSession(number, endpoint, subscribe, alert):
-                self._open(number, endpoint, subscribe=subscribe, alert=alert)
+            case effects.OpenSession(number, endpoint, subscribe, alert, slow):
+                self._open(number, endpoint, subscribe=subscribe, alert=alert, slow=slow)
             case effects.Listen(number, endpoint):
                 self._listen(number, endpoint)
             case effects.CloseSession(number) if number in self._sessions:
@@ -372,7 +372,7 @@ class Ports:
 
     # One session.
 
-    def _open(self, number: int, endpoint: str, *, subscribe: bool, alert: bool) -> None:
+    def _open(self, number: int, endpoint: str, *, subscribe: bool, alert: bool, slow: bool) -> None:
         assert number not in self._sessions, "session numbers are not reused"
         opened: list[sockets.Socket] = []
         try:
@@ -384,6 +384,8 @@ class Ports:
                     sockets.patient(opened[0])
             if alert:
                 sockets.alert(opened[0])
+            if slow:
+                sockets.slow(opened[0])
             self._monitored[opened[0]] = None
             opened.append(sockets.monitor(self._ctx, opened[0]))
             sockets.connect(opened[0], endpoint)

@@ -23,6 +23,13 @@ listens                                the same leader. So can a leader: nothing
                                        keepers and their origins, which are many: a copy is late by seconds. libzmq
                                        looks through the timers of all connections whenever one is answered, so probing
                                        1,000 consumers each second, from both sides, took a tenth of a core.
+for ROUTER         20,000 ms           The timeout of leaders: a client's answer waits behind the frame that it sends,
+                                       and one of 512 KiB takes 17 s at 256 kbit/s. Whoever is cut off is noticed by
+                                       TCP_MAXRT, as the probes are not acknowledged; a frozen client keeps its
+                                       connection for up to 24 s.
+on slow links      15,000 ms           Timeout of a session whose predecessor was lost with much on its way. The kernel
+                                       takes 250 to 500 KB at once: at 384 kbit/s, or 1 Mbit/s, the probe behind them
+                                       takes four to five seconds.
 HEARTBEAT_TTL      not set             For the same reason: it is a timer more for each connection.
 for services       250 / 600 ms        Heartbeats of connections between callers and instances: a frozen or cut off one
                                        is noticed within 0.85 s. A false alarm costs a new connection, and is told to
@@ -34,7 +41,8 @@ CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up
 RECONNECT_IVL      10 ms               A leader on this machine is back within tens of milliseconds.
                    50 to 200 ms        Further away, doubled up to the maximum, to spare a network that has a problem.
                    200 to 2,000 ms     Gossip: whoever is gone may stay so, and nobody waits.
-TCP_MAXRT          3,000 ms            Gossip: a connection that carries nothing for so long is given up, instead of
+TCP_MAXRT          7,000 ms            ROUTER: a client that is cut off is gone, after a probe and the usual 3 s.
+                   3,000 ms            Gossip: a connection that carries nothing for so long is given up, instead of
                                        waiting for TCP's retransmissions, ever rarer, after a cut has ended.
 LINGER             0, or 1,000 ms      What a client has queued is repeated by its core elsewhere, so it closes at
                                        once. A leader gives its last answers a second.
@@ -78,6 +86,9 @@ SUBSCRIPTIONS_QUEUED_MAX: Final = 100_000
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
 HEARTBEAT_PATIENT_MS: Final = 4_000
+HEARTBEAT_BUSY_MS: Final = 20_000
+HEARTBEAT_SLOW_MS: Final = 15_000
+CUT_OFF_MS: Final = HEARTBEAT_PATIENT_MS + HEARTBEAT_TIMEOUT_MS
 ALERT_INTERVAL_MS: Final = 250
 ALERT_TIMEOUT_MS: Final = 600
 HANDSHAKE_MS: Final = 3_000
@@ -164,6 +175,11 @@ def alert(socket: Socket) -> None:
     socket.set(zmq.HEARTBEAT_TTL, ALERT_TIMEOUT_MS)
 
 
+def slow(socket: Socket) -> None:
+    """Let a socket wait longer for what it probes: its link is slow, and much is on its way."""
+    socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_SLOW_MS)
+
+
 def service(ctx: Context, frame_max: int) -> Socket:
     """Return an unbound ROUTER for the requests of callers, as :func:`router`, but quick to notice a lost one."""
     socket = router(ctx, frame_max)
@@ -190,6 +206,8 @@ def router(ctx: Context, frame_max: int) -> Socket:
     socket.set(zmq.ROUTER_MANDATORY, 1)
     socket.set(zmq.ROUTER_HANDOVER, 0)
     _serve(socket)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_BUSY_MS)
+    socket.set(zmq.TCP_MAXRT, CUT_OFF_MS)
     return socket
 
 

@@ -18,7 +18,8 @@ after the ones it knows, a missing one takes its default), except on the hot pat
 - PRODUCE: command + batch header (96 bytes), then one frame with the payload.
 - PRODUCED: command + ``<QqIBB``: base offset, append time (ms), leader epoch, durability (0 fsync, 1 os, 2 memory),
   duplicate (1: it was stored before, this is the original answer; base offset 2**64-1: older than remembered).
-- FETCHED, FOLLOWED: command + body, then one frame with all batches of all partitions, one behind the other.
+- FETCHED, FOLLOWED: command + body, then one frame with all batches of all partitions, one behind the other; of FETCHED
+  several, where FETCH wants parts.
 
 Published (PUB/SUB) messages carry no command frame: ``[partition id u32 big-endian][batch header][payload]`` is a
 batch, ``[partition id][HEAD: end offset u64, leader epoch u32, little-endian]`` tells that nothing is missing up to
@@ -45,6 +46,7 @@ from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer
+from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, RECORD_BYTES_CEILING
 from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.body import ASKED, Body, Count, Id, Signed, Text
 from zfabric.wire.membership import Announce, Members, MembersAre
@@ -73,6 +75,7 @@ HEAD: Final = struct.Struct("<QI")
 FLAG_NO_ANSWER: Final = 1
 FLAG_LEADER_ONLY: Final = 2
 _PRODUCE_FLAGS: Final = 3
+FETCHED_FRAMES_MAX: Final = (FETCH_BYTES_MAX + RECORD_BYTES_CEILING) // FETCH_PART_BYTES_MIN + 2
 DURABILITIES: Final = ("fsync", "os", "memory")
 UNKNOWN_OFFSET: Final = (1 << 64) - 1
 
@@ -224,10 +227,14 @@ class FetchPart(Body, frozen=True):
 
 
 class Fetch(Body, frozen=True):
-    """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one."""
+    """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one.
+
+    They come in frames of at most ``part_bytes``, each complete one a sign of life on a slow link; 0: in one frame.
+    """
 
     max_bytes: Count
     parts: Annotated[list[FetchPart], ASKED]
+    part_bytes: Count = 0
 
 
 class FetchedPart(Body, frozen=True):
@@ -479,6 +486,8 @@ def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Comman
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = f"body of {Type(kind).name}: {str(error)[:200]}"
         raise errors.ProtocolViolation(problem=problem, allowed="the fields of that command") from error
+    if kind == Type.FETCHED and 2 < len(frames) <= FETCHED_FRAMES_MAX:
+        return Command(kind, flags, request, body, (b"".join(frames[1:]),))
     extra = 1 if kind in (Type.FETCHED, Type.FOLLOWED) else 0
     if len(frames) != 1 + extra:
         raise errors.ProtocolViolation(problem=f"{Type(kind).name} of {len(frames)} frames", allowed=str(1 + extra))

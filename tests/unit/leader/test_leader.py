@@ -371,6 +371,18 @@ def test_compaction_keeps_the_latest_and_covers_every_offset():
     assert expected == 301
 
 
+def test_what_is_fetched_comes_in_frames_of_the_size_that_is_asked_for(node):
+    """Each complete one shows a consumer on a slow link that its leader is alive."""
+    node.produce(0, [bytes(100_000)])
+    part = messages.FetchPart(P, 0)
+    [whole] = node.turn(Type.FETCH, messages.Fetch(1 << 20, [part]))[0]
+    [parted] = node.turn(Type.FETCH, messages.Fetch(1 << 20, [part], 16_384))[0]
+    assert (parted.body, parted.rest) == (whole.body, whole.rest)
+    for wrong in (16_383, (16 << 20) + 1):
+        with pytest.raises(errors.InvalidArgument):
+            node.ask(Type.FETCH, messages.Fetch(1 << 20, [part], wrong))
+
+
 def test_a_deleted_topic_leaves_no_rows(node):
     node.produce(0)
     node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(P, 1)]))

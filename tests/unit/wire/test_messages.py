@@ -110,8 +110,8 @@ EXAMPLES = {
         "7a6601170000000009000000000000009203ff",
     ),
     Type.FETCH: (
-        messages.Fetch(1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)]),
-        "7a66011800000000090000000000000092ce001000009297010a0903cd03e804cd03849702000000000000",
+        messages.Fetch(1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)], 65_536),
+        "7a66011800000000090000000000000093ce001000009297010a0903cd03e804cd03849702000000000000ce00010000",
     ),
     Type.FIND_OFFSETS: (
         messages.FindOffsets([messages.FindOffset(1, -2), messages.FindOffset(2, 1_700_000_000_000)]),
@@ -249,6 +249,11 @@ def test_fields_of_a_newer_version_are_ignored(kind):
         (Type.DELETE_TOPIC, 1, DeleteTopic("t")),
         (Type.ALTER_TOPIC, 2, AlterTopic("t", TopicConfig(retention_ms=1000))),
         (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
+        (
+            Type.FETCH,
+            2,
+            messages.Fetch(1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)]),
+        ),
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
         (Type.METADATA, 0, Metadata()),
         (Type.MEMBERS, 0, Members()),
@@ -326,6 +331,14 @@ def test_a_fetched_carries_its_batches_in_one_frame():
     [(header, raw, payload)] = batch.split(command.rest[0])
     assert batch.damage(raw, payload, header, 1, 40) == ""
     assert (header.base_offset, header.leader_epoch, header.span, header.append_time) == (40, 3, 1, 2000)
+
+
+def test_a_fetched_in_parts_is_the_same_as_in_one_frame():
+    head = messages.command(Type.FETCHED, REQUEST, messages.Fetched([messages.FetchedPart(1, 0, 9, 3, 5)]))
+    parted, whole = messages.read([head, b"ab", b"cd", b"e"]), messages.read([head, b"abcde"])
+    assert (parted.body, [*parted.rest]) == (whole.body, [*whole.rest])
+    with pytest.raises(errors.ProtocolViolation):
+        messages.read([head, *[b""] * messages.FETCHED_FRAMES_MAX])
 
 
 def test_what_is_published_begins_with_the_partition_in_four_bytes():

@@ -10,10 +10,10 @@ requests that are not answered, in the order in which they were made: so batches
 client is never deaf after a reconnect. Every command may be repeated safely (see ``wire/messages.py``); a session's
 socket is closed with it, so nothing that waited in it arrives late and out of order.
 
-A leader that is silent for a request's patience while its connection lives has lost the request or the answer: the
-session is replaced. So is one whose HELLO has no answer for three seconds, be it lost or heard by something that is no
-leader (a port in the kernel's range for outgoing connections can even be connected to itself), and one that says
-anything but WELCOME, GOODBYE or an error first.
+A leader that is silent for a request's patience while its connection lives (longer where much is on its way, see
+``pace.py``) has lost the request or the answer: the session is replaced. So is one whose HELLO has no answer for three
+seconds, be it lost or heard by something that is no leader (a port in the kernel's range for outgoing connections can
+even be connected to itself), and one that says anything but WELCOME, GOODBYE or an error first.
 
 The pause before a new session doubles from 10 ms to 200 ms, with a random part of up to as much so that clients do not
 return in step, and starts again at 10 ms with each WELCOME. A session waits by itself for a leader that does not listen
@@ -34,6 +34,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import answers
+from zfabric.core.client.pace import Pace
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
 from zfabric.wire import messages
@@ -60,9 +61,10 @@ class Request:
         id: repeated in the answer. frames: as they are sent, each time the same.
         deadline_ns: when its caller stops waiting, or None. patience_ns: how long one session may be silent about it.
         answered: called with the answer. expired: called at the deadline.
+        size: bytes of it and of its answer, if those are many.
     """
 
-    __slots__ = ("answered", "deadline_ns", "expired", "frames", "id", "patience_ns", "sent_ns")
+    __slots__ = ("answered", "deadline_ns", "expired", "frames", "id", "patience_ns", "sent_ns", "size")
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Request:
         expired: Callable[[], None] | None,
         deadline_ns: int | None,
         patience_ns: int,
+        size: int = 0,
     ) -> None:
         self.id = id
         self.frames = frames
@@ -79,6 +82,7 @@ class Request:
         self.expired = expired
         self.deadline_ns = deadline_ns
         self.patience_ns = patience_ns
+        self.size = size
         self.sent_ns = 0
 
 
@@ -90,6 +94,7 @@ class Connection:
         "endpoint",
         "open_at_ns",
         "opened_ns",
+        "pace",
         "pause_ns",
         "ready",
         "scan_ns",
@@ -108,6 +113,7 @@ class Connection:
         self.pause_ns = PAUSE_NS
         self.open_at_ns: int | None = None
         self.opened_ns = 0
+        self.pace = Pace()
         self.scan_ns: int | None = None
 
 
@@ -160,7 +166,7 @@ class Requests:
 
     def call(
         self, endpoint: str, kind: int, body: msgspec.Struct, now: int, deadline_ns: int, what: str, seconds: float,
-        *, patience_ns: int = PATIENCE_NS,
+        *, patience_ns: int = PATIENCE_NS, size: int = 0,
     ) -> Pending[Command]:  # fmt: skip
         """Send a command and return its answer to come; an ERROR answer comes as an error.
 
@@ -187,7 +193,7 @@ class Requests:
 
         number = self.next_id()
         frames = (messages.command(kind, number, body),)
-        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, patience_ns), now)
+        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, patience_ns, size), now)
         return pending
 
     def _connection(self, endpoint: str) -> Connection:
@@ -308,6 +314,8 @@ class Requests:
         """The session's connection has ended."""
         connection = self._by_session.get(session)
         if connection is not None:
+            if connection.ready:
+                connection.pace.lost(connection.waiting.values())
             self._replace(connection, now)
 
     def receive(self, session: int, frames: Sequence[Any], now: int) -> None:
@@ -327,6 +335,8 @@ class Requests:
         else:
             request = connection.waiting.pop(command.request, None)
             if request is not None:
+                size = sum(map(len, command.rest)) if command.rest else request.size
+                connection.pace.answered(request.sent_ns, 0 if command.type == Type.ERROR else size, now)
                 request.answered(command)
             elif command.request == 0 or not connection.ready:
                 self._refused(connection, command, now)
@@ -415,7 +425,7 @@ class Requests:
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
         endpoint = self._named.get(connection.endpoint, connection.endpoint)
-        self.effects.append(OpenSession(connection.session, endpoint))
+        self.effects.append(OpenSession(connection.session, endpoint, slow=connection.pace.slow))
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
         if connection.scan_ns is None:
@@ -484,7 +494,7 @@ class Requests:
         nearest = min((r.deadline_ns for r in connection.waiting.values() if r.deadline_ns is not None), default=None)
         if nearest is not None and connection.scan_ns is not None:
             connection.scan_ns = min(connection.scan_ns, max(nearest, now))
-        silent = any(now - request.sent_ns > request.patience_ns for request in connection.waiting.values())
+        silent = connection.ready and connection.pace.silent(connection.waiting.values(), now)
         unheard = not connection.ready and now - connection.opened_ns > HELLO_PATIENCE_NS
-        if (connection.ready and silent) or (connection.session is not None and unheard):
+        if silent or (connection.session is not None and unheard):
             self._replace(connection, now)

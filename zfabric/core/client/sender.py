@@ -259,7 +259,8 @@ class Sender:
         patience_ns = PATIENCE_NS + route.config.commit_interval_ms * 1_000_000
         if route.config.replicas > 1 and not self._flags:
             patience_ns = KEEPERS_PATIENCE_NS
-        requests.send(endpoint, Request(batch.request_id, frames, answered, None, None, patience_ns), now)
+        size = len(batch.payload)
+        requests.send(endpoint, Request(batch.request_id, frames, answered, None, None, patience_ns, size), now)
 
     def _answered(self, route: Route, outbox: Outbox, batch: OutBatch, command: Command) -> None:
         now = self._client.now

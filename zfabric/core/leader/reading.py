@@ -24,6 +24,7 @@ from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import (
     FETCH_BYTES_MAX,
+    FETCH_PART_BYTES_MIN,
     FETCH_PARTITIONS_MAX,
     GROUP_BYTES_MAX,
     LeaderSettings,
@@ -112,6 +113,8 @@ class Reading:
         body: messages.Fetch = command.body
         check_range("fetch partitions", len(body.parts), 1, FETCH_PARTITIONS_MAX)
         check_range("fetch max_bytes", body.max_bytes, 1, FETCH_BYTES_MAX, "bytes")
+        if body.part_bytes:
+            check_range("fetch part_bytes", body.part_bytes, FETCH_PART_BYTES_MIN, FETCH_BYTES_MAX, "bytes")
         assigned, counters = self._assigned, self._counters
         budget = body.max_bytes
         results: list[messages.FetchedPart] = []
@@ -140,7 +143,11 @@ class Reading:
         joined = b"".join(blob)
         counters.fetched_bytes += len(joined)
         counters.bytes_out += len(joined)
-        return (messages.command(Type.FETCHED, command.request, messages.Fetched(results)), joined)
+        head = messages.command(Type.FETCHED, command.request, messages.Fetched(results))
+        if not 0 < body.part_bytes < len(joined):
+            return (head, joined)
+        view = memoryview(joined)
+        return (head, *(view[at : at + body.part_bytes] for at in range(0, len(view), body.part_bytes)))
 
     def _compare(self, partition: Partition, part: messages.FetchPart, txn: Transaction) -> None:
         """Make sure that a reader who has read up to ``part.seen`` has read this log.

@@ -28,7 +28,7 @@ from zfabric.wire.metadata import TopicMeta
 
 READ_AHEAD_MIN = 64 * KIB
 READ_AHEAD_MAX = 4 * MIB
-BATCH_BYTES_MAX = 1 * MIB
+BATCH_BYTES_MAX = 512 * KIB
 BATCHES = 16
 """Batches that are read before the next topic has its turn."""
 COMMIT_NS = 5_000_000_000

@@ -1,0 +1,106 @@
+"""Links that carry less per second than one batch holds: all arrives, at about the rate of the link."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+import zfabric
+from tests.network.namespaces import Machine, require
+from tests.process.leaders import PATIENCE_S, free_port
+from zfabric.testing import temporary_fabric
+
+ZFABRIC = [sys.executable, "-m", "zfabric"]
+RECORD_BYTES = 1_000
+BACKLOG = 500
+
+
+@pytest.fixture
+def machine():
+    require()
+    with Machine() as made:
+        yield made
+
+
+@pytest.fixture
+def hub(machine, tmp_path):
+    """A node on our end of the wire."""
+    arguments = ["--data", str(tmp_path / "hub"), "--listen", f"{machine.here}:{free_port()}"]
+    node = subprocess.Popen([*ZFABRIC, "serve", *arguments, "--insecure"], stdout=subprocess.PIPE)
+    try:
+        assert node.stdout.readline()
+        with zfabric.connect(f"zf://{arguments[3]}", timeout=PATIENCE_S) as fabric:
+            yield fabric
+    finally:
+        node.terminate()
+        node.wait(PATIENCE_S)
+        node.stdout.close()
+
+
+def carried(machine, direction):
+    """Bytes that the machine has sent (``tx``) or received (``rx``)."""
+    shown = subprocess.run(machine.command("ip", "-j", "-s", "link", "show", "wire"), capture_output=True, check=True)
+    return json.loads(shown.stdout)[0]["stats64"][direction]["bytes"]
+
+
+def run(machine, *command):
+    """Run a command on the machine to its end."""
+    return subprocess.run(machine.command(*command), capture_output=True, timeout=PATIENCE_S, check=True).stdout
+
+
+def test_a_backlog_leaves_over_a_slow_link(machine, hub):
+    """A batch of it takes eight seconds: longer than a leader may be silent, and longer than heartbeats wait.
+
+    A connection may be lost once before the link is known to be slow, and what it carried is sent twice.
+    """
+    rng = random.Random(1)
+    with temporary_fabric() as device:
+        device.topics.create("sensor.a", partitions=1)
+        with device.producer() as producer:
+            for _ in range(BACKLOG):
+                producer.send("sensor.a", rng.randbytes(RECORD_BYTES))
+        machine.slow("500kbit")
+        uplink = ["uplink", "--from", device.url, "--to", hub.url, "--topic", "*", "--once", "--json"]
+        done = run(machine, *ZFABRIC, *uplink)
+    assert json.loads(done.splitlines()[-1])["records"] == BACKLOG
+    assert hub.topics.describe("sensor.a").partitions[0].end_offset == BACKLOG
+    assert carried(machine, "tx") < 2.3 * BACKLOG * RECORD_BYTES
+
+
+PRODUCE = """
+import random, sys, zfabric
+with zfabric.connect(sys.argv[1]) as fabric, fabric.producer() as producer:
+    print(producer.send("big", random.Random(2).randbytes(900_000)).result(100).offset)
+"""
+CONSUME = """
+import sys, zfabric
+with zfabric.connect(sys.argv[1]) as fabric, fabric.consumer("big") as consumer:
+    records = []
+    while sum(len(record.value) for record in records) < int(sys.argv[2]):
+        records += consumer.poll(10_000, timeout=100)
+    print(len(records))
+"""
+
+
+def test_a_large_record_is_acknowledged_over_a_slow_link(machine, hub):
+    """Its one frame takes seven seconds."""
+    hub.topics.create("big", partitions=1)
+    machine.slow("1mbit")
+    assert run(machine, sys.executable, "-c", PRODUCE, hub.url) == b"0\n"
+    assert carried(machine, "tx") < 2.3 * 900_000
+
+
+def test_a_backlog_is_read_over_a_slow_link_and_nothing_of_it_is_sent_twice(machine, hub):
+    """A batch of it takes longer than heartbeats wait."""
+    rng = random.Random(1)
+    hub.topics.create("big", partitions=1)
+    with hub.producer() as producer:
+        for _ in range(BACKLOG):
+            producer.send("big", rng.randbytes(RECORD_BYTES))
+    machine.slow("500kbit")
+    run(machine, sys.executable, "-c", CONSUME, hub.url, str(BACKLOG * RECORD_BYTES))
+    assert carried(machine, "rx") < 1.3 * BACKLOG * RECORD_BYTES
