@@ -188,40 +188,13 @@ def test_the_asynchronous_sdk_leaves_all_turns_to_the_leader_s_thread(url):
 
 def test_an_exception_of_a_signal_handler_harms_neither_the_leader_nor_what_was_sent(url):
     """It strikes in the middle of a lent turn, which is then taken back and repeated."""
-
-    class Late(Exception):
-        pass
-
-    def strike(number, frame):
-        while frame is not None:
-            if frame.f_code.co_name == "_lend":
-                raise Late
-            frame = frame.f_back
-
-    with connect(url) as fabric, fabric.producer() as producer:
-        fabric.topics.create("t", durability="memory", if_absent=True)
-        producer.send("t", b"0").result(PATIENCE_S)
-        (leader,) = leaders()
-        number, struck = 1, set()
-        before = signal.signal(signal.SIGALRM, strike)
-        deadline = time.monotonic() + PATIENCE_S
-        try:
-            with fabric.consumer("t") as consumer:
-                signal.setitimer(signal.ITIMER_REAL, 0.0013, 0.0013)
-                while len(struck) < 20 and time.monotonic() < deadline:
-                    try:
-                        producer.send("t", b"%d" % number).result(PATIENCE_S)
-                    except Late:
-                        struck.add(number)
-                    number += 1
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                producer.flush(PATIENCE_S)
-                assert read(consumer, number) == sorted(b"%d" % n for n in range(number))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        assert len(struck) == 20
-        assert leaders() == [leader]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    command = [sys.executable, "-m", "tests.process.struck", url]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=PATIENCE_S * 1.5, check=True)
+    told = json.loads(done.stdout)
+    assert told["struck"] == 20
+    assert sorted(told["got"]) == list(range(told["sent"]))
+    assert told["same"]
 
 
 def test_a_forked_child_is_refused_and_its_parent_goes_on(url):
