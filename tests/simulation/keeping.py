@@ -129,7 +129,7 @@ class Run:
                 log = self.held.get((origin, source), {})
                 mine = batches(keeper, copy)
                 for base, header, payload in mine:
-                    assert log[base] == essence(header, payload)
+                    assert log.get(base) == essence(header, payload), f"offset {base}"
                 spans = [(base, header.next_offset) for base, header, _ in mine]
                 assert all(end == begin for (_, end), (begin, _) in pairwise(spans))
         if complete:
