@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import pytest
+
+import zfabric
+from tests.process.leaders import PATIENCE_S, free_port
 
 RESET = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
 
@@ -103,6 +109,23 @@ class Machine:
         """End all faults."""
         subprocess.run(self.command("iptables", "-F"), check=True)
         _ip("-n", self._name, "link", "set", "wire", "up")
+
+
+@contextmanager
+def serving(machine: Machine, directory: str, *options: str) -> Iterator[zfabric.Fabric]:
+    """Yield the fabric of a node on our end of the wire."""
+    listen = f"{machine.here}:{free_port()}"
+    arguments = ["serve", "--insecure", "--data", directory, "--listen", listen, *options]
+    node = subprocess.Popen([sys.executable, "-m", "zfabric", *arguments], stdout=subprocess.PIPE)
+    assert node.stdout is not None
+    try:
+        assert node.stdout.readline()
+        with zfabric.connect(f"zf://{listen}", timeout=PATIENCE_S) as fabric:
+            yield fabric
+    finally:
+        node.terminate()
+        node.wait(PATIENCE_S)
+        node.stdout.close()
 
 
 def _ip(*arguments: str) -> None:

@@ -11,9 +11,8 @@ import time
 
 import pytest
 
-import zfabric
-from tests.network.namespaces import Machine, require
-from tests.process.leaders import PATIENCE_S, free_port
+from tests.network.namespaces import serving
+from tests.process.leaders import PATIENCE_S
 from tests.process.test_sdk import until
 from zfabric import errors
 
@@ -39,25 +38,10 @@ SLACK_S = 3.0
 
 
 @pytest.fixture
-def machine():
-    require()
-    with Machine() as made:
-        yield made
-
-
-@pytest.fixture
 def fabric(machine, tmp_path):
     """Of a node on our end of the wire."""
-    listen = f"{machine.here}:{free_port()}"
-    node = subprocess.Popen([*SERVE, "--data", str(tmp_path / "data"), "--listen", listen], stdout=subprocess.PIPE)
-    try:
-        assert node.stdout.readline()
-        with zfabric.connect(f"zf://{listen}", timeout=PATIENCE_S) as fabric:
-            yield fabric
-    finally:
-        node.terminate()
-        node.wait(PATIENCE_S)
-        node.stdout.close()
+    with serving(machine, str(tmp_path / "data")) as fabric:
+        yield fabric
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-import zfabric
-from tests.network.namespaces import Machine, require
-from tests.process.leaders import PATIENCE_S, free_port
+from tests.network.namespaces import serving
+from tests.process.leaders import PATIENCE_S
 from zfabric.testing import temporary_fabric
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
@@ -20,25 +19,10 @@ BACKLOG = 500
 
 
 @pytest.fixture
-def machine():
-    require()
-    with Machine() as made:
-        yield made
-
-
-@pytest.fixture
 def hub(machine, tmp_path):
     """A node on our end of the wire."""
-    arguments = ["--data", str(tmp_path / "hub"), "--listen", f"{machine.here}:{free_port()}"]
-    node = subprocess.Popen([*ZFABRIC, "serve", *arguments, "--insecure"], stdout=subprocess.PIPE)
-    try:
-        assert node.stdout.readline()
-        with zfabric.connect(f"zf://{arguments[3]}", timeout=PATIENCE_S) as fabric:
-            yield fabric
-    finally:
-        node.terminate()
-        node.wait(PATIENCE_S)
-        node.stdout.close()
+    with serving(machine, str(tmp_path / "hub")) as fabric:
+        yield fabric
 
 
 def carried(machine, direction):
