@@ -203,3 +203,21 @@ def test_a_request_with_a_nearer_deadline_makes_the_pump_ask_for_it(options):
     stage.client.restless = False
     stage.ask(**options)
     assert stage.client.restless
+
+
+def test_an_instance_that_another_one_had_to_answer_for_is_known_to_be_slow():
+    """It never says how long it takes; that it took longer than the hedge is enough."""
+    stage, firsts = Stage("1", "1"), []
+    for _ in range(30):
+        before = len(stage.asked)
+        errand = stage.ask(idempotent=True, hedge_ns=20 * MS)
+        firsts.append(stage.asked[before][0])
+        stage.pass_time(0.01)
+        if firsts[-1] == 1:
+            stage.pass_time(0.02)
+        number, asked = stage.asked[-1]
+        assert number == 2
+        stage.say(2, calls.reply(asked.number, b"x"))
+        stage.step()
+        assert errand.done
+    assert 1 <= firsts.count(1) <= 3

@@ -57,7 +57,10 @@ def test_within_a_version_an_instance_of_half_the_weight_gets_half_as_much():
     found = asked(pool_of({}, {"weight": 50}), times=900)
     assert abs(found[2] - 300) <= 60
     pool = pool_of({}, {"weight": 50})
-    pool.channels[2].latency_ns *= 3  # As that of an instance that is seldom asked is.
+    pool.channels[1].latency_ns, pool.channels[2].latency_ns = (
+        1_000_000,
+        3_000_000,
+    )  # As that of an instance that is seldom asked is.
     errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
     found = Counter(pool.choose(errand, SECOND).card.instance for _ in range(900))
     assert abs(found[2] - 300) <= 60
@@ -114,9 +117,40 @@ def test_what_is_near_is_preferred_until_it_is_busier():
 
 def test_a_slow_instance_gets_less():
     pool = pool_of({}, {})
-    pool.channels[1].latency_ns = 10_000_000
+    pool.channels[1].latency_ns, pool.channels[2].latency_ns = 10_000_000, 1_000_000
     found = asked(pool, times=550)
     assert found[2] > 5 * found[1] > 0
+
+
+def one_by_one(pool, taken_ns, times):
+    """How many requests each instance gets from a caller that makes one at a time, which take as long as drawn."""
+    found = Counter()
+    for number in range(times):
+        errand = Errand("s.m", b"", b"", 60 * SECOND, 60.0)
+        channel = pool.choose(errand, SECOND + number * 1_000_000)
+        found[channel.card.instance] += 1
+        channel.observe(taken_ns(channel.card.instance))
+    return found
+
+
+def test_equal_instances_share_the_requests_of_a_caller_that_makes_one_at_a_time():
+    """Though one of them is always the one that answered a little faster last, and some answers take very long."""
+    rng = Random(5)
+    found = one_by_one(
+        pool_of({}, {}, {}), lambda _: rng.choice([100_000] * 50 + [10_000_000]) * rng.uniform(0.8, 1.25), 3_000
+    )
+    assert all(count > 600 for count in found.values())
+
+
+def test_a_caller_that_makes_one_request_at_a_time_asks_the_fast_one_of_two():
+    found = one_by_one(pool_of({}, {}), {1: 100_000, 2: 1_000_000}.get, 2_000)
+    assert found[1] > 20 * found[2] > 0
+
+
+def test_an_instance_that_nobody_has_asked_yet_gets_requests_at_once():
+    pool = pool_of({}, {})
+    pool.channels[1].observe(50_000)
+    assert one_by_one(pool, {1: 50_000, 2: 60_000}.get, 100)[2] > 25
 
 
 @pytest.mark.parametrize("state", ["draining", "unconnected", "ejected"])

@@ -38,7 +38,7 @@ from zfabric.core.client import instances
 from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
 from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
-from zfabric.core.client.pool import LATENCY_NS, LATENCY_WEIGHT, Channel, Pool
+from zfabric.core.client.pool import LATENCY_JUMP, LATENCY_WEIGHT, Channel, Pool
 from zfabric.core.effects import Send
 from zfabric.settings import CALLS_PER_INSTANCE_MAX, STREAM_WINDOW
 from zfabric.wire import calls
@@ -208,6 +208,9 @@ class Caller:
         for attempt in errand.attempts:
             if attempt.number in attempt.channel.attempts:
                 self._release(attempt)
+                taken_ns = now - attempt.sent_ns
+                if errand.inflow is None and taken_ns > attempt.channel.latency_ns:
+                    attempt.channel.observe(taken_ns)  # It would have taken longer still.
                 if attempt.channel.session is not None:
                     self._send(attempt.channel, calls.bare(calls.CANCEL, attempt.number))
         errand.attempts = ()
@@ -236,9 +239,6 @@ class Caller:
     def _greeted(self, pool: Pool, channel: Channel, now: int) -> None:
         """An instance may be asked from now on."""
         channel.ready = True
-        known = [other.latency_ns for other in pool.channels.values() if other.ready and other is not channel]
-        if channel.latency_ns == LATENCY_NS and known:
-            channel.latency_ns = sum(known) / len(known)
         pool.changed()
         self._feed(pool, now)
 
@@ -288,7 +288,11 @@ class Caller:
                 errand = attempt.errand
                 if errand.plain and self._idempotent.get(errand.method) == flags:
                     # As below, for nearly all replies: to the only attempt, with nobody who waits for its place.
-                    channel.latency_ns += (now - attempt.sent_ns - channel.latency_ns) * LATENCY_WEIGHT
+                    taken_ns, latency_ns = now - attempt.sent_ns, channel.latency_ns
+                    if taken_ns > LATENCY_JUMP * latency_ns:
+                        channel.observe(taken_ns)
+                    else:
+                        channel.latency_ns = latency_ns + (taken_ns - latency_ns) * LATENCY_WEIGHT
                     channel.breaker.samples += 1
                     del channel.attempts[number], self._errands[errand]
                     errand.attempts = ()

@@ -1,14 +1,17 @@
 """The instances of one service as one caller sees them, and which of them gets the next request.
 
 **Which.** First the version, where there are several and none was asked for: each gets its instances' share of the
-weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Then two instances, one of
-the nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times
-its latency (a moving average of what was observed), times 2 for another host and 4 for another zone. So what is near is
-preferred until it is twice as busy. Where weights differ within a version, the first of the two is drawn by weight, and
-gives way to the second only when it is more than twice as busy for its weight: by the lower cost alone an instance of
-weight 50 would get nothing while another one is idle. Two random choices keep callers that know nothing of each other
-from running to the same idle instance (Mitzenmacher 2001). What is not connected, draining, ejected or full is left
-out; if all are ejected, none is.
+weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Then two instances, one of the
+nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times its
+latency (a moving average of what was observed), times 2 for another host and 4 for another zone. So what is near is
+preferred until it is twice as busy. Latencies within a factor of two of each other count as the same, and so do those
+of instances that nobody has asked yet: else of two equal instances the one that was a little faster last would get all
+requests of a caller that makes one at a time, and the other could not show that it is as fast. One answer that took
+long, for whatever reason, does not make an instance slow: it counts as at most four times what was usual there. Where
+weights differ within a version, the first of the two is drawn by weight, and gives way to the second only when it is
+more than twice as busy for its weight: by the lower cost alone an instance of weight 50 would get nothing while another
+one is idle. Two random choices keep callers that know nothing of each other from running to the same idle instance
+(Mitzenmacher 2001). What is not connected, draining, ejected or full is left out; if all are ejected, none is.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from zfabric.core.client.errand import Attempt, Errand
 from zfabric.settings import CALLS_PER_INSTANCE_MAX, ERROR_TEXT_MAX
 from zfabric.wire.card import DRAINING, ServiceCard
 
-LATENCY_NS: Final = 1_000_000
-"""What an instance is taken for that nobody has asked yet."""
 VERSIONS_MAX: Final = 100
 """Versions that were asked for, whose instances are remembered."""
 LATENCY_MIN_NS: Final = 20_000
 LATENCY_WEIGHT: Final = 0.2
+LATENCY_JUMP: Final = 4
+"""An answer that took longer than so many times the average counts as one that took so long."""
+ALIKE: Final = 2.0
+"""Latencies that differ by this factor at most are the same."""
 _LOCAL: Final = ("tcp://127.", "tcp://[::1]", "tcp://localhost:", "ipc://")
 _FADE_NS: Final = 1_000_000_000
 
@@ -42,8 +47,8 @@ class Channel:
     Attributes:
         card: what it says of itself. cost: factor of its distance.
         session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
-            any more. attempts: under way there, by number. latency_ns: moving average. open_at_ns: when to connect
-            again. pause_ns: the last pause before that.
+            any more. attempts: under way there, by number. latency_ns: moving average, 0.0 before the first answer.
+            open_at_ns: when to connect again. pause_ns: the last pause before that.
     """
 
     __slots__ = (
@@ -69,7 +74,7 @@ class Channel:
         self.gone = False
         self.attempts: dict[int, Attempt] = {}
         self.breaker = Breaker()
-        self.latency_ns = float(LATENCY_NS)
+        self.latency_ns = 0.0
         self.faded_ns = 0
         self.open_at_ns = 0
         self.opened_ns = 0
@@ -86,19 +91,30 @@ class Channel:
 
     def observe(self, taken_ns: int) -> None:
         """A request was answered after so long."""
-        self.latency_ns += (taken_ns - self.latency_ns) * LATENCY_WEIGHT
+        latency_ns = self.latency_ns
+        if latency_ns:
+            self.latency_ns = latency_ns + (min(taken_ns, LATENCY_JUMP * latency_ns) - latency_ns) * LATENCY_WEIGHT
+        else:
+            self.latency_ns = float(max(taken_ns, LATENCY_MIN_NS))
 
     def fade(self, now: int) -> None:
         """Forget a bad latency by and by: whoever is never asked could not show that it is better now."""
         if now - self.faded_ns > _FADE_NS:
             self.faded_ns = now
-            self.latency_ns *= 0.8
+            self.latency_ns = self.latency_ns and max(0.8 * self.latency_ns, LATENCY_MIN_NS)
 
     def price(self) -> float:
         """Return what a request more costs here."""
         if self.breaker.trial and self.attempts:
             return float("inf")
         return (len(self.attempts) + 1) * max(self.latency_ns, LATENCY_MIN_NS) * self.cost
+
+    def cheaper_than(self, other: Channel) -> bool:
+        """Tell whether a request more costs less here than there, or as much."""
+        here, there = max(self.latency_ns, LATENCY_MIN_NS), max(other.latency_ns, LATENCY_MIN_NS)
+        if self.latency_ns and other.latency_ns and not here <= ALIKE * there <= ALIKE * ALIKE * here:
+            return self.price() <= other.price()
+        return self.price() * there <= other.price() * here
 
     def load(self) -> float:
         """Return how busy it is for its weight; that it answers slowly shows in what is under way."""
@@ -261,7 +277,7 @@ class Pool:
         one.fade(now)
         other.fade(now)
         if bounds is None:
-            found = one if one.price() <= other.price() else other
+            found = one if one.cheaper_than(other) else other
         else:
             found = one if one.load() <= 2 * other.load() else other
         if found.full:
