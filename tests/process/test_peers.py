@@ -255,6 +255,9 @@ def test_a_client_reads_everything_and_has_no_leader(peers, tmp_path):
     with zfabric.connect(url, seed=["127.0.0.1:9", *seeds], timeout=PATIENCE_S) as client:
         with client.consumer("t") as consumer:
             assert read(consumer, 3) == [b"0", b"1", b"2"]
+            # It is connected to those that it reads, and sees the mesh through one of them.
+            until(lambda: client._core.requests.sessions == sorted(f"tcp://{seed}" for seed in seeds))
+            assert len(client.members()) == 3
         assert len(client.topics.describe("t").partitions) == 3
         with pytest.raises(errors.NotSupported, match="role='client'"):
             client.producer()

@@ -49,8 +49,8 @@ def test_connections_and_questions_do_not_grow_with_the_origins(source, hub):
     assert hub.topics.describe("t").partitions[0].end_offset == ORIGINS
     requests = source._core.requests
     assert len(source._core._by_session) == 1
-    assert len(requests._connections) <= 2
-    assert len(hub._core.requests._connections) == 1
+    assert len(requests.sessions) <= 2
+    assert len(hub._core.requests.sessions) == 1
     asked = []
     call = requests.call
     requests.call = lambda endpoint, kind, *rest, **more: (asked.append(kind), call(endpoint, kind, *rest, **more))[1]

@@ -106,7 +106,7 @@ def _measure(group: str, peers: list[_Peer], directory: str, count: int, seconds
             while read < count * RECORDS and time.monotonic() - opened < PATIENCE_S:
                 read += len(consumer.poll(timeout=1.0))
             told = time.monotonic()
-            connections = len(fabric._core.requests._connections)
+            connections = len(fabric._core.requests.sessions)
     if read != count * RECORDS:
         sys.exit(f"read {read} of {count * RECORDS} records")
     time.sleep(min(10.0, seconds))

@@ -36,6 +36,7 @@ ATTACH_NS = 500 * MILLISECOND
 TURN_MESSAGES = 256
 TURN_NS = 20_000
 SECRET = b"of all leaders here"
+MESH = "simulated"
 
 
 class Process:
@@ -72,7 +73,7 @@ class Process:
         self.number = number
         self.fabric = fabric or f"{site}simulated"
         self.roster: Roster | None = None
-        self._mesh = "simulated" if peer else ""
+        self._mesh = MESH if peer else ""
         self.disk = SimDisk(self.name)
         self.alive = False
         self.commit_seconds = 0.0005

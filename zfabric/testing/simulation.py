@@ -31,15 +31,16 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping, Sequence
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from zfabric.aio.fabric import SOFTWARE
 from zfabric.aio.fabric import Fabric as AsyncFabric
+from zfabric.core.client.anchor import Observed
 from zfabric.core.client.client import Client
 from zfabric.settings import LeaderSettings, check_range
 from zfabric.sim.hearsay import Hearsay
 from zfabric.sim.network import Network, Weather
-from zfabric.sim.process import Process
+from zfabric.sim.process import MESH, Process
 from zfabric.sim.pump import AsyncPump, SimPump, SyncPump
 from zfabric.sim.world import MILLISECOND, SECOND, Task, World
 from zfabric.sync.fabric import Fabric
@@ -53,6 +54,7 @@ __all__ = ["Simulation", "Task", "Weather"]
 START_PAUSE_NS = 50 * MILLISECOND
 START_LONGEST_NS = 300 * MILLISECOND
 LEADERS_MAX = 64
+Role = Literal["peer", "client"]
 
 
 class Simulation:
@@ -124,38 +126,43 @@ class Simulation:
 
     # Clients.
 
-    def connect(self, name: str | None = None, *, peer: int = 0, timeout: float = 10.0) -> Fabric:
+    def connect(self, name: str | None = None, *, peer: int = 0, role: Role = "peer", timeout: float = 10.0) -> Fabric:
         """Return a fabric of the synchronous SDK; its waits let virtual time pass.
 
         Args:
             name: of the client's machine, for :meth:`partition`. peer: whose client it is.
+            role: "client" for one of the mesh as ``zf+peer://MESH?role=client`` is, which only begins with that peer.
             timeout: virtual seconds that calls wait.
         """
-        name, core = self._client(name, peer)
+        name, core = self._client(name, peer, role)
         pump = SyncPump(self.world, self.network, core, name, locate=self._locate)
         fabric = Fabric("zf://simulation", cast("ThreadPump", pump), core, timeout)
         self._pumps[id(fabric)] = pump
         return fabric
 
-    def connect_async(self, name: str | None = None, *, peer: int = 0, timeout: float = 10.0) -> AsyncFabric:
+    def connect_async(
+        self, name: str | None = None, *, peer: int = 0, role: Role = "peer", timeout: float = 10.0
+    ) -> AsyncFabric:
         """Return a fabric of the asynchronous SDK, for coroutines of this simulation; see :meth:`connect`."""
-        name, core = self._client(name, peer)
+        name, core = self._client(name, peer, role)
         pump = AsyncPump(self.world, self.network, core, name, locate=self._locate)
         fabric = AsyncFabric("zf://simulation", cast("AioPump", pump), core, timeout)
         self._pumps[id(fabric)] = pump
         return fabric
 
-    def _client(self, name: str | None, peer: int) -> tuple[str, Client]:
+    def _client(self, name: str | None, peer: int, role: Role) -> tuple[str, Client]:
         self._clients += 1
+        endpoint, observes = self.processes[peer].endpoint, role == "client"
         random = Random(self.world.random.getrandbits(64))
         core = Client(
-            self.processes[peer].endpoint,
+            endpoint,
             "zf://simulation",
             "sim",
             random,
             software=SOFTWARE,
             locate=self._embedded,
-            mesh=self._peers > 0,
+            mesh=self._peers > 0 or observes,
+            observed=Observed(MESH, [endpoint]) if observes else None,
         )
         return name or f"{self.site}client-{self._clients}", core
 

@@ -8,12 +8,14 @@ from tests.unit.client.wire import SECOND, Wire
 from zfabric import errors
 from zfabric.core.client.anchor import Observed
 from zfabric.core.client.client import Client
+from zfabric.model import TopicConfig
 from zfabric.wire.card import Card, fitting
 from zfabric.wire.gossip import Status
 from zfabric.wire.membership import MemberIs, MembersAre
 from zfabric.wire.messages import Type
-from zfabric.wire.metadata import Metadata
+from zfabric.wire.metadata import DeleteTopic, Metadata, TopicIs, TopicMeta
 
+DELETE, META = DeleteTopic("t"), TopicMeta("t", 1, TopicConfig(), [])
 A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
 
 
@@ -29,9 +31,11 @@ class Observing(Wire):
         self.up = set(up)
         self.listed = listed
         self.meshes = {}
+        self.whither = {}
 
     def _take(self, effect):
         before = len(self.sent)
+        self.whither.setdefault(effect.session, self.sessions.get(effect.session))
         super()._take(effect)
         for session, command in self.sent[before:]:
             if command.type == Type.MEMBERS:
@@ -49,8 +53,12 @@ class Observing(Wire):
         self.step()
         return pending
 
-    def asked_at(self, kind):
-        return [self.opened[-1] for _, command in self.sent if command.type == kind]
+    def asked(self, kind):
+        return [command for _, command in self.sent if command.type == kind]
+
+    def sent_at(self, endpoint):
+        """Return what was sent to an endpoint."""
+        return [(session, command) for session, command in self.sent if self.whither[session] == endpoint]
 
 
 def test_the_first_seed_that_answers_is_the_anchor_and_nothing_else_is_tried():
@@ -148,3 +156,110 @@ def test_a_single_seed_is_tried_until_it_is_back():
     wire.pass_time(4)
     assert pending.done
     assert pending.error is None
+
+
+def call(wire, at):
+    """Be connected to a member for another reason, as whoever reads what it leads is."""
+    wire.client.requests.call(at, Type.METADATA, Metadata([]), wire.now, wire.now + 60 * SECOND, "metadata", 60.0)
+    wire.step()
+
+
+def delete(wire):
+    """Ask the anchor for something that is not answered at once."""
+    pending = wire.client.control(Type.DELETE_TOPIC, DELETE, wire.now, wire.now + 60 * SECOND, "topic")
+    wire.step()
+    return pending
+
+
+def deleted(wire):
+    wire.answer(wire.asked(Type.DELETE_TOPIC)[-1], Type.TOPIC_IS, TopicIs(META))
+
+
+def test_an_anchor_that_somebody_is_connected_to_anyway_has_no_connection_of_its_own():
+    wire = Observing(A, B)
+    wire.client.members.use(wire.now)
+    wire.step()
+    call(wire, A)
+    assert wire.client.requests.sessions == [A, A]
+    wire.pass_time(3)
+    assert wire.client.requests.sessions == [A]
+    assert sorted(wire.sessions.values()) == [A], "it is closed"
+    before = len(wire.asked(Type.MEMBERS))
+    wire.pass_time(3)
+    assert len(wire.asked(Type.MEMBERS)) >= before + 2
+    assert wire.client.anchor.moves == 0
+
+
+def test_a_connected_member_becomes_the_anchor_in_place_of_one_that_nobody_else_needs():
+    """So a consumer that came in through a member that is no keeper has no more connections than keepers."""
+    wire = Observing(A)
+    wire.client.members.use(wire.now)
+    wire.pass_time(2)
+    call(wire, C)
+    wire.pass_time(2)
+    assert (wire.client.anchor.endpoint, wire.client.anchor.moves) == (C, 1)
+    assert wire.client.requests.sessions == [C]
+    assert wire.fresh().error is None
+    assert wire.client.members.mesh == "m"
+
+
+def test_the_anchor_stays_where_it_is_while_something_waits_for_it():
+    wire = Observing(A)
+    wire.client.members.use(wire.now)
+    wire.pass_time(2)
+    asked = delete(wire)
+    call(wire, C)
+    wire.pass_time(3)
+    assert wire.client.requests.sessions == [A, C]
+    deleted(wire)
+    assert asked.error is None
+    wire.pass_time(3)
+    assert wire.client.requests.sessions == [C]
+
+
+def test_what_was_asked_over_a_shared_connection_goes_to_another_member_when_that_one_is_gone():
+    """And what was asked of that very member stays its own."""
+    wire = Observing(A, B)
+    wire.client.members.use(wire.now)
+    call(wire, A)
+    wire.pass_time(3)
+    asked = delete(wire)
+    wire.client.requests.call(A, Type.DELETE_TOPIC, DELETE, wire.now, wire.now + 60 * SECOND, "topic", 60.0)
+    wire.step()
+    wire.up = {B, C}
+    wire.lose()
+    wire.pass_time(4)
+    assert wire.client.anchor.endpoint == B
+    assert [command.type for _, command in wire.sent_at(B) if command.type != Type.MEMBERS] == [Type.DELETE_TOPIC]
+    deleted(wire)
+    assert asked.error is None
+    assert wire.client.requests.waited_for(A)
+
+
+def test_an_anchor_on_a_shared_connection_has_its_own_again_when_that_is_left():
+    """The origin has moved; the anchor is not to fail for that."""
+    wire = Observing(A)
+    wire.client.members.use(wire.now)
+    call(wire, A)
+    wire.pass_time(3)
+    asked = delete(wire)
+    wire.client.requests.leave(A)
+    wire.step()
+    assert wire.client.requests.sessions == [A]
+    deleted(wire)
+    assert asked.error is None
+
+
+def test_a_connected_member_that_is_of_another_mesh_by_now_is_no_anchor():
+    wire = Observing(A)
+    wire.client.members.use(wire.now)
+    wire.pass_time(2)
+    wire.meshes = {C: "other"}
+    call(wire, C)
+    wire.pass_time(3)
+    assert wire.fresh().error is None
+    assert wire.client.members.mesh == "m"
+    asked = delete(wire)
+    wire.pass_time(1)
+    assert not asked.done
+    assert Type.DELETE_TOPIC not in {command.type for _, command in wire.sent_at(C)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.client.wire import SECOND, Wire, stored
+from zfabric.core.client.connection import Request
 from zfabric.core.client.feed import FETCH_BYTES, FETCH_FIRST_BYTES, FETCH_LEAST_BYTES, FETCH_PART_BYTES
 from zfabric.core.client.pace import BULK_BYTES, SLOWEST_KIB_NS, Pace
-from zfabric.core.client.requests import PATIENCE_NS, Request
+from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.effects import OpenSession
 from zfabric.wire.messages import Type
 

@@ -5,14 +5,19 @@ origin, the anchor's own records as well. So it may be any member, and another o
 
 Rules:
 
-- An anchor that has no session for a second, while something waits for it, is given up for the next candidate: the
-  seeds in turn, then the members that were last seen to live. What waits goes to the next one; it may all be repeated.
+- An anchor that has no session for a second, while something waits for it, is given up for the next candidate: members
+  that are connected, the seeds in turn, then the members that were last seen to live. What waits goes to the next one;
+  it may all be repeated.
 - Nothing but MEMBERS is asked of an anchor before it has said which mesh it is in. One of another mesh is refused, and
   the next candidate taken. When all are of other meshes, or silent, whoever waits gets WrongMesh; the next question
   begins with them all again. A fabric without a mesh is its own only member, and may be looked at: a keeper.
 
-The anchor's connection bears a name instead of an endpoint (:attr:`Anchor.name`), because that is another one than the
-connection to the same member as an origin: only what is for any member goes on to another.
+- Whoever reads is connected to members anyway, of many origins to their keepers alone. So the anchor needs no
+  connection of its own: it is asked over the one to the same member if there is one, and else a connected member
+  becomes the anchor, once nothing waits for the present one. What ends such a session is treated as above.
+
+What is for the anchor is sent to a name instead of an endpoint (:attr:`Anchor.name`), because it is not what is for the
+same member as an origin: only what is for any member goes on to another.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
+    from zfabric.core.client.members import Known
     from zfabric.wire.metadata import MetadataIs
 
 PATIENCE_NS: Final = 1_000_000_000
@@ -44,7 +50,7 @@ class Anchor:
     """The anchor of one client; a machine without sessions of its own.
 
     Attributes:
-        mesh: that is meant. name: of the anchor's connection. endpoint: of the present anchor.
+        mesh: that is meant. name: that the anchor is asked by. endpoint: of the present anchor.
         sure: it has said that it is of that mesh. wrong: what was found instead, since one was sure.
         moves: how often another one was taken.
     """
@@ -102,6 +108,21 @@ class Anchor:
             self._tried.clear()
         return moved
 
+    def settle(self, now: int) -> None:
+        """The table is known: be content with the connections that there are anyway, if one of them will do."""
+        requests = self._client.requests
+        alone = len(requests.sessions) < 2
+        if alone or not self.sure or requests.lent(self.name) or requests.waited_for(self.name):
+            return
+        connected = [member for member in self._living() if requests.connected(member.endpoint)]
+        same = next((member.endpoint for member in connected if member.local), None)
+        if same is not None:
+            self.endpoint = same
+            requests.lead(self.name, same, now)
+        elif connected:
+            self.moves += 1
+            self._take(self._client.random.choice(connected).endpoint, now)
+
     def note(self, body: MetadataIs) -> None:
         """Take the anchor's metadata. What it leads is read as any other origin's."""
         before, self._client.addresses = self._client.addresses, {address.id: address for address in body.leaders}
@@ -151,14 +172,18 @@ class Anchor:
     def _move(self, now: int) -> bool:
         """Take the next candidate that was not tried since an anchor answered; tells whether there is one."""
         self._tried.add(self.endpoint)
-        living = [member.endpoint for member in self._client.members.all() if member.living]
-        candidates = dict.fromkeys([*self._seeds, *living[:CANDIDATES_MAX]])
+        living = [member.endpoint for member in self._living()]
+        connected = [endpoint for endpoint in living if self._client.requests.connected(endpoint)]
+        candidates = dict.fromkeys([*connected, *self._seeds, *living[:CANDIDATES_MAX]])
         for endpoint in candidates:
             if endpoint not in self._tried and endpoint.startswith(("tcp://", "sim://")):
                 self.moves += 1
                 self._take(endpoint, now)
                 return True
         return False
+
+    def _living(self) -> list[Known]:
+        return [member for member in self._client.members.all() if member.living]
 
     def _take(self, endpoint: str, now: int) -> None:
         self.endpoint = endpoint

@@ -180,6 +180,8 @@ class Members:
                     pending.fail(error)
                 else:
                     pending.resolve(None)
+            if anchor is not None and error is None:
+                anchor.settle(self._client.now)  # Last: not while somebody waits for it.
             if self._users:
                 self._want(self._client.now + REFRESH_NS)
             if self._waiting and not self._asking:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from zfabric.core.client.requests import Request
+    from zfabric.core.client.connection import Request
 
 SLOWEST_KIB_NS: Final = 48_000_000
 """Time of 1,024 bytes on the slowest link: 32 ms at 256 kbit/s, and half as much for headers and what TCP repeats (with

@@ -20,6 +20,10 @@ return in step, and starts again at 10 ms with each WELCOME. A session waits by 
 yet, so the pause is only for those that accept a connection and end it: a leader killed again and again at its start
 may keep nobody waiting long once it is left alone.
 
+A name (:meth:`Requests.lead`) stands for whoever is at an endpoint at present. Requests to it go over the connection to
+that endpoint while that is ready, so that no second one is needed. When its session ends they go to the name's own
+connection, which exists only then, and not wherever the others go: they were for whoever bears the name.
+
 Where a leader is thought to be away the pause grows to 5 s. Where an endpoint is known to be that of one fabric
 (:meth:`Requests.expect`), a WELCOME of another is no welcome: nothing is sent there, and the pause goes on.
 """
@@ -34,7 +38,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import answers
-from zfabric.core.client.pace import Pace
+from zfabric.core.client.connection import PAUSE_NS, Connection, Request
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
 from zfabric.wire import messages
@@ -43,78 +47,12 @@ from zfabric.wire.messages import Command, Type
 if TYPE_CHECKING:
     from random import Random
 
-PAUSE_NS: Final = 10_000_000
 PAUSE_MAX_NS: Final = 200_000_000
 AWAY_PAUSE_MAX_NS: Final = 5_000_000_000
 PATIENCE_NS: Final = 5_000_000_000
 HELLO_PATIENCE_NS: Final = 3_000_000_000
 SCAN_NS: Final = 1_000_000_000
 RELOCATE_NS: Final = 200_000_000
-
-Answer = Callable[[Command], None]
-
-
-class Request:
-    """One command under way.
-
-    Attributes:
-        id: repeated in the answer. frames: as they are sent, each time the same.
-        deadline_ns: when its caller stops waiting, or None. patience_ns: how long one session may be silent about it.
-        answered: called with the answer. expired: called at the deadline.
-        size: bytes of it and of its answer, if those are many.
-    """
-
-    __slots__ = ("answered", "deadline_ns", "expired", "frames", "id", "patience_ns", "sent_ns", "size")
-
-    def __init__(
-        self,
-        id: int,
-        frames: Sequence[object],
-        answered: Answer,
-        expired: Callable[[], None] | None,
-        deadline_ns: int | None,
-        patience_ns: int,
-        size: int = 0,
-    ) -> None:
-        self.id = id
-        self.frames = frames
-        self.answered = answered
-        self.expired = expired
-        self.deadline_ns = deadline_ns
-        self.patience_ns = patience_ns
-        self.size = size
-        self.sent_ns = 0
-
-
-class Connection:
-    """One endpoint: its present session, and what is not answered."""
-
-    __slots__ = (
-        "away",
-        "endpoint",
-        "open_at_ns",
-        "opened_ns",
-        "pace",
-        "pause_ns",
-        "ready",
-        "scan_ns",
-        "session",
-        "waiting",
-        "welcomed",
-    )
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.away = False
-        self.session: int | None = None
-        self.ready = False
-        self.welcomed = False
-        self.waiting: dict[int, Request] = {}
-        self.pause_ns = PAUSE_NS
-        self.open_at_ns: int | None = None
-        self.opened_ns = 0
-        self.pace = Pace()
-        self.scan_ns: int | None = None
 
 
 class Requests:
@@ -139,6 +77,7 @@ class Requests:
         self._expected: dict[str, str] = {}
         self._away: set[str] = set()
         self._named: dict[str, str] = {}
+        self._lent: dict[str, str] = {}
         self.strangers = 0
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
@@ -205,7 +144,9 @@ class Requests:
 
     def send(self, endpoint: str, request: Request, now: int) -> None:
         """Send a request, and again on each new session until it is answered or withdrawn."""
-        connection = self._connection(endpoint)
+        if endpoint in self._lent:
+            request.name = endpoint
+        connection = self._connection(self._lent.get(endpoint, endpoint))
         connection.waiting[request.id] = request
         if connection.ready:
             assert connection.session is not None
@@ -240,6 +181,7 @@ class Requests:
         """
         left = [(moved[at], self._connections.pop(at)) for at in moved if at in self._connections]
         for endpoint, connection in left:
+            self._take_back(connection)
             if connection.session is not None:
                 self._shut(connection.session)
             for request in connection.waiting.values():
@@ -258,17 +200,46 @@ class Requests:
         connection = self._connections.pop(endpoint, None)
         if connection is None:
             return
+        self._take_back(connection)
         if connection.session is not None:
             self._shut(connection.session)
         self._fail_passing(endpoint, list(connection.waiting.values()))
 
     def lead(self, name: str, endpoint: str, now: int) -> None:
-        """Let the connection that bears ``name`` instead of an endpoint lead there; what is not answered goes there."""
+        """Let ``name`` stand for whoever is at an endpoint; what is not answered goes there."""
         self._named[name] = endpoint
+        lender = self._connections.get(self._lent.get(name, ""))
+        if lender is not None:
+            self._take_back(lender)
         connection = self._connections.get(name)
-        if connection is not None and connection.session is not None:
+        if self.connected(endpoint):
+            if connection is not None:
+                del self._connections[name]
+                if connection.session is not None:
+                    self._shut(connection.session)
+            self._lent[name] = endpoint
+            for request in connection.waiting.values() if connection is not None else ():
+                self.send(name, request, now)
+        elif connection is not None and connection.session is not None:
             self._replace(connection, now)
             connection.open_at_ns, connection.pause_ns = now, PAUSE_NS
+
+    def lent(self, name: str) -> bool:
+        """Tell whether what is sent to a name goes over the connection to its endpoint, and not over one of its own."""
+        return name in self._lent
+
+    def _take_back(self, lender: Connection) -> None:
+        """A connection serves no name any more: what is not answered goes on over the names' own ones."""
+        for name in [name for name, endpoint in self._lent.items() if endpoint == lender.endpoint]:
+            del self._lent[name]
+            left = [request for request in lender.waiting.values() if request.name == name]
+            for request in left:
+                del lender.waiting[request.id]
+                request.name = ""
+            if left:
+                own = self._connection(name)
+                own.waiting.update((request.id, request) for request in left)
+                own.open_at_ns = own.scan_ns = 0  # With the next tick.
 
     def be_patient(self, endpoint: str, *, away: bool) -> None:
         """Whoever is at an endpoint is thought to be away: try to connect less often, until it is back."""
@@ -286,8 +257,13 @@ class Requests:
 
     def connected(self, endpoint: str) -> bool:
         """Tell whether a session to ``endpoint`` is ready."""
-        connection = self._connections.get(endpoint)
+        connection = self._connections.get(self._lent.get(endpoint, endpoint))
         return connection is not None and connection.ready
+
+    @property
+    def sessions(self) -> list[str]:
+        """Where sessions lead to that are open or being opened: an endpoint for each, sorted."""
+        return sorted(self._named.get(held.endpoint, held.endpoint) for held in self._by_session.values())
 
     def waited_for(self, endpoint: str) -> bool:
         """Tell whether something is not answered there."""
@@ -437,6 +413,7 @@ class Requests:
 
     def _replace(self, connection: Connection, now: int) -> None:
         assert connection.session is not None
+        self._take_back(connection)
         if not connection.away:
             self.reconnects += 1
         self._shut(connection.session)

@@ -26,10 +26,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfabric import errors
+from zfabric.core.client.connection import Request
 from zfabric.core.client.ledger import Ledger
 from zfabric.core.client.outbox import OutBatch, Outbox, codec_number
 from zfabric.core.client.pending import Pending
-from zfabric.core.client.requests import PATIENCE_NS, Request
+from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
 from zfabric.settings import ProducerSettings
 from zfabric.wire import messages
