@@ -166,21 +166,34 @@ def test_opening_does_not_wait_for_an_origin_that_is_away(simulation):
     assert online == {process.fabric: number != 1 for number, process in enumerate(simulation.processes)}
 
 
-def test_what_is_asked_of_everybody_waits_a_second_for_a_peer_that_is_frozen(simulation):
+@pytest.mark.parametrize("call", ["topics.describe", "groups.describe", "groups.delete"])
+def test_what_is_asked_of_everybody_waits_once_however_many_peers_are_frozen(call):
     """The mesh notices later."""
-    fabrics = connected(simulation)
-    fabrics[0].topics.create("t")
-    for fabric in fabrics:
-        send(fabric, [b"v"])
-    with fabrics[0].consumer("t", group="g") as consumer:
-        assert len(read(consumer, 3)) == 3
-        consumer.commit()
-    simulation.freeze_leader(1, 60.0)
-    before = simulation.now
-    parts = fabrics[0].topics.describe("t").partitions
-    assert {part.origin for part in parts if not part.online} == {simulation.processes[1].fabric}
-    assert len(fabrics[2].groups.describe("g")) == 2
-    assert simulation.now - before < 6.0
+    with Simulation(seed=3, peers=5) as simulation:
+        fabrics = connected(simulation)
+        fabrics[0].topics.create("t")
+        for fabric in fabrics:
+            send(fabric, [b"v"])
+        with fabrics[0].consumer("t", group="g") as consumer:
+            assert len(read(consumer, 5)) == 5
+            consumer.commit()
+        for number in (1, 2, 4):
+            simulation.freeze_leader(number, 60.0)
+        frozen = {simulation.processes[number].fabric for number in (1, 2, 4)}
+        before = simulation.now
+        if call == "topics.describe":
+            parts = fabrics[0].topics.describe("t").partitions
+            assert {part.origin for part in parts if not part.online} == frozen
+            most = 2.5
+        elif call == "groups.describe":
+            assert len(fabrics[3].groups.describe("g")) == 2
+            most = 2.5
+        else:
+            with pytest.raises(errors.OriginAway) as told:
+                fabrics[0].groups.delete("g")
+            assert told.value.origin in frozen
+            most = 14.5  # Of these, ten for the deletion itself: the fabric's timeout.
+        assert simulation.now - before < most
 
 
 def test_a_wiped_disk_is_another_origin_and_is_never_mixed_up_with_the_one_before(simulation):

@@ -40,38 +40,40 @@ class Groups:
         places = [(topic.name, place) for topic in topics for place in topic.partitions]
         names = {(place.leader, place.id): (topic, place.number) for topic, place in places}
         found = []
-        for leader in sorted({place.leader for _, place in places}):
-            for part in await self._committed(group, leader):
-                if (leader, part.partition) in names:
-                    topic, number = names[leader, part.partition]
-                    lag = max(0, part.end_offset - part.offset)
-                    found.append(
-                        GroupOffset(
-                            group=part.group,
-                            topic=topic,
-                            partition=number,
-                            offset=part.offset,
-                            end_offset=part.end_offset,
-                            lag=lag,
-                            timestamp=part.timestamp,
-                        )
+        for leader, part in await self._committed(group, sorted({place.leader for _, place in places})):
+            if (leader, part.partition) in names:
+                topic, number = names[leader, part.partition]
+                lag = max(0, part.end_offset - part.offset)
+                found.append(
+                    GroupOffset(
+                        group=part.group,
+                        topic=topic,
+                        partition=number,
+                        offset=part.offset,
+                        end_offset=part.end_offset,
+                        lag=lag,
+                        timestamp=part.timestamp,
                     )
+                )
         if group is not None and not found:
             raise errors.NotFound(kind="group", name=group)
         return sorted(found, key=lambda entry: (entry.group, entry.topic, entry.partition))
 
-    async def _committed(self, group: str | None, leader: int) -> builtins.list[messages.Committed]:
-        """Return what a leader knows of a group, or of all: as many answers as it takes."""
-        found: builtins.list[messages.Committed] = []
-        asked = messages.ListGroups(group or "")
-        while True:
-            answer = await self._fabric.ask_origin(Type.LIST_GROUPS, asked, "list of groups", leader, SILENCE_S)
-            if answer is None:
-                return found
-            found += answer.parts
-            if not answer.more:
-                return found
-            asked = messages.ListGroups(group or "", found[-1].partition, found[-1].group)
+    async def _committed(
+        self, group: str | None, leaders: builtins.list[int]
+    ) -> builtins.list[tuple[int, messages.Committed]]:
+        """Return what each leader knows of a group, or of all: as many answers as it takes."""
+        found: builtins.list[tuple[int, messages.Committed]] = []
+        asked = {leader: messages.ListGroups(group or "") for leader in leaders}
+        while asked:
+            answers = await self._fabric.ask_origins(Type.LIST_GROUPS, asked, "list of groups", SILENCE_S)
+            asked = {}
+            for leader, answer in answers.items():
+                parts = [] if answer is None else answer.parts
+                found += [(leader, part) for part in parts]
+                if answer is not None and answer.more:
+                    asked[leader] = messages.ListGroups(group or "", parts[-1].partition, parts[-1].group)
+        return found
 
     async def reset(
         self, group: str, topic: str, *, to: int | str | datetime, partitions: Sequence[int] | None = None
@@ -111,10 +113,8 @@ class Groups:
         await self.describe(group)
         topics = await self._fabric.survey(None)
         places = {place.leader: topic.name for topic in topics for place in topic.partitions}
-        away = []
-        for leader in sorted(places):
-            body = messages.DeleteGroup(group)
-            if await self._fabric.ask_origin(Type.DELETE_GROUP, body, "deletion of a group", leader) is None:
-                away.append(leader)
+        asked = {leader: messages.DeleteGroup(group) for leader in sorted(places)}
+        answers = await self._fabric.ask_origins(Type.DELETE_GROUP, asked, "deletion of a group")
+        away = [leader for leader, answer in answers.items() if answer is None]
         if away:
             raise errors.OriginAway(topic=places[away[0]], origin=self._fabric.origin_of(away[0]))

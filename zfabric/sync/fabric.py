@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from random import Random
 from types import TracebackType
@@ -17,6 +17,7 @@ from zfabric.core.client import members
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
 from zfabric.core.client.partitioner import key_hash
+from zfabric.core.client.pending import gather_all
 from zfabric.core.client.producer import Producer as CoreProducer
 from zfabric.core.client.watch import Watch
 from zfabric.model import (
@@ -312,14 +313,32 @@ class Fabric(Calling):
         Raises:
             ZFabricError: what the leader answered; that it did not, if it is of the own fabric.
         """
-        if self._core.origins is not None and not self._core.origins.here(leader):
-            return None
-        try:
-            return self.ask(kind, body, what, leader, None if self._core.own(leader) else patience)
-        except (errors.Unreachable, errors.RequestTimeout):
-            if self._core.own(leader):
-                raise
-            return None
+        return self.ask_origins(kind, {leader: body}, what, patience)[leader]
+
+    def ask_origins(
+        self, kind: int, bodies: Mapping[int, Any], what: str, patience: float | None = None
+    ) -> dict[int, Any]:
+        """Ask several leaders side by side, as :meth:`ask_origin` asks one; returns what each has answered.
+
+        However many of them are away, that costs the patience once.
+        """
+        core, pump = self._core, self._pump
+        calls = {}
+        with pump.lock:
+            pump.check()
+            now = pump.now()
+            for leader, body in bodies.items():
+                if core.origins is None or core.origins.here(leader):
+                    mine = patience is None or core.own(leader)
+                    seconds = self._timeout if mine else min(patience or 0.0, self._timeout)
+                    calls[leader] = core.call_partition(leader, kind, body, now, now + int(seconds * 1e9), what)
+        if not pump.wait(gather_all([*calls.values()]), self._timeout + 1.0):
+            raise errors.RequestTimeout(what=what, seconds=self._timeout)
+        answers: dict[int, Any] = dict.fromkeys(bodies)
+        for leader, call in calls.items():
+            if core.own(leader) or not isinstance(call.error, errors.Unreachable | errors.RequestTimeout):
+                answers[leader] = call.result().body
+        return answers
 
     def origin_of(self, leader: int) -> str:
         """Return the fabric id of the member of a mesh that has this leader; "" without a mesh."""

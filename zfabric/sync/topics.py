@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from zfabric.settings import (
 )
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
-from zfabric.wire.metadata import AlterTopic, CreateTopic, DeleteTopic, Metadata, TopicMeta
+from zfabric.wire.metadata import AlterTopic, CreateTopic, DeleteTopic, Metadata, PartitionPlace, TopicMeta
 from zfabric.wire.replication import KeptPlace
 
 if TYPE_CHECKING:
@@ -107,10 +108,13 @@ class Topics:
         meta = self._meta(name)
         described: dict[int, messages.PartitionIs] = {}
         copied: dict[int, messages.PartitionIs] = {}
-        for leader in sorted({place.leader for place in meta.partitions}):
-            mine = [place for place in meta.partitions if place.leader == leader]
-            body = messages.Describe([place.id for place in mine])
-            answer = self._fabric.ask_origin(Type.DESCRIBE, body, f"description of {name!r}", leader, SILENCE_S)
+        places: dict[int, builtins.list[PartitionPlace]] = {}
+        for place in meta.partitions:
+            places.setdefault(place.leader, []).append(place)
+        asked = {leader: messages.Describe([place.id for place in mine]) for leader, mine in places.items()}
+        answers = self._fabric.ask_origins(Type.DESCRIBE, asked, f"description of {name!r}", SILENCE_S)
+        for leader, answer in answers.items():
+            mine = places[leader]
             parts = answer.partitions if answer is not None else [_UNKNOWN] * len(mine)
             described.update({place.number: part for place, part in zip(mine, parts, strict=True)})
         for at in range(0, len(meta.kept), FETCH_PARTITIONS_MAX):
