@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 
 import pytest
@@ -77,6 +78,35 @@ def test_a_thread_that_died_of_an_error_is_followed_by_another():
                 assert not thread.is_alive()
         assert driver.stepped.wait(PATIENCE_S)
     finally:
+        pump.close()
+
+
+class Sender(Driver):
+    """Has to be stepped at :attr:`due_ns` once more."""
+
+    due_ns: int | None = None
+
+    def step(self, ready=None):
+        return self.due_ns
+
+
+@pytest.mark.parametrize(
+    ("due_ns", "until_ns", "woken"), [(None, None, False), (7, 7, False), (6, 7, True), (7, None, True)]
+)
+def test_a_caller_that_sends_wakes_the_thread_only_if_it_would_poll_for_too_long(due_ns, until_ns, woken):
+    """To wake it at each record costs both of them more than the record (30 us, and the interpreter's lock)."""
+    driver = Sender(failures=0)
+    driver.due_ns = due_ns
+    pump = Pump(driver)
+    pump._attended = pump._driving = True  # As while the thread polls.
+    pump._generation = driver.ports.generation
+    pump._polls_until_ns = until_ns
+    try:
+        with pump.lock:
+            pump.flush()
+        assert bool(select.select([pump._wake_reader], [], [], 0)[0]) == woken
+    finally:
+        pump._driving = False
         pump.close()
 
 

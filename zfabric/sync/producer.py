@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 Serializer = Callable[[str, Any], bytes | None]
 _LOOK_NS = 1_000_000
-"""A caller that goes on sending looks for acknowledgements this often: they let the next batch go."""
+"""A caller that sends without a pause looks for acknowledgements this often: they let the next batch go."""
+_PAUSE_NS = 50_000
+"""One that comes after a longer pause than this looks at once: else its record would wait for the caller after it."""
 
 
 class Delivery(CoreDelivery):
@@ -65,6 +67,7 @@ class Producer:
         self._core = core
         self._serializer = serializer
         self._block = block
+        self._came_ns = 0
 
     @property
     def sent_bytes(self) -> int:
@@ -127,9 +130,10 @@ class Producer:
                     delivery = core.append(topic, value, now)
                 else:
                     delivery = core.send(topic, value, key, headers, partition, timestamp, sequence, on_delivery, now)
-                if core.wants_flush or now - pump.stepped_ns > _LOOK_NS:
+                if core.wants_flush or now - self._came_ns > _PAUSE_NS or now - pump.stepped_ns > _LOOK_NS:
                     core.wants_flush = False
                     pump.flush()
+                self._came_ns = now
             finally:
                 lock.release()
             if delivery is not None:

@@ -56,6 +56,7 @@ class Pump:
         self._thread: threading.Thread | None = None
         self._waiters = 0
         self._driving = False
+        self._polls_until_ns: int | None = None
         self._attended = False
         self._closed = False
         self._poller = select.poll()
@@ -82,11 +83,17 @@ class Pump:
         self.check()
         interrupts.take_over()
         self.stepped_ns = time.monotonic_ns()
-        self.driver.step(None if look else ())
+        due_ns = self.driver.step(None if look else ())
         if not self._waiters and not self._attended and self.driver.core.busy():
             self._attend()
-        elif self._driving:
-            self._wake()  # Whoever polls does so with an older set of descriptors or an older deadline.
+        elif self._driving and (self._waiters or self._is_late(due_ns)):
+            self._wake()
+
+    def _is_late(self, due_ns: int | None) -> bool:
+        """Tell whether the thread polls older descriptors, or for longer than it may: until ``due_ns``."""
+        if self._generation != self.driver.ports.generation or self.driver.core.calling:
+            return True
+        return due_ns is not None and (self._polls_until_ns is None or due_ns < self._polls_until_ns)
 
     def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Drive until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
@@ -261,6 +268,7 @@ class Pump:
         if self._waiters > 1:
             self._changed.notify_all()  # What has come in may be theirs.
         self._driving = True
+        self._polls_until_ns = due_ns
         self.lock.release()
         try:
             found = self._poller.poll(None if due_ns is None else max(0.0, (due_ns - now) / 1e6))
@@ -331,6 +339,8 @@ class Pump:
         while True:
             self._work.wait()
             time.sleep(_PATIENCE_NS / 1e9)
+            if time.monotonic_ns() - self.stepped_ns < _PATIENCE_NS and not (self._closed or self.forked):
+                continue  # Without the lock, which who came by may hold: to wait for it would take from that one.
             with self.lock:
                 if self._closed or self.forked:
                     return

@@ -1,0 +1,56 @@
+"""When the synchronous producer looks for acknowledgements, with a core and a pump that the test plays."""
+
+from __future__ import annotations
+
+import threading
+
+from zfabric.sync.producer import Producer
+
+MS = 1_000_000
+
+
+class Core:
+    """Takes every record behind a batch that is under way."""
+
+    wants_flush = False
+
+    def append(self, topic, value, now):
+        return object()
+
+
+class Pump:
+    """Tells the time that the test sets, and when it was flushed."""
+
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.time = self.stepped_ns = 1_000 * MS
+        self.flushed = []
+
+    def now(self):
+        return self.time
+
+    def flush(self, *, look=True):
+        self.stepped_ns = self.time
+        self.flushed.append(self.time)
+
+
+def sends(gap_ns, count):
+    """Return how often a producer looked while records were sent so far apart."""
+    pump = Pump()
+    producer = Producer(pump, Core(), None, block=True)
+    producer.send("t", b"v")
+    pump.flushed.clear()
+    for _ in range(count):
+        pump.time += gap_ns
+        producer.send("t", b"v")
+    return len(pump.flushed)
+
+
+def test_a_caller_that_pauses_between_records_looks_for_acknowledgements_at_each():
+    """Else a record behind a batch that was acknowledged long ago would wait for the caller to come again."""
+    assert sends(gap_ns=MS // 3, count=30) == 30
+
+
+def test_a_caller_that_never_pauses_looks_once_a_millisecond():
+    """A look costs as much as ten records."""
+    assert sends(gap_ns=MS // 1_000, count=5_000) == 4
