@@ -74,7 +74,7 @@ class InsecureListen(ZFabricError):
 
     code = 56
     template = (
-        "refusing to listen on {endpoint} without keys: anybody who reaches it could read and write; "
+        "refusing to listen on {endpoint}: clients need no key, so anybody who reaches it could read and write; "
         "listen on 127.0.0.1 or say --insecure (peers: insecure=1)"
     )
     endpoint: str

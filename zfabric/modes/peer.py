@@ -17,8 +17,10 @@ from zfabric.modes.node import Node
 from zfabric.modes.options import LeaderOptions, PeerPlace
 from zfabric.modes.peerurl import LOOPBACK, SCHEME, PeerTarget
 from zfabric.modes.url import Target
+from zfabric.net import places
 from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
 from zfabric.settings import LeaderSettings, check_pattern
+from zfabric.store import keyfile
 from zfabric.store.directory import Holder
 
 
@@ -32,6 +34,7 @@ class Peer(Embedded):
     mesh = True
 
     def __init__(self, target: PeerTarget, settings: LeaderSettings | None = None, *, timeout: float = 10.0) -> None:
+        _check(target)
         self._peer = PeerPlace(
             mesh=target.mesh,
             listen=target.listen,
@@ -75,6 +78,26 @@ class Peer(Embedded):
             offer_to=self._keepers,
             settings=self._settings,
         )
+
+
+def _check(target: PeerTarget) -> None:
+    """Say what is wrong with what the leader would be told, whether or not this process has to start it.
+
+    Raises:
+        ConfigurationError: ``listen``, a seed, the host, or the file with the key. InvalidArgument: the zone.
+    """
+    _, port = places.split_place(target.listen, "listen=")
+    if port == places.PORT_MAX:
+        raise errors.ConfigurationError(
+            source=f"listen={target.listen!r}", problem="a peer takes two ports in a row", instead="choose a lower port"
+        )
+    for seed in target.seeds:
+        places.place(seed, "seed=")
+    if target.advertise:
+        places.host_of(target.advertise, "advertise=")
+    places.check_zone(target.zone)
+    if target.key:
+        keyfile.read_key(target.key)
 
 
 class Observer(Node):

@@ -122,7 +122,7 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
         listen=listen,
         seeds=seeds,
         beacon=_flag(given, "beacon", default=True),
-        key=_text(given, "key", ""),
+        key=_key(given),
         zone=_text(given, "zone", ""),
         advertise=_text(given, "advertise", ""),
         client=role == "client",
@@ -147,6 +147,13 @@ def _text(given: dict[str, Any], name: str, default: str) -> str:
     if not isinstance(value, str) or "\0" in value or (default and not value):
         raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="text")
     return value
+
+
+def _key(given: dict[str, Any]) -> str:
+    """Return the file with the key; "" only where none is meant: a variable that nobody has set is to fail."""
+    if given.get("key", "none") == "":
+        raise errors.InvalidArgument(name="key", value="''", allowed="a file; left out for a mesh without a key")
+    return _text(given, "key", "")
 
 
 def _flag(given: dict[str, Any], name: str, *, default: bool) -> bool:

@@ -64,9 +64,9 @@ _GIVEN_AS: Final = {
     ("mesh", "key"): "mesh_key",
     ("node", "keepers"): "keeper",
 }
+"""What options and variables are called, where that is not the key."""
 _LISTS: Final = {"seeds", "keep", "follow", "keepers"}
 """Keys that hold several values: in a variable with blanks between them."""
-"""What options and variables are called, where that is not the key."""
 
 
 class Settings(NamedTuple):
@@ -110,6 +110,10 @@ def load(path: str | None, options: dict[str, Any]) -> Settings:
                 given[name] = _Value(value.split() if name in _LISTS else value, variable, strict=False)
             if options.get(outside) is not None:
                 given[name] = _Value(options[outside], f"--{outside.replace('_', '-')}", strict=False)
+        for name, value in given.items():
+            if (table, name) == ("mesh", "key") and value.value == "" and not value.strict:
+                # From a variable that nobody has set, most likely: it must not open the mesh to everybody.
+                raise _wrong(value.source, "it is empty", "name a file, or leave it out for a mesh without a key")
         found[table] = kind(**{name: _checked(kind, name, value) for name, value in given.items()})
     return Settings(found["node"], found["leader"], found["mesh"])
 

@@ -15,8 +15,9 @@ import msgspec
 from zfabric.modes.options import LeaderOptions
 from zfabric.modes.peerurl import SCHEME
 from zfabric.net.addresses import bindable, free_run
+from zfabric.net.places import split_place
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import PARAMETERS, mesh_options, split_place
+from zfabric.server.joining import PARAMETERS, mesh_options
 
 PORTS = 2
 PATIENCE_S = 1.0

@@ -26,8 +26,9 @@ from typing import Any
 from zfabric import errors
 from zfabric.modes.options import SECRET, LeaderOptions, encode
 from zfabric.net.addresses import WILDCARDS, bindable, free_run, is_loopback
+from zfabric.net.places import endpoints, split_place
 from zfabric.server.config import MeshSection
-from zfabric.server.joining import check_alone, endpoints, mesh_options, split_place
+from zfabric.server.joining import check_alone, mesh_options
 from zfabric.server.systemd import Manager
 from zfabric.settings import LeaderSettings, check_pattern, check_range
 from zfabric.store.directory import DataDirectory, unusable

@@ -60,6 +60,8 @@ def test_who_may_be_reached_from_everywhere_listens_everywhere():
     ("zf+peer://chat?keep=", {}, "keep"),
     ("zf+peer://chat", {"keeper": 7}, "keeper"),
     ("zf+peer://chat", {"seed": ["h:1"] * 33}, "seed"),
+    ("zf+peer://chat?key=", {}, "key"),
+    ("zf+peer://chat", {"key": ""}, "key"),
     ("zf+peer://chat?leader=fiber", {}, "leader"),
     ("zf+peer://chat", {"leader": True}, "leader"),
     ("zf+peer://chat?role=boss", {}, "role"),
@@ -71,6 +73,18 @@ def test_what_cannot_be_is_named(url, options, name):
     with pytest.raises(errors.InvalidArgument) as caught:
         parse(url, options)
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize("parameter", [
+    "seed=h", "seed=h:0", "seed=h:1:2", "seed=h:00000000099999", "listen=127.0.0.1:99999", "listen=127.0.0.1:65535",
+    "advertise=h:1", "zone=%0A", "key=none.key",
+])  # fmt: skip
+def test_what_a_leader_would_refuse_is_refused_whoever_starts_it(parameter, tmp_path):
+    """A leader that runs already was started with other words: these would be passed over in silence."""
+    with pytest.raises((errors.ConfigurationError, errors.InvalidArgument)) as caught:
+        attach(f"zf+peer://chat?data={tmp_path / 'data'}&{parameter}", None, {})
+    assert parameter.partition("=")[0] in str(caught.value)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("url", ["zf+peer:", "zf+peer://", "zf+peer:///?data=x"])

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from zfabric import errors
-from zfabric.net import addresses
+from zfabric.net import addresses, places
 from zfabric.server import joining
 from zfabric.server.config import MeshSection, load
 from zfabric.server.joining import mesh_options
@@ -63,7 +63,7 @@ def test_an_advertised_host_that_is_none_is_named(advertise):
     [
         {"name": "../m"},
         {"seeds": ["h:1"] * (joining.SEEDS_MAX + 1)},
-        {"zone": "z" * (joining.ZONE_MAX + 1)},
+        {"zone": "z" * (places.ZONE_MAX + 1)},
         {"zone": "\x1b[31m"},
     ],
 )
@@ -97,6 +97,14 @@ def test_options_go_before_variables_and_those_before_the_file(tmp_path, monkeyp
     assert load(str(file), {"mesh": "option", "zone": "option"}).mesh == MeshSection(
         name="option", seeds=["b:1", "c:1"], key="k", zone="option"
     )
+
+
+def test_a_key_from_a_variable_that_nobody_has_set_does_not_open_the_mesh(monkeypatch):
+    with pytest.raises(errors.ConfigurationError, match="--mesh-key"):
+        load(None, {"mesh": "plant", "mesh_key": ""})
+    monkeypatch.setenv("ZFABRIC_MESH_KEY", "")
+    with pytest.raises(errors.ConfigurationError, match="ZFABRIC_MESH_KEY"):
+        load(None, {"mesh": "plant"})
 
 
 @pytest.mark.parametrize("given", [{"seeds": ["a:1"]}, {"key": "plant.key"}, {"advertise": "gate"}])
