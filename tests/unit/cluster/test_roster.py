@@ -39,8 +39,8 @@ def ask(roster, answer=None):
     return roster.answer(Members(answer.run, answer.version) if answer else Members())
 
 
-def announce(roster, service=SERVICE, lease_ms=3_000):
-    roster.announce(Announce(service, lease_ms))
+def announce(roster, service=SERVICE, lease_ms=3_000, client=b"c"):
+    roster.announce(Announce(service, lease_ms), client)
 
 
 def card_of(answer):
@@ -210,6 +210,67 @@ def test_instances_have_a_bound_and_those_that_are_there_stay():
     answer = ask(roster)
     assert len(answer.services) == SERVICES_MAX
     assert card_of(answer).more
+
+
+def instance(number):
+    return msgspec.structs.replace(SERVICE, instance=number, endpoint=f"tcp://h:{number}")
+
+
+def held(roster):
+    return {service.instance for service in ask(roster).services}
+
+
+def test_a_client_that_fills_the_table_makes_room_for_others_up_to_their_share():
+    """Each takes the latest of whoever has most; what has been announced within its share stays."""
+    roster = made()
+    for number in range(SERVICES_MAX):
+        announce(roster, instance(number), client=b"greedy")
+    for number in range(SERVICES_MAX, SERVICES_MAX + 400):
+        announce(roster, instance(number), client=b"modest")
+        with pytest.raises(errors.LimitExceeded):
+            announce(roster, instance(5_000), client=b"greedy")
+    assert held(roster) == {*range(SERVICES_MAX - 400), *range(SERVICES_MAX, SERVICES_MAX + 400)}
+    for number in range(6_000, 6_000 + SERVICES_MAX // 2 - 400):
+        announce(roster, instance(number), client=b"modest")
+    with pytest.raises(errors.LimitExceeded):
+        announce(roster, instance(7_000), client=b"modest")
+    announce(roster, instance(3), client=b"greedy")
+    assert len(held(roster)) == SERVICES_MAX
+
+
+def test_what_a_client_holds_follows_its_instances_to_its_next_connection_and_ends_with_their_leases():
+    roster = made()
+    for number in range(SERVICES_MAX):
+        announce(roster, instance(number), client=b"before")
+    for number in range(SERVICES_MAX):
+        announce(roster, instance(number), lease_ms=60_000, client=b"after")
+    for client in (b"after", b"after", b"third"):
+        if client == b"third":
+            announce(roster, instance(5_000), client=client)
+        else:
+            with pytest.raises(errors.LimitExceeded):
+                announce(roster, instance(5_000), client=client)
+    roster.clock(100 * SECOND, 100_000)
+    assert held(roster) == set()
+    for number in range(SERVICES_MAX):
+        announce(roster, instance(number), client=b"after")
+    assert len(held(roster)) == SERVICES_MAX
+    assert dict(roster._held) == {b"after": SERVICES_MAX}
+
+
+def test_the_number_of_an_instance_that_is_there_is_not_taken_for_another_endpoint():
+    roster = made()
+    announce(roster, instance(1), client=b"owner")
+    forged = msgspec.structs.replace(instance(1), endpoint="tcp://evil:1")
+    with pytest.raises(errors.InvalidArgument):
+        announce(roster, forged, client=b"thief")
+    announce(roster, forged, lease_ms=0, client=b"thief")
+    assert ask(roster).services == [instance(1)]
+    announce(roster, msgspec.structs.replace(instance(1), weight=5), client=b"the owner, connected again")
+    assert [service.weight for service in ask(roster).services] == [5]
+    roster.clock(10 * SECOND, 10_000)
+    announce(roster, forged, client=b"thief")
+    assert ask(roster).services == [forged]
 
 
 @pytest.mark.parametrize(

@@ -474,5 +474,5 @@ class Placement:
         self._say(peer, command.request, Type.MEMBERS_ARE, self.roster.answer(command.body))
 
     def _announce(self, peer: bytes, command: Command) -> None:
-        self.roster.announce(command.body)
+        self.roster.announce(command.body, peer)
         self._say(peer, command.request, Type.DONE, messages.Empty())

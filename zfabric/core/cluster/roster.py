@@ -8,7 +8,10 @@ changed after a given one is the table's end. A forgotten member leaves a tombst
 dropped under a new ``run``, and every client reads the whole table once. Another run is also what a restart brings.
 
 **Leases.** An instance of a service is there until its lease ends or it says that it has ended. At most
-``SERVICES_MAX`` are: one more is refused, since forgetting another one would take it from its callers.
+``SERVICES_MAX`` are: one more is refused, since forgetting another one would take it from its callers. Only a client
+that has at least two fewer than the one with most takes a place from that one, its latest: so nobody can fill the table
+alone, and what a client has within its fair share stays. While an instance is there, its number is not taken for
+another endpoint from another client.
 
 **The card** says what this member leads and offers. Topics and services change it at once. End offsets and load go
 onto it when they are reported: every 10 s, or as many seconds as there are members, so that all members of a mesh
@@ -19,6 +22,7 @@ the load moves by less than five percent of a core.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
@@ -47,6 +51,7 @@ CARD_SERVICES_MAX: Final = 64
 class _Lease(msgspec.Struct):
     service: ServiceCard
     until: int
+    client: bytes
 
 
 class Roster:
@@ -74,6 +79,7 @@ class Roster:
         self._tombstones = 0
         self._living = 0
         self._leases: dict[tuple[str, int], _Lease] = {}
+        self._held: Counter[bytes] = Counter()
         self._services_version = 0
         self._now = 0
         self._wall_ms = 0
@@ -98,7 +104,7 @@ class Roster:
         if self._expires is not None and self._expires <= now:
             ended = [key for key, lease in self._leases.items() if lease.until <= now]
             for key in ended:
-                del self._leases[key]
+                self._release(key)
             self._expires = min((lease.until for lease in self._leases.values()), default=None)
             if ended:
                 self._offer()
@@ -176,34 +182,59 @@ class Roster:
             self._card = msgspec.structs.replace(self._card, load=load)
             self._renew()
 
-    def announce(self, body: Announce) -> None:
-        """Take an instance's word that it is there, or has ended.
+    def announce(self, body: Announce, client: bytes) -> None:
+        """Take an instance's word that it is there, or has ended; ``client`` is the connection that it came over.
 
         Raises:
-            InvalidArgument: a name, version or endpoint that cannot be one. LimitExceeded: there are too many.
+            InvalidArgument: a name, version or endpoint that cannot be one, or the number of another instance.
+            LimitExceeded: there are too many, and this client has its share.
         """
         service = body.service
         key = service.name, service.instance
         known = self._leases.get(key)
+        foreign = known is not None and known.client != client and known.service.endpoint != service.endpoint
         if body.lease_ms == 0:
-            if known is not None:
-                del self._leases[key]
+            if known is not None and not foreign:
+                self._release(key)
                 self._offer()
             return
         check_name("service", service.name)
         _check_text("version", service.version, empty=True)
         _check_text("endpoint", service.endpoint, empty=False)
-        if known is None and len(self._leases) >= SERVICES_MAX:
+        if foreign:
+            allowed = "a number of its own, drawn at random: an instance with another endpoint has this one"
+            raise errors.InvalidArgument(name="service instance", value=f"{service.instance:x}", allowed=allowed)
+        if known is None:
+            self._make_room(client)
+        else:
+            self._holds(known.client, -1)
+        self._holds(client, 1)
+        until = self._now + body.lease_ms * 1_000_000
+        if known is not None and known.service == service:
+            known.until, known.client = until, client
+        else:
+            self._leases[key] = _Lease(service, until, client)
+            self._offer()
+        self._expires = until if self._expires is None else min(self._expires, until)
+
+    def _make_room(self, client: bytes) -> None:
+        """One lease more is wanted: see that there is room, if need be one fewer of whoever has most."""
+        if len(self._leases) < SERVICES_MAX:
+            return
+        [(greedy, most)] = self._held.most_common(1)
+        if self._held[client] + 1 >= most:
             raise errors.LimitExceeded(
                 what="instances of services at one leader", value=len(self._leases) + 1, limit=SERVICES_MAX
             )
-        until = self._now + body.lease_ms * 1_000_000
-        if known is not None and known.service == service:
-            known.until = until
-        else:
-            self._leases[key] = _Lease(service, until)
-            self._offer()
-        self._expires = until if self._expires is None else min(self._expires, until)
+        self._release(next(key for key in reversed(self._leases) if self._leases[key].client == greedy))
+
+    def _release(self, key: tuple[str, int]) -> None:
+        self._holds(self._leases.pop(key).client, -1)
+
+    def _holds(self, client: bytes, more: int) -> None:
+        self._held[client] += more
+        if not self._held[client]:
+            del self._held[client]
 
     def _offer(self) -> None:
         """What is offered here has changed."""
