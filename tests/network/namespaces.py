@@ -105,6 +105,18 @@ class Machine:
         """Take the link down."""
         _ip("-n", self._name, "link", "set", "wire", "down")
 
+    def move(self) -> None:
+        """Give the machine another address, and this end of the wire one that leads there."""
+        octets = self.there.split(".")
+        octets[1] = "214"
+        for host, where in ((self.here, ("dev", self._wire)), (self.there, ("dev", "wire"))):
+            inside = ("-n", self._name) if host == self.there else ()
+            _ip(*inside, "addr", "del", f"{host}/30", *where)
+            moved = ".".join([*octets[:3], host.rpartition(".")[2]])
+            _ip(*inside, "addr", "add", f"{moved}/30", *where)
+        self.here = ".".join([*octets[:3], self.here.rpartition(".")[2]])
+        self.there = ".".join(octets)
+
     def heal(self) -> None:
         """End all faults."""
         subprocess.run(self.command("iptables", "-F"), check=True)

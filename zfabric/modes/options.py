@@ -22,6 +22,7 @@ class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: of the mesh. key_file: path of its key; "" for a network that is trusted.
         endpoint, publish: where members and clients elsewhere reach this leader; names or addresses that they know.
+        way: address toward which this machine's own was found, and is looked for again; "" where it was told.
         seeds: endpoints of members to join through. zone: where this machine is, or "".
         kind: what the card says. beacon: find others on the local network, and be found.
     """
@@ -29,6 +30,7 @@ class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     endpoint: str
     publish: str
+    way: str = ""
     key_file: str = ""
     seeds: list[str] = []
     zone: str = ""

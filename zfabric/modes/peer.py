@@ -15,10 +15,10 @@ from zfabric.core.client.anchor import Observed
 from zfabric.modes.embedded import Embedded
 from zfabric.modes.node import Node
 from zfabric.modes.options import LeaderOptions, PeerPlace
-from zfabric.modes.peerurl import LOOPBACK, SCHEME, PeerTarget
+from zfabric.modes.peerurl import SCHEME, PeerTarget
 from zfabric.modes.url import Target
 from zfabric.net import places
-from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
+from zfabric.net.addresses import LOOPBACK, NOWHERE, WILDCARDS, found_address
 from zfabric.settings import LeaderSettings, check_pattern
 from zfabric.store import keyfile
 from zfabric.store.directory import Holder
@@ -64,7 +64,7 @@ class Peer(Embedded):
         """Return a free port where other peers reach this one."""
         host = self._peer.listen.rpartition(":")[0]
         if host in WILDCARDS:
-            host = own_address(*NOWHERE) or LOOPBACK
+            host = found_address(NOWHERE[0]) or LOOPBACK
         return f"tcp://{host}:*"
 
     def _options(self) -> LeaderOptions:

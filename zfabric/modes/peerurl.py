@@ -31,12 +31,11 @@ from urllib.parse import parse_qsl
 
 from zfabric import errors
 from zfabric.modes.url import Placement, placement
-from zfabric.net.addresses import is_loopback
+from zfabric.net.addresses import LOOPBACK, is_loopback
 from zfabric.settings import check_name
 
 SCHEME: Final = "zf+peer"
 DEFAULT_DIRECTORY: Final = "zfabric-data"
-LOOPBACK: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - only where it was asked for
 SEEDS_MAX: Final = 32
 _LISTS: Final = {"seed": "HOST:PORT", "keep": "a pattern", "keeper": "HOST:PORT"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
 import random
 import socket
+import struct
+import sys
 from typing import Final
 
 from zfabric import errors
@@ -16,6 +19,11 @@ PORTS_MAX: Final = 256
 WILDCARDS: Final = ("0.0.0.0", "*", "[::]")  # noqa: S104 - nothing is bound here
 NOWHERE: Final = ("192.0.2.1", 9)
 """An address of documentation (RFC 5737): the way to it is the way out. Nothing is sent."""
+LOOPBACK: Final = "127.0.0.1"
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFADDR: Final = 0x8915
+_RUNNING: Final = 0x40
+_IFREQ: Final = struct.Struct("=16s24s")
 
 
 def is_loopback(host: str) -> bool:
@@ -84,3 +92,39 @@ def own_address(host: str, port: int) -> str | None:
     if found in ("0.0.0.0", "::"):  # noqa: S104 - nothing is bound here
         return None
     return f"[{found}]" if ":" in found else found
+
+
+def found_address(way: str) -> str | None:
+    """Return an address by which others reach this machine; None while it has no link.
+
+    Where no route leads ``way``, nor out, as in a network without a gateway, it is the first IPv4 address of an
+    interface that is connected to something.
+
+    Args:
+        way: address of somebody on whose side others are; nothing is sent there.
+    """
+    return own_address(way, NOWHERE[1]) or own_address(*NOWHERE) or _address_of_an_interface()
+
+
+def resolved(host: str) -> str | None:
+    """Return an address of ``host``, which may be one; None if its name is not known now."""
+    try:
+        [(*_, address), *_] = socket.getaddrinfo(host.strip("[]"), NOWHERE[1], type=socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    return str(address[0])
+
+
+def _address_of_an_interface() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            request = _IFREQ.pack(name.encode(), b"")
+            try:
+                flags = fcntl.ioctl(asked, _SIOCGIFFLAGS, request)
+                address = fcntl.ioctl(asked, _SIOCGIFADDR, request)
+            except OSError:
+                continue  # It has no address, or is gone.
+            host = socket.inet_ntoa(address[20:24])
+            if int.from_bytes(flags[16:18], sys.byteorder) & _RUNNING and not is_loopback(host):
+                return host
+    return None

@@ -36,10 +36,13 @@ class BeaconSocket:
 
     Raises:
         OSError: this machine has no multicast.
+
+    Attributes:
+        local: as given; may be changed.
     """
 
     def __init__(self, *, local: bool) -> None:
-        self._local = local
+        self.local = local
         self._joined: set[int] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -89,4 +92,4 @@ class BeaconSocket:
                     self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
                     self._joined.add(number)
         self._joined &= {number for number, _ in found}
-        return [number for number, name in found if name == "lo" or not self._local]
+        return [number for number, name in found if name == "lo" or not self.local]

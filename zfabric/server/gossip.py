@@ -24,6 +24,7 @@ from zfabric.core.mesh.membership import Mesh
 from zfabric.core.mesh.rules import first_incarnation
 from zfabric.model import Buffer
 from zfabric.modes.options import MeshOptions
+from zfabric.net.addresses import found_address
 from zfabric.net.links import Links
 from zfabric.settings import MeshSettings
 from zfabric.store import keyfile, meshfile
@@ -103,6 +104,8 @@ class Gossip:
         self._collision_due = 0
         self._leaving = False
         self._roster.incarnate(self._mesh.me.incarnation)
+        if options.way and _is_local(options.endpoint):
+            log.warning("address_unknown told=%s hint=%s", options.endpoint, "it is told when there is a link")
 
     # What the loop drives.
 
@@ -198,9 +201,8 @@ class Gossip:
     def _open_beacon(self) -> BeaconSocket | None:
         from zfabric.net.beacon import BeaconSocket
 
-        local = self._options.endpoint.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]"))
         try:
-            return BeaconSocket(local=local)
+            return BeaconSocket(local=_is_local(self._options.endpoint))
         except OSError as error:
             log.warning("beacon_unavailable problem=%s hint=%s", error, "others are found by seeds alone")
             return None
@@ -221,6 +223,8 @@ class Gossip:
     def _upkeep(self, now: int) -> None:
         self._upkeep_due = now + UPKEEP_NS
         self.links.tick(now)
+        if self._options.way and not self._leaving:
+            self._look_where_we_are(now)
         if now >= self._measure_due:
             members = self._roster.ids()
             self._measure_due = now + max(MEASURE_NS, MEASURE_MEMBER_NS * len(members))
@@ -230,6 +234,20 @@ class Gossip:
                     self._roster.measured(member, max(1, took // 1_000))
         if now >= self._store_due:
             self._store(now)
+
+    def _look_where_we_are(self, now: int) -> None:
+        """Tell others where this process is reached, if the machine has another address now than before."""
+        found = found_address(self._options.way)
+        before = self._mesh.me.endpoint
+        endpoint = f"tcp://{found}:{before.rpartition(':')[2]}"
+        if found is None or endpoint == before:  # Without a link the last one is as good as any.
+            return
+        log.info("address_changed from=%s to=%s", before, endpoint)
+        self._roster.move(endpoint, f"tcp://{found}:{self._options.publish.rpartition(':')[2]}")
+        self._mesh.update(self._roster.metadata, now, endpoint)
+        self._roster.incarnate(self._mesh.me.incarnation)
+        if self._beacon is not None:
+            self._beacon.local = _is_local(endpoint)
 
     def _store(self, now: int) -> None:
         """Keep some members for the next run, if they are not those that are kept already."""
@@ -260,6 +278,10 @@ def inform(roster: Roster, mesh: Mesh, event: MemberEvent) -> None:
             roster.note(other)
     elif event.kind != "collided":
         roster.note(event.member)
+
+
+def _is_local(endpoint: str) -> bool:
+    return endpoint.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]"))
 
 
 def _places(members: list[Member]) -> set[tuple[bytes, str]]:

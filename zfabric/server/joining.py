@@ -7,7 +7,7 @@ from typing import Final
 
 from zfabric import errors
 from zfabric.modes.options import MeshOptions
-from zfabric.net.addresses import NOWHERE, WILDCARDS, own_address
+from zfabric.net.addresses import LOOPBACK, NOWHERE, WILDCARDS, found_address, resolved
 from zfabric.net.places import check_zone, host_of, place
 from zfabric.server.config import MeshSection
 from zfabric.settings import check_name
@@ -27,7 +27,7 @@ def mesh_options(mesh: MeshSection, host: str, port: int, said: Mapping[str, str
         mesh: as configured, with a name. host, port: where leader 0 listens. said: what errors call options.
 
     Raises:
-        ConfigurationError, InvalidArgument: the key file, a seed, or no address that others could use.
+        ConfigurationError, InvalidArgument: the key file, a seed, or a host to be told to others.
     """
     check_name("mesh", mesh.name)
     if mesh.key:
@@ -36,7 +36,7 @@ def mesh_options(mesh: MeshSection, host: str, port: int, said: Mapping[str, str
         raise errors.InvalidArgument(name="seeds", value=str(len(mesh.seeds)), allowed=f"at most {SEEDS_MAX}")
     check_zone(mesh.zone)
     seeds = [place(text, said["seed"]) for text in mesh.seeds]
-    reached = _advertised(mesh, host, seeds, said)
+    reached, way = _advertised(mesh, host, seeds, said)
     return MeshOptions(
         name=mesh.name,
         key_file=mesh.key,
@@ -44,6 +44,7 @@ def mesh_options(mesh: MeshSection, host: str, port: int, said: Mapping[str, str
         zone=mesh.zone,
         endpoint=f"tcp://{reached}:{port}",
         publish=f"tcp://{reached}:{port + 1}",
+        way=way,
         beacon=mesh.beacon,
     )
 
@@ -64,18 +65,14 @@ def check_alone(mesh: MeshSection) -> None:
             )
 
 
-def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]], said: Mapping[str, str]) -> str:
-    """Return the host by which others reach this node."""
+def _advertised(mesh: MeshSection, host: str, seeds: list[tuple[str, int]], said: Mapping[str, str]) -> tuple[str, str]:
+    """Return the host by which others reach this node, and the way on which it was found, "" if it was told.
+
+    Without a link it is this machine itself for now: whoever has to wait for a network cannot store and forward.
+    """
     if mesh.advertise:
-        return host_of(mesh.advertise, said["advertise"])
+        return host_of(mesh.advertise, said["advertise"]), ""
     if host not in WILDCARDS:
-        return host
-    for target in (*seeds[:1], NOWHERE):
-        found = own_address(*target)
-        if found is not None:
-            return found
-    raise errors.ConfigurationError(
-        source=f"{said['listen']}{host}",
-        problem="others in the mesh cannot reach a wildcard, and no address of this machine was found",
-        instead=f"say by which host they reach it: {said['advertise']}HOST",
-    )
+        return host, ""
+    way = (resolved(seeds[0][0]) if seeds else None) or NOWHERE[0]
+    return found_address(way) or LOOPBACK, way

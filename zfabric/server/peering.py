@@ -57,8 +57,8 @@ def settle(options: LeaderOptions, path: str) -> LeaderOptions:
     return msgspec.structs.replace(
         options,
         mesh=mesh,
-        advertise=mesh.endpoint,
-        advertise_publish=mesh.publish,
+        advertise=f"tcp://*:{port}" if mesh.way else mesh.endpoint,  # An address that was found may change.
+        advertise_publish=f"tcp://*:{port + 1}" if mesh.way else mesh.publish,
         listen_too=f"tcp://{host}:{port}",
         publish_too=f"tcp://{host}:{port + 1}",
     )

@@ -55,6 +55,15 @@ def test_without_a_mesh_there_is_one_member_itself():
     assert (card_of(answer).fabric, card_of(answer).host, answer.mesh, answer.more) == ("f" * 16, "h", "", False)
 
 
+def test_a_member_that_moves_is_where_it_is_now():
+    roster = made()
+    first = ask(roster)
+    roster.move("tcp://elsewhere:1", "tcp://elsewhere:2")
+    [me] = ask(roster, first).members
+    assert (me.endpoint, cards.read(me.metadata).publish) == ("tcp://elsewhere:1", "tcp://elsewhere:2")
+    assert cards.read(roster.metadata).publish == "tcp://elsewhere:2"
+
+
 def test_a_directory_has_the_same_id_for_ever_and_another_one_has_another():
     assert made().me == made().me
     fresh = Roster(6)

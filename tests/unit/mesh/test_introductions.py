@@ -9,6 +9,7 @@ import pytest
 from zfabric.core.mesh.introductions import MEET_NS, WAITING_MAX, Introductions
 from zfabric.sim.mesh import MeshWorld
 from zfabric.wire.beacon import Beacon
+from zfabric.wire.gossip import Member, Status
 
 SECOND = 1_000_000_000
 LATER = 5_000 * SECOND
@@ -89,6 +90,18 @@ def test_a_stranger_is_met_once_and_what_is_known_never(alone):
     machine.tick(LATER)
     machine.tick(LATER + SECOND)
     assert met(host) == [stranger.endpoint]
+
+
+def test_a_member_is_met_where_it_was_not_known_to_be(alone):
+    """It may have got another address while it could tell nobody."""
+    host, machine = alone
+    [member] = strangers(1)
+    host.mesh.restore([Member(member.sender, 1, 1, Status.ALIVE, member.endpoint)])
+    machine.hear(member, LATER)
+    machine.tick(LATER)
+    machine.hear(Beacon(member.sender, "tcp://10.0.0.9:1"), LATER)
+    machine.tick(LATER + MEET_NS)
+    assert met(host) == ["tcp://10.0.0.9:1"]
 
 
 def test_a_flood_meets_one_at_a_time_and_has_a_bound(alone):

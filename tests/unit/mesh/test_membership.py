@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from zfabric import errors
-from zfabric.core.mesh import suspicion
+from zfabric.core.mesh import rules, suspicion
 from zfabric.core.mesh.membership import Mesh
 from zfabric.settings import MeshSettings
 from zfabric.wire import gossip
@@ -359,6 +359,22 @@ def test_a_flood_of_members_that_come_and_fail_leaves_nothing_behind():
     assert known == {member.id for member in driven.mesh.members()}
     assert len(known) <= 50
     assert len(driven.mesh._timers) <= idle + 4 * 50 + 64
+
+
+def test_a_member_that_moves_tells_everybody_where_it_is_now():
+    """The same instance with a higher incarnation: an update, no collision."""
+    driven = Driven("a")
+    before = driven.mesh.me
+    driven.mesh.update(b"card", driven.now, "x:elsewhere")
+    me = driven.mesh.me
+    assert (me.endpoint, me.metadata, me.incarnation) == ("x:elsewhere", b"card", before.incarnation + 1)
+    news = [update for _, sent in driven.wait(2) for update in sent.updates if update.id == ME]
+    assert rules.decide(before, news[0]) == rules.Verdict.UPDATE
+    assert news[0].endpoint == "x:elsewhere"
+    driven.mesh.update(b"card", driven.now)
+    assert driven.mesh.me == me
+    with pytest.raises(errors.InvalidArgument):
+        driven.mesh.update(b"card", driven.now, "no endpoint")
 
 
 def test_metadata_that_is_too_large_is_refused_and_changes_nothing():

@@ -32,11 +32,11 @@ def test_for_a_wildcard_it_is_the_address_that_speaks_to_the_first_seed(wildcard
     assert mesh_options(MeshSection(name="m", seeds=["127.0.0.1:7400"]), wildcard, 1).endpoint == "tcp://127.0.0.1:1"
 
 
-def test_a_wildcard_without_any_way_out_has_to_be_told(monkeypatch):
-    """A machine without a network."""
-    monkeypatch.setattr(joining, "NOWHERE", ("no such host\x00", 9))
-    with pytest.raises(errors.ConfigurationError, match="--advertise HOST"):
-        mesh_options(MeshSection(name="m"), "0.0.0.0", 7400)
+def test_an_address_that_was_found_is_looked_for_again_and_one_that_was_told_is_not():
+    assert mesh_options(MeshSection(name="m", seeds=["127.0.0.1:7400"]), "*", 1).way == "127.0.0.1"
+    assert mesh_options(MeshSection(name="m", seeds=["no.such.host.invalid:7400"]), "*", 1).way == addresses.NOWHERE[0]
+    assert mesh_options(MeshSection(name="m"), "10.0.0.7", 1).way == ""
+    assert mesh_options(MeshSection(name="m", advertise="gate"), "*", 1).way == ""
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,15 @@ def test_the_address_found_is_one_of_this_machine():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((found, 0))
     assert addresses.own_address("no such host", 9) is None
+
+
+def test_an_address_is_found_where_no_route_leads_there(monkeypatch):
+    """A network without a gateway; a machine without any network has none."""
+    monkeypatch.setattr(addresses, "NOWHERE", ("no such host", 9))
+    found = addresses.found_address("no such host")
+    assert found is None or not addresses.is_loopback(found)
+    monkeypatch.setattr(addresses.socket, "if_nameindex", list)
+    assert addresses.found_address("no such host") is None
 
 
 def test_options_go_before_variables_and_those_before_the_file(tmp_path, monkeypatch):

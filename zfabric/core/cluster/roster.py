@@ -160,6 +160,12 @@ class Roster:
             self._incarnation = incarnation
             self._renew()
 
+    def move(self, endpoint: str, publish: str) -> None:
+        """This member is reached elsewhere from now on."""
+        self._endpoint = endpoint
+        self._card = msgspec.structs.replace(self._card, publish=publish)
+        self._renew()
+
     def lead(self, topics: Iterable[TopicCard]) -> None:
         """Say which topics are led here, and how far they are."""
         tried = list(topics)

@@ -6,8 +6,9 @@ A beacon is an introduction and nothing more: who is met has to prove itself lik
 quarter: so all together send about one a second, which is enough for halves of a mesh that lost each other to meet
 again, and for a newcomer that hears it; its own is heard at once.
 
-**Meeting.** A beacon of a member that is known and lives is nothing new. Others are met after a random pause of up to
-n / 10 seconds, at most 5, unless they have become known by then: so a newcomer is not met by everybody at once.
+**Meeting.** A beacon of a member that is known to live at that endpoint is nothing new. Others are met after a random
+pause of up to n / 10 seconds, at most 5, unless they have become known by then: so a newcomer is not met by everybody
+at once.
 
 **Bounds.** At most 64 endpoints wait to be met, and one of them is met every 100 ms at the most. A flood of beacons
 with a right MAC costs ten frames a second; one with a wrong MAC costs reading what the shell takes.
@@ -51,7 +52,7 @@ class Introductions:
     def hear(self, beacon: Beacon, now: int) -> None:
         """Take a beacon."""
         self.heard += 1
-        if self._known(beacon.sender) or beacon.endpoint in self._waiting:
+        if self._known(beacon.sender, beacon.endpoint) or beacon.endpoint in self._waiting:
             return
         if len(self._waiting) >= WAITING_MAX:
             self.refused += 1
@@ -65,7 +66,7 @@ class Introductions:
             due = [endpoint for endpoint, (at, _) in self._waiting.items() if at <= now]
             for endpoint in due:
                 _, sender = self._waiting.pop(endpoint)
-                if not self._known(sender):
+                if not self._known(sender, endpoint):
                     self._meet_due = now + MEET_NS
                     self._mesh.meet(endpoint, now)
                     break
@@ -76,6 +77,8 @@ class Introductions:
         self._send_due = now + int(interval * (0.75 + self._random.random() / 2))
         return True
 
-    def _known(self, sender: bytes) -> bool:
+    def _known(self, sender: bytes, endpoint: str) -> bool:
+        if sender == self._mesh.me.id:
+            return True
         known = self._mesh.member(sender)
-        return sender == self._mesh.me.id or (known is not None and known.status <= Status.SUSPECT)
+        return known is not None and known.status <= Status.SUSPECT and known.endpoint == endpoint

@@ -174,19 +174,19 @@ class Mesh:
         if endpoint != self._voice.me.endpoint and is_endpoint(endpoint):
             self._voice.push_pull(endpoint, 0, now)
 
-    def update(self, metadata: bytes, now: int) -> None:
-        """Tell everybody this member's new metadata.
+    def update(self, metadata: bytes, now: int, endpoint: str = "") -> None:
+        """Tell everybody this member's new metadata, and where it is reached from now on if that is new too.
 
         Raises:
-            InvalidArgument: more than 1,024 bytes.
+            InvalidArgument: more than 1,024 bytes, or an endpoint that cannot be one.
         """
-        _check_metadata(metadata)
         me = self._voice.me
-        if metadata != me.metadata and not self._voice.leaving:
-            changed = msgspec.structs.replace(
-                me, incarnation=me.incarnation + 1, version=me.version + 1, metadata=metadata
-            )
-            self._voice.renew(changed, now)
+        endpoint = endpoint or me.endpoint
+        _check(me.id, endpoint, 1, metadata)
+        if (metadata, endpoint) != (me.metadata, me.endpoint) and not self._voice.leaving:
+            version = me.version + (metadata != me.metadata)
+            news = {"incarnation": me.incarnation + 1, "version": version, "metadata": metadata, "endpoint": endpoint}
+            self._voice.renew(msgspec.structs.replace(me, **news), now)
 
     def leave(self, now: int) -> None:
         """Say good-bye; ``left`` becomes true when it was said often enough, in 3 s at most."""
