@@ -31,6 +31,8 @@ REQUEST_BYTES_MAX: Final = 512 * KIB
 FETCH_PARTITIONS_MAX: Final = 10_000
 FETCH_BYTES_MAX: Final = 16 * MIB
 FETCH_PART_BYTES_MIN: Final = 16 * KIB
+FETCHED_BYTES_MAX: Final = FETCH_BYTES_MAX + RECORD_BYTES_CEILING
+"""Of all batches of one answer: there is at least one in it, however little was asked for."""
 NAME_BYTES_MAX: Final = 249
 GROUP_BYTES_MAX: Final = 200
 KEY_BYTES_MAX: Final = 1 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -9,8 +10,12 @@ import sys
 
 import pytest
 
+import zfabric
 from tests.network.namespaces import serving
-from tests.process.leaders import PATIENCE_S
+from tests.network.test_plant import serve
+from tests.process.leaders import PATIENCE_S, free_port
+from tests.process.test_sdk import until
+from zfabric import errors
 from zfabric.testing import temporary_fabric
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
@@ -88,3 +93,35 @@ def test_a_backlog_is_read_over_a_slow_link_and_nothing_of_it_is_sent_twice(mach
     machine.slow("500kbit")
     run(machine, sys.executable, "-c", CONSUME, hub.url, str(BACKLOG * RECORD_BYTES))
     assert carried(machine, "rx") < 1.3 * BACKLOG * RECORD_BYTES
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["asked", "dials"])
+def test_a_keeper_gets_a_backlog_and_a_large_record_over_a_slow_link_and_nothing_of_it_twice(
+    machine, tmp_path, dialled
+):
+    """One frame takes longer than heartbeats wait. An origin that dials its keeper is asked on that connection."""
+    keeper_at, origin_at = f"{machine.here}:{free_port()}", f"{machine.there}:7400"
+    rng = random.Random(1)
+    with contextlib.ExitStack() as stack:
+        options = ["--keeper", keeper_at] if dialled else []
+        serve(stack, tmp_path / "origin", origin_at, *options, machine=machine)
+        with zfabric.connect(f"zf://{origin_at}", timeout=PATIENCE_S) as origin:
+            origin.topics.create("sensor.x", partitions=1)
+            with origin.producer() as producer:
+                producer.send("sensor.x", rng.randbytes(900_000))
+                for _ in range(100):
+                    producer.send("sensor.x", rng.randbytes(RECORD_BYTES))
+        machine.slow("1mbit")
+        before = carried(machine, "tx")
+        options = [] if dialled else ["--follow", origin_at]
+        serve(stack, tmp_path / "keeper", keeper_at, "--keep", "sensor.*", *options)
+        with zfabric.connect(f"zf://{keeper_at}", timeout=PATIENCE_S) as keeper:
+
+            def kept():
+                try:
+                    return [copy.end_offset for copy in keeper.topics.describe("sensor.x").copies]
+                except errors.UnknownTopic:
+                    return []
+
+            assert until(lambda: kept() == [101], 2 * PATIENCE_S)
+    assert carried(machine, "tx") - before < 1.3 * 1_000_000

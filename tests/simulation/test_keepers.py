@@ -218,6 +218,38 @@ def test_an_answer_to_all_waits_for_a_keeper_and_one_of_the_leader_does_not():
     assert dict(run.describe(origin)[1].keepers) == {keeper.fabric: 2}
 
 
+@pytest.mark.parametrize("kind", [Type.FOLLOW, Type.FOLLOWED], ids=["question", "answer"])
+def test_a_question_or_an_answer_that_is_lost_delays_nobody_as_long_as_questions_are_held(kind, monkeypatch):
+    """Their connection lives, so nothing tells but the silence: a question is held for 30 s."""
+    run = Run(1, origins=1, keepers=1, config=TopicConfig(replicas=2))
+    origin = run.origins[0]
+    run.run(run.create(origin))
+    lost = []
+
+    def losing(send):
+        def passed(*arguments):
+            frames = arguments[-1]
+            if frames[0][3] == kind and not lost:
+                lost.append(frames)
+            else:
+                send(*arguments)
+
+        return passed
+
+    async def send():
+        async with run.connect(origin) as fabric, fabric.producer(acks="all") as producer:
+            await (await producer.send(TOPIC, b"first", partition=0)).result(30.0)
+            await run.world.sleep(3.0)  # The question is held by now, and said to be.
+            for name in ("send", "reply"):
+                monkeypatch.setattr(run.network, name, losing(getattr(run.network, name)))
+            began = run.world.now
+            await (await producer.send(TOPIC, b"second", partition=0)).result(60.0)
+            return run.world.now - began
+
+    assert run.run(send()) < 8 * SECOND
+    assert len(lost) == 1
+
+
 def test_a_repeated_batch_that_is_stored_and_not_confirmed_waits_again():
     run = Run(2, origins=1, keepers=1, config=TopicConfig(replicas=2))
     origin, keeper = run.origins[0], run.keepers[0]

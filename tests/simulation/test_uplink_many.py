@@ -6,6 +6,7 @@ import pytest
 from test_kept_peers import hold
 
 from zfabric import errors
+from zfabric.core import appetite
 from zfabric.core.client import feed
 from zfabric.core.leader import keys
 from zfabric.testing.simulation import Simulation
@@ -82,7 +83,7 @@ def test_one_that_is_damaged_holds_up_no_other_and_all_is_committed_together(kee
 def test_what_is_received_and_not_taken_is_bounded_for_all_partitions_together(source, monkeypatch):
     """But for one answer more, which was on its way."""
     monkeypatch.setattr(feed, "FETCH_BYTES", 2_000)
-    monkeypatch.setattr(feed, "FETCH_FIRST_BYTES", 2_000)
+    monkeypatch.setattr(appetite, "FIRST_BYTES", 2_000)
     consumer = source.consumer("t", partitions=source_numbers(source))
     consumer.bound(1_024)
     consumer.open()

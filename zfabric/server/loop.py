@@ -267,17 +267,17 @@ class Loop:
             self._peers[peer] = now
             first = parts[1].buffer if len(parts) > 1 else b""
             try:
-                if len(parts) > REQUEST_FRAMES_MAX:
-                    raise errors.ProtocolViolation(
-                        problem=f"message of {len(parts)} frames", allowed=f"up to {REQUEST_FRAMES_MAX}"
-                    )
                 if len(first) > REQUEST_BYTES_MAX:
                     raise errors.ProtocolViolation(
                         problem=f"command frame of {len(first):,} bytes", allowed=f"up to {REQUEST_BYTES_MAX:,}"
                     )
                 frames = [part.buffer for part in parts[1:]]
-                if self._links is not None and self._links.takes(peer, frames, now):
+                if self._links is not None and frames and self._links.takes(peer, frames, now):
                     continue
+                if len(parts) > REQUEST_FRAMES_MAX:
+                    raise errors.ProtocolViolation(
+                        problem=f"message of {len(parts)} frames", allowed=f"up to {REQUEST_FRAMES_MAX}"
+                    )
                 command = messages.read(frames, parts[1:])
                 if command.type in messages.INTERNAL:
                     what = Type(command.type).name

@@ -18,8 +18,8 @@ after the ones it knows, a missing one takes its default), except on the hot pat
 - PRODUCE: command + batch header (96 bytes), then one frame with the payload.
 - PRODUCED: command + ``<QqIBB``: base offset, append time (ms), leader epoch, durability (0 fsync, 1 os, 2 memory),
   duplicate (1: it was stored before, this is the original answer; base offset 2**64-1: older than remembered).
-- FETCHED, FOLLOWED: command + body, then one frame with all batches of all partitions, one behind the other; of FETCHED
-  several, where FETCH wants parts.
+- FETCHED, FOLLOWED: command + body, then one frame with all batches of all partitions, one behind the other; several
+  where parts are wanted.
 
 Published (PUB/SUB) messages carry no command frame: ``[partition id u32 big-endian][batch header][payload]`` is a
 batch, ``[partition id][HEAD: end offset u64, leader epoch u32, little-endian]`` tells that nothing is missing up to
@@ -46,7 +46,7 @@ from msgspec import Meta
 
 from zfabric import errors
 from zfabric.model import Buffer
-from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, RECORD_BYTES_CEILING
+from zfabric.settings import FETCH_PART_BYTES_MIN, FETCHED_BYTES_MAX
 from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.body import ASKED, Body, Count, Id, Signed, Text
 from zfabric.wire.membership import Announce, Members, MembersAre
@@ -60,7 +60,7 @@ from zfabric.wire.metadata import (
     MetadataIs,
     TopicIs,
 )
-from zfabric.wire.replication import Adopt, Follow, Followed, Offer, Share
+from zfabric.wire.replication import Adopt, Follow, Followed, Held, Offer, Share
 
 SIGNATURE: Final = b"zf"
 VERSION: Final = 1
@@ -75,7 +75,7 @@ HEAD: Final = struct.Struct("<QI")
 FLAG_NO_ANSWER: Final = 1
 FLAG_LEADER_ONLY: Final = 2
 _PRODUCE_FLAGS: Final = 3
-FETCHED_FRAMES_MAX: Final = (FETCH_BYTES_MAX + RECORD_BYTES_CEILING) // FETCH_PART_BYTES_MIN + 2
+FETCHED_FRAMES_MAX: Final = FETCHED_BYTES_MAX // FETCH_PART_BYTES_MIN + 2
 DURABILITIES: Final = ("fsync", "os", "memory")
 UNKNOWN_OFFSET: Final = (1 << 64) - 1
 
@@ -122,6 +122,7 @@ class Type(IntEnum):
     KEEP = 53  # Within one process: batches for its own log.
     SHARE = 54
     ADOPT = 55  # Within one process.
+    HELD = 57
 
 
 class Hello(Body, frozen=True):
@@ -378,7 +379,7 @@ BODIES: Final[dict[int, type[msgspec.Struct]]] = {
     Type.DELETE_GROUP: DeleteGroup,
     Type.STATUS_IS: StatusIs, Type.ATTACH: Attach, Type.ASSIGN: Assign, Type.MEMBERS: Members,
     Type.MEMBERS_ARE: MembersAre, Type.ANNOUNCE: Announce, Type.FOLLOW: Follow, Type.FOLLOWED: Followed,
-    Type.OFFER: Offer, Type.SHARE: Share, Type.ADOPT: Adopt, **dict.fromkeys(_EMPTY_TYPES, Empty),
+    Type.OFFER: Offer, Type.SHARE: Share, Type.ADOPT: Adopt, Type.HELD: Held, **dict.fromkeys(_EMPTY_TYPES, Empty),
 }  # fmt: skip
 
 ANSWERS: Final[dict[int, int]] = {
@@ -390,6 +391,7 @@ ANSWERS: Final[dict[int, int]] = {
     Type.ANNOUNCE: Type.DONE, Type.FOLLOW: Type.FOLLOWED, Type.OFFER: Type.DONE,
     Type.SHARE: Type.DONE,  # Each unless it is ERROR.
 }  # fmt: skip
+_BATCHES: Final = frozenset({Type.FETCHED, Type.FOLLOWED})
 _encode = msgspec.msgpack.Encoder().encode
 _decoders: Final = {number: msgspec.msgpack.Decoder(kind).decode for number, kind in BODIES.items()}
 
@@ -486,9 +488,9 @@ def read(frames: Sequence[Any], parts: Sequence[object] | None = None) -> Comman
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = f"body of {Type(kind).name}: {str(error)[:200]}"
         raise errors.ProtocolViolation(problem=problem, allowed="the fields of that command") from error
-    if kind == Type.FETCHED and 2 < len(frames) <= FETCHED_FRAMES_MAX:
+    if kind in _BATCHES and 2 < len(frames) <= FETCHED_FRAMES_MAX:
         return Command(kind, flags, request, body, (b"".join(frames[1:]),))
-    extra = 1 if kind in (Type.FETCHED, Type.FOLLOWED) else 0
+    extra = 1 if kind in _BATCHES else 0
     if len(frames) != 1 + extra:
         raise errors.ProtocolViolation(problem=f"{Type(kind).name} of {len(frames)} frames", allowed=str(1 + extra))
     return Command(kind, flags, request, body, frames[1:])

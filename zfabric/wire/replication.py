@@ -8,6 +8,8 @@ FOLLOW    keeper to leader: what do you have beyond these offsets? Answered at o
           offset in it says as well that all below it is on the keeper's disk: that is what ``acks="all"`` waits for.
 FOLLOWED  the answer: parts with news, then one frame with all their batches, as in FETCHED. Batches are stamped with
           the ids of the fabric that was asked, which is the origin or another keeper of it.
+HELD      ahead of the answer: your question has arrived, so nobody needs to ask again. Said once it was held for a
+          second, and before an answer of more than 64 KiB, whose size it tells: on a slow link that takes its time.
 SHARE     what groups have committed at a keeper: the receiver takes what is ahead of what it has.
 OFFER     a fabric that others cannot reach says over a connection that it opened itself: here I am, ask me. Repeated
           every few seconds, as reconnects are invisible. From then on *commands run in reverse on that connection*:
@@ -27,7 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from zfabric.model import TopicConfig
-from zfabric.settings import FOLLOW_WAIT_MS_MAX, GROUP_BYTES_MAX, SHARED_OFFSETS_MAX
+from zfabric.settings import FETCHED_BYTES_MAX, FOLLOW_WAIT_MS_MAX, GROUP_BYTES_MAX, SHARED_OFFSETS_MAX
 from zfabric.wire.body import ASKED, Body, Count, Id, Signed
 
 _Fabric = Annotated[str, Meta(max_length=100)]
@@ -75,6 +77,7 @@ class Follow(Body, frozen=True):
     """Ask ``fabric`` for what is new; ``keeper`` is the asking one's id.
 
     ``run`` and ``since`` are those of the last answer, ``version`` the assignment that it told: another one is news.
+    Batches come in frames of at most ``part_bytes``, 0: in one. ``held``: HELD is wanted.
     """
 
     fabric: _Fabric
@@ -85,6 +88,8 @@ class Follow(Body, frozen=True):
     since: Count
     version: Count
     parts: Annotated[list[FollowPart], ASKED]
+    part_bytes: Count = 0
+    held: bool = False
 
 
 class FollowedPart(Body, frozen=True):
@@ -98,7 +103,10 @@ class FollowedPart(Body, frozen=True):
 
 
 class Followed(Body, frozen=True):
-    """Answer to FOLLOW: who answers, what its topics' version is, the parts with news, and commits after ``since``."""
+    """Answer to FOLLOW: who answers, what its topics' version is, the parts with news, and commits after ``since``.
+
+    ``signs``: this leader says HELD to who wants it.
+    """
 
     fabric: _Fabric
     run: Count
@@ -106,6 +114,13 @@ class Followed(Body, frozen=True):
     version: Count
     parts: Annotated[list[FollowedPart], ASKED]
     commits: Annotated[list[SharedOffset], _SHARED] = msgspec.field(default_factory=list)
+    signs: bool = False
+
+
+class Held(Body, frozen=True):
+    """A FOLLOW has arrived, and what follows is an answer of so many ``bytes``; 0: not yet."""
+
+    bytes: Annotated[int, Meta(ge=0, le=FETCHED_BYTES_MAX)]
 
 
 class Share(Body, frozen=True):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.client.wire import SECOND, Wire, stored
+from zfabric.core.appetite import FIRST_BYTES, LEAST_BYTES, PART_BYTES
 from zfabric.core.client.connection import Request
-from zfabric.core.client.feed import FETCH_BYTES, FETCH_FIRST_BYTES, FETCH_LEAST_BYTES, FETCH_PART_BYTES
+from zfabric.core.client.feed import FETCH_BYTES
 from zfabric.core.client.pace import BULK_BYTES, SLOWEST_KIB_NS, Pace
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.effects import OpenSession
@@ -106,7 +107,7 @@ def test_a_large_batch_is_not_sent_again_while_a_slow_link_may_carry_it():
     assert [command.type for _, command in wire.sent] == [Type.PRODUCE] * 2
 
 
-@pytest.mark.parametrize(("seconds", "grown"), [(0.0, FETCH_BYTES), (1.5, FETCH_FIRST_BYTES), (3.0, FETCH_LEAST_BYTES)])
+@pytest.mark.parametrize(("seconds", "grown"), [(0.0, FETCH_BYTES), (1.5, FIRST_BYTES), (3.0, LEAST_BYTES)])
 def test_a_consumer_asks_for_what_comes_in_a_second_or_two(seconds, grown):
     wire = Wire()
     consumer = wire.consumer(buffer_bytes=256 << 20)
@@ -114,16 +115,16 @@ def test_a_consumer_asks_for_what_comes_in_a_second_or_two(seconds, grown):
     for number in range(6):
         command, _ = wire.fetches()
         if number == 0:
-            assert (command.body.max_bytes, command.body.part_bytes) == (FETCH_FIRST_BYTES, FETCH_PART_BYTES)
+            assert (command.body.max_bytes, command.body.part_bytes) == (FIRST_BYTES, PART_BYTES)
         wire.pass_time(seconds)
         wire.fetched(command, {1: [stored(1, number, [bytes(command.body.max_bytes)])]}, {1: 1_000})
     command, _ = wire.fetches()
     assert command.body.max_bytes == grown
-    assert command.body.part_bytes == (0 if grown == FETCH_BYTES else FETCH_PART_BYTES)
+    assert command.body.part_bytes == (0 if grown == FETCH_BYTES else PART_BYTES)
     wire.lose()
     wire.up.clear()
     wire.pass_time(31.0)
     assert wire.client.requests.outstanding()
     wire.up.update(at for pair in wire.places.values() for at in pair)
     wire.pass_time(5.0)
-    assert wire.fetches()[0].body.max_bytes == min(grown, FETCH_FIRST_BYTES), "another link, perhaps"
+    assert wire.fetches()[0].body.max_bytes == min(grown, FIRST_BYTES), "another link, perhaps"

@@ -9,6 +9,7 @@ from zfabric import errors
 from zfabric.core.client.requests import HELLO_PATIENCE_NS, PATIENCE_NS
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
+from zfabric.wire.replication import Follow, Followed, Held
 
 
 @pytest.fixture
@@ -72,6 +73,35 @@ def test_a_silent_leader_gets_a_new_session_after_the_patience_of_a_request(wire
     assert wire.opened == [BOOT]
     wire.pass_time(1.5)
     assert (wire.opened, len(wire.sent)) == ([BOOT, BOOT], 2)
+
+
+def hold(wire, held_s=60.0, seconds=300.0):
+    return wire.client.requests.call(
+        BOOT, Type.FOLLOW, Follow("f", "k", 1, 60_000, 0, 0, 0, []), wire.now, wire.now + int(seconds * SECOND), "it",
+        seconds, held_ns=int(held_s * SECOND),
+    )  # fmt: skip
+
+
+def test_a_leader_that_has_said_held_may_be_silent_for_longer(wire):
+    hold(wire)
+    [command] = wire.step()
+    wire.answer(command, Type.HELD, Held(0))
+    wire.pass_time(59.0)
+    assert wire.opened == [BOOT]
+    wire.pass_time(2.5)
+    assert wire.opened == [BOOT, BOOT]
+    wire.pass_time(PATIENCE_NS / SECOND + 1.5)
+    assert len(wire.opened) == 3, "the new session has heard nothing of it"
+
+
+def test_an_answer_that_was_announced_has_the_time_that_its_bytes_take_on_the_slowest_link(wire):
+    pending = hold(wire, held_s=5.0, seconds=10.0)
+    [command] = wire.step()
+    wire.answer(command, Type.HELD, Held(1 << 20))
+    wire.pass_time(50.0)
+    assert (wire.opened, pending.done) == ([BOOT], False)
+    wire.answer(command, Type.FOLLOWED, Followed("f", 1, 0, 0, []), b"")
+    assert pending.result().body.fabric == "f"
 
 
 def test_the_pause_before_a_session_grows_and_starts_again_with_a_welcome(wire):

@@ -80,7 +80,7 @@ class World:
         for entry in left:
             entry[2].fail(errors.Unreachable(url=endpoint, seconds=0.0))
 
-    def call(self, endpoint, kind, body, now, deadline_ns, what, seconds, *, patience_ns=0):
+    def call(self, endpoint, kind, body, now, deadline_ns, what, seconds, *, patience_ns=0, held_ns=None):
         pending = Pending()
         self.endpoints.add(endpoint)
         self.asked.append((now, endpoint, kind, body))

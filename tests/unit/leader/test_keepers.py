@@ -73,6 +73,65 @@ def test_a_newer_question_has_the_held_one_answered():
     assert messages.read(reply.frames).request == 9
 
 
+def wanting(node, run=0, *, request=9, offset=0, part_bytes=16_384, peer=b"peer", epoch=0):
+    """Ask as a keeper that wants to hear that its question has arrived."""
+    body = Follow("f", "k", 1 << 20, 30_000, run, 0, 1, [FollowPart(1, offset, epoch)], part_bytes, True)
+    with node.disk.read() as txn:
+        node.leader.clock(node.now, 0)
+        node.leader.answer(peer, messages.Command(Type.FOLLOW, 0, request, body, ()), txn)
+    return [messages.read(effect.frames) for effect in node.leader.take_effects()]
+
+
+def said(node, seconds):
+    """Let time pass; return (type, request) of what is said meanwhile."""
+    end, found = node.now + int(seconds * SECOND), []
+    while (due := node.leader.next_deadline()) is not None and due <= end:
+        node.now = max(node.now, due)
+        found += [(answer.type, answer.request) for answer in node.turn()[0]]
+    node.now = end
+    return found
+
+
+def test_a_keeper_hears_once_that_its_question_is_held():
+    node = Node()
+    run = followed(wanting(node)).run
+    assert wanting(node, run, request=10) == []
+    assert said(node, 0.9) == []
+    assert said(node, 20.0) == [(Type.HELD, 10)]
+
+
+def test_what_is_held_for_less_than_a_second_is_not_said_to_be():
+    node = Node()
+    run = followed(wanting(node)).run
+    assert wanting(node, run, request=10) == []
+    node.produce(0)
+    assert [answer.request for answer in woken(node)] == [10]
+    assert wanting(node, run, request=11, offset=1, epoch=1) == []
+    assert said(node, 20.0) == [(Type.HELD, 11)]
+
+
+def test_an_answer_that_no_question_follows_is_said_again_some_times():
+    """It may be lost while the connection lives, and the keeper would wait for as long as questions are held."""
+    node = Node()
+    [answer] = wanting(node)
+    assert said(node, 60.0) == [(Type.FOLLOWED, answer.request)] * 9
+    wanting(node, request=10)
+    assert wanting(node, answer.body.run, request=11) == []
+    assert said(node, 20.0) == [(Type.HELD, 11)]
+
+
+def test_a_large_answer_is_announced_and_comes_in_parts():
+    node = Node()
+    node.turn(Type.PRODUCE, produced(0, [bytes(100_000)]))
+    body = Follow("f", "k", 1 << 20, 0, 0, 0, 1, [FollowPart(1, 0)], 16_384, True)
+    with node.disk.read() as txn:
+        node.leader.answer(b"peer", messages.Command(Type.FOLLOW, 0, 9, body, ()), txn)
+    held, answer = node.leader.take_effects()
+    assert [len(frame) <= 16_384 for frame in answer.frames[1:]] == [True] * 7
+    followed = messages.read(answer.frames)
+    assert messages.read(held.frames).body.bytes == len(followed.rest[0]) == followed.body.parts[0].length
+
+
 def test_another_fabric_is_not_answered_for():
     node = Node()
     with pytest.raises(errors.WrongFabric) as refused:

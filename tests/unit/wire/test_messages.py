@@ -33,6 +33,7 @@ from zfabric.wire.replication import (
     Followed,
     FollowedPart,
     FollowPart,
+    Held,
     KeptPlace,
     Offer,
     Share,
@@ -185,8 +186,12 @@ EXAMPLES = {
         "7a66012a0000000009000000000000009298a173a131a97463703a2f2f683a31076400a0a0cd0bb8",
     ),
     Type.FOLLOW: (
-        Follow("o", "k", 1 << 20, 5000, 3, 4, 9, [FollowPart(7, 12, 3, 1000)]),
-        "7a66013200000000090000000000000098a16fa16bce00100000cd13880304099194070c03cd03e8",
+        Follow("o", "k", 1 << 20, 5000, 3, 4, 9, [FollowPart(7, 12, 3, 1000)], 65536, True),
+        "7a6601320000000009000000000000009aa16fa16bce00100000cd13880304099194070c03cd03e8ce00010000c3",
+    ),
+    Type.HELD: (
+        Held(200_000),
+        "7a66013900000000090000000000000091ce00030d40",
     ),
     Type.OFFER: (
         Offer("o"),
@@ -254,6 +259,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
             2,
             messages.Fetch(1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)]),
         ),
+        (Type.FOLLOW, 8, Follow("o", "k", 1 << 20, 5000, 3, 4, 9, [FollowPart(7, 12, 3, 1000)])),
         (Type.WELCOME, 4, messages.Welcome(1, "f", 2, 1 << 24)),
         (Type.METADATA, 0, Metadata()),
         (Type.MEMBERS, 0, Members()),
@@ -296,11 +302,11 @@ def test_a_followed_carries_its_batches_in_one_frame():
     stored = HEADER + STAMPED + PAYLOAD + "c0"
     refusal = errors.NotLeader(leader=2, partition=7)
     parts = [FollowedPart(1, 10, 41, 111), FollowedPart(2, 0, 0, 0, (refusal.code, refusal.values))]
-    body = Followed("o", 3, 4, 9, parts, [SharedOffset(7, "g", 1, 12, 1000)])
+    body = Followed("o", 3, 4, 9, parts, [SharedOffset(7, "g", 1, 12, 1000)], True)
     golden = [
         (
-            "7a66013300000000090000000000000096a16f0304099295010a296fc09502000000921882a66c656164657202"
-            "a9706172746974696f6e07919607a167010ccd03e8c2"
+            "7a66013300000000090000000000000097a16f0304099295010a296fc09502000000921882a66c656164657202"
+            "a9706172746974696f6e07919607a167010ccd03e8c2c3"
         ),
         stored,
     ]
@@ -356,7 +362,7 @@ def test_numbers_of_commands_are_never_reused():
         "FIND_OFFSETS": 26, "OFFSETS_ARE": 27, "COMMIT_OFFSETS": 28, "GET_OFFSETS": 30, "COMMITTED_ARE": 31,
         "LIST_GROUPS": 32, "DELETE_GROUP": 34, "STATUS": 36, "STATUS_IS": 37, "ATTACH": 38, "ASSIGN": 39,
         "MEMBERS": 40, "MEMBERS_ARE": 41, "ANNOUNCE": 42, "FOLLOW": 50, "FOLLOWED": 51, "OFFER": 52, "KEEP": 53,
-        "SHARE": 54, "ADOPT": 55,
+        "SHARE": 54, "ADOPT": 55, "HELD": 57,
     }  # fmt: skip
 
 

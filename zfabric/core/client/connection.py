@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from zfabric.core.client.pace import Pace
+from zfabric.core.client.pace import SLOWEST_KIB_NS, Pace
+from zfabric.core.effects import Send
 from zfabric.wire.messages import Command
 
 PAUSE_NS: Final = 10_000_000
@@ -22,9 +23,14 @@ class Request:
         answered: called with the answer. expired: called at the deadline.
         size: bytes of it and of its answer, if those are many.
         name: that it was sent to, if that is one that another's session serves; else "".
+        held_ns: the patience once the other side has said that it has it (HELD). announced: bytes of the answer, as
+            HELD told them; -1 while it has said nothing.
     """
 
-    __slots__ = ("answered", "deadline_ns", "expired", "frames", "id", "name", "patience_ns", "sent_ns", "size")
+    __slots__ = (
+        "announced", "answered", "deadline_ns", "expired", "frames", "held_ns", "id", "name", "patience_ns", "sent_ns",
+        "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -44,7 +50,29 @@ class Request:
         self.patience_ns = patience_ns
         self.size = size
         self.name = ""
+        self.held_ns = patience_ns
+        self.announced = -1
         self.sent_ns = 0
+
+    def send(self, session: int, now: int) -> Send:
+        """Return the effect that sends it, on a session that has heard nothing of it."""
+        self.sent_ns = now
+        self.announced = -1
+        return Send(session, self.frames)
+
+    def held(self, size: int, now: int) -> None:
+        """The other side has it, and an answer of ``size`` bytes is on its way; 0: not yet."""
+        self.announced = size
+        if self.deadline_ns is not None:
+            self.deadline_ns = max(self.deadline_ns, now + self.held_ns + size * SLOWEST_KIB_NS // 1_024)
+
+    def weight(self) -> int:
+        """Return how many bytes of it may be on their way."""
+        return max(self.size, self.announced)
+
+    def patience(self) -> int:
+        """Return how long its session may be silent about it, in ns, beside what those bytes take."""
+        return self.patience_ns if self.announced < 0 else self.held_ns
 
 
 class Connection:

@@ -8,10 +8,7 @@ Each FETCH asks the leader for all partitions that need one. They stand in anoth
 may take all that an answer holds. A keeper of very many origins may have more than a FETCH may ask for: those are asked
 for in turns.
 
-How much a FETCH asks for is what comes in a second or two: it begins with 128 KiB and is doubled while full answers
-come within a second, to 2 MiB, and halved when one takes longer than two. Until the link has shown that it is fast,
-answers come in parts, each a sign of life: heartbeats wait behind what is on its way, so a batch on a slow link would
-look like death.
+How much a FETCH asks for is what comes in a second or two, up to 2 MiB, see ``core/appetite.py``.
 
 Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
 missed. While nothing comes the next silence is twice as long, up to 4 s, so that idle consumers cost a leader little;
@@ -26,6 +23,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.core.appetite import Appetite
 from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
@@ -40,13 +38,8 @@ if TYPE_CHECKING:
     from zfabric.core.client.consumer import Consumer
 
 FETCH_BYTES = 2 << 20
-FETCH_FIRST_BYTES = 128 << 10
-FETCH_LEAST_BYTES = 64 << 10
-FETCH_PART_BYTES = 64 << 10
 FETCH_BATCH_BYTES = 512 << 10
 """Of a batch as producers make them by default: one comes however little is asked for."""
-FETCH_QUICK_NS = 1_000_000_000
-FETCH_SLOW_NS = 2_000_000_000
 IDLE_NS = 500_000_000
 IDLE_MAX_NS = 4_000_000_000
 SETTLE_NS = 5_000_000
@@ -83,7 +76,7 @@ class Feed:
         self._endpoint = ""
         self._places = -1
         self._fetching = False
-        self._bytes = FETCH_FIRST_BYTES
+        self._appetite = Appetite(FETCH_BYTES)
         self._due_ns: int | None = None
         self._silence_ns = IDLE_NS
         self._asked_ns = 0
@@ -180,9 +173,9 @@ class Feed:
         wanted = (wanted[first:] + wanted[:first])[:FETCH_PARTITIONS_MAX]
         asked_from, connections = {cursor.id: cursor.expected for cursor in wanted}, self._connections
         parts = [cursor.wanted() for cursor in wanted]
-        most = self._bytes
+        most = self._appetite.bytes
         size = max(most, FETCH_BATCH_BYTES) if any(cursor.behind for cursor in wanted) else 0
-        body = messages.Fetch(most, parts, FETCH_PART_BYTES if most < FETCH_BYTES else 0)
+        body = messages.Fetch(most, parts, self._appetite.part_bytes)
         call = self._client.requests.call(
             endpoint, Type.FETCH, body, now, now + CALL_NS, "fetch", CALL_NS / 1e9, size=size
         )
@@ -196,11 +189,9 @@ class Feed:
     def _adapt(self, asked: int, took_ns: int, call: Pending[Command]) -> None:
         """Ask for as much the next time as the link brings in a second or two."""
         if call.error is not None:
-            self._bytes = min(asked, FETCH_FIRST_BYTES)
-        elif took_ns > FETCH_SLOW_NS:
-            self._bytes = max(asked // 2, FETCH_LEAST_BYTES)
-        elif took_ns < FETCH_QUICK_NS and len(call.result().rest[0]) >= asked // 2:
-            self._bytes = min(asked * 2, FETCH_BYTES)
+            self._appetite.failed(asked)
+        else:
+            self._appetite.answered(asked, took_ns, len(call.result().rest[0]))
 
     def _postpone(self, now: int) -> None:
         """Try again soon; the leader may be elsewhere by then."""

@@ -56,18 +56,18 @@ class Pace:
         """Tell whether one of these requests, in the order in which they were sent, should have its answer by now."""
         ahead = 0
         for request in waiting:
-            ahead += request.size
+            ahead += request.weight()
             since_ns = request.sent_ns
             if since_ns >= self._sent_ns:
                 since_ns = max(since_ns, self._answered_ns)
-            if now - since_ns > request.patience_ns + ahead * self.kib_ns // 1_024:
+            if now - since_ns > request.patience() + ahead * self.kib_ns // 1_024:
                 self.kib_ns = SLOWEST_KIB_NS
                 return True
         return False
 
     def lost(self, waiting: Iterable[Request]) -> None:
         """A session that was ready has ended, with these requests on their way."""
-        much = sum(request.size for request in waiting) >= BULK_BYTES
+        much = sum(request.weight() for request in waiting) >= BULK_BYTES
         self.slow = much and self.kib_ns >= SLOW_KIB_NS
         if much:
             self.kib_ns = SLOWEST_KIB_NS

@@ -13,7 +13,8 @@ socket is closed with it, so nothing that waited in it arrives late and out of o
 A leader that is silent for a request's patience while its connection lives (longer where much is on its way, see
 ``pace.py``) has lost the request or the answer: the session is replaced. So is one whose HELLO has no answer for three
 seconds, be it lost or heard by something that is no leader (a port in the kernel's range for outgoing connections can
-even be connected to itself), and one that says anything but WELCOME, GOODBYE or an error first.
+even be connected to itself), and one that says anything but WELCOME, GOODBYE or an error first. A leader that holds a
+question says HELD: then it may be silent for longer, and one that was lost is noticed as soon as any other.
 
 The pause before a new session doubles from 10 ms to 200 ms, with a random part of up to as much so that clients do not
 return in step, and starts again at 10 ms with each WELCOME. A session waits by itself for a leader that does not listen
@@ -105,9 +106,11 @@ class Requests:
 
     def call(
         self, endpoint: str, kind: int, body: msgspec.Struct, now: int, deadline_ns: int, what: str, seconds: float,
-        *, patience_ns: int = PATIENCE_NS, size: int = 0,
+        *, patience_ns: int = PATIENCE_NS, size: int = 0, held_ns: int | None = None,
     ) -> Pending[Command]:  # fmt: skip
         """Send a command and return its answer to come; an ERROR answer comes as an error.
+
+        Once HELD has come, the patience is ``held_ns``, and the deadline no earlier than that.
 
         The error at the deadline is RequestTimeout, or Unreachable if the endpoint has never answered anything.
         """
@@ -132,7 +135,10 @@ class Requests:
 
         number = self.next_id()
         frames = (messages.command(kind, number, body),)
-        self.send(endpoint, Request(number, frames, answered, expired, deadline_ns, patience_ns, size), now)
+        request = Request(number, frames, answered, expired, deadline_ns, patience_ns, size)
+        if held_ns is not None:
+            request.held_ns = held_ns
+        self.send(endpoint, request, now)
         return pending
 
     def _connection(self, endpoint: str) -> Connection:
@@ -150,8 +156,7 @@ class Requests:
         connection.waiting[request.id] = request
         if connection.ready:
             assert connection.session is not None
-            request.sent_ns = now
-            self.effects.append(Send(connection.session, request.frames))
+            self.effects.append(request.send(connection.session, now))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         due_ns = self._scan_at(now)
@@ -308,6 +313,11 @@ class Requests:
             self._replace(connection, now)
         elif command.type == Type.WELCOME:
             self._welcome(connection, command.body, now)
+        elif command.type == Type.HELD:
+            request = connection.waiting.get(command.request)
+            if request is not None:
+                connection.pace.answered(request.sent_ns, 0, now)
+                request.held(command.body.bytes, now)
         else:
             request = connection.waiting.pop(command.request, None)
             if request is not None:
@@ -439,8 +449,7 @@ class Requests:
         self.frame_bytes_max = body.frame_bytes_max
         assert connection.session is not None
         for request in connection.waiting.values():
-            request.sent_ns = now
-            self.effects.append(Send(connection.session, request.frames))
+            self.effects.append(request.send(connection.session, now))
 
     def _change_own(self, connection: Connection, fabric: str) -> None:
         """The own leader has another disk: nothing that was under way is meant for that."""

@@ -6,6 +6,8 @@ holder's ends. What is cut is a compacted batch, as a compacted one may leave of
 
 from __future__ import annotations
 
+from typing import Any
+
 from zfabric.model import Buffer
 from zfabric.wire import batch
 from zfabric.wire.batch import COMPACTED, BatchHeader
@@ -40,3 +42,11 @@ def cut(header: BatchHeader, payload: Buffer, first: int, following: int) -> tup
     )  # fmt: skip
     raw = batch.stamp(raw, header.partition, header.leader_epoch, following - first, first, header.append_time)
     return batch.parse(raw), raw, left
+
+
+def in_parts(head: bytes, joined: bytes, part_bytes: int) -> tuple[Any, ...]:
+    """Return the frames of an answer whose batches come in frames of at most ``part_bytes``; 0: in one."""
+    if not 0 < part_bytes < len(joined):
+        return (head, joined)
+    view = memoryview(joined)
+    return (head, *(view[at : at + part_bytes] for at in range(0, len(view), part_bytes)))

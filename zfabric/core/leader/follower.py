@@ -18,11 +18,16 @@ the same everywhere. Every 5 s it is seen whether one has gone away.
 **Idle.** A leader holds a FOLLOW while it has nothing, for 30 s and 3 ms more for each source that the keeper has, up
 to a minute: a keeper of 10,000 idle origins asks 167 questions a second, one of 200 asks seven.
 
-**Bounds.** A question to a source that is caught up asks for 32 KiB at most. One that is behind asks for 4 MiB, and at
-most 16 of these are under way. A source that fails, or whose batches could not be appended, is asked again after a
-pause that doubles from 0.1 s to 10 s. While this keeper's disk is full nobody is asked for batches, and everybody at
-once when there is room again. At most 1,000 sources are dialled at a time (OFFERs do not count): with more,
-they stand in line, questions are held for 5 s, and one that is caught up or has failed makes room for the first.
+**Lost.** A leader that holds a question says HELD after a second, and before a large answer. One that has said nothing
+for 5 s has not got the question: it is asked again, so that nobody waits for ``acks="all"`` as long as questions are
+held. An answer that is lost is the leader's to repeat.
+
+**Bounds.** A question to a source that is caught up asks for 32 KiB at most. One that is behind asks for what its link
+brings in a second or two (``core/appetite.py``), up to 4 MiB, and at most 16 of these are under way. A source that
+fails, or whose batches could not be appended, is asked again after a pause that doubles from 0.1 s to 10 s. While this
+keeper's disk is full nobody is asked for batches, and everybody at once when there is room again. At most 1,000 sources
+are dialled at a time (OFFERs do not count): with more, they stand in line, questions are held for 5 s, and one that is
+caught up or has failed makes room for the first.
 
 **Damage.** Each batch is verified (header, payload, place) against the ids of whoever was asked before it is handed on.
 One that is damaged is dropped with all behind it and asked for again; one that its leader finds damaged on its own disk
@@ -60,7 +65,6 @@ WAIT_MS: Final = 30_000
 WAIT_SOURCE_MS: Final = 3
 WAIT_IN_LINE_MS: Final = 5_000
 IDLE_BYTES: Final = 32 << 10
-BULK_BYTES: Final = 4 << 20
 BULK_MAX: Final = 16
 DIALLED_MAX: Final = 1_000
 CHECKED_AT_ONCE: Final = 200
@@ -328,20 +332,26 @@ class Follower:
             ordered = []  # Whatever came would have to be thrown away: it only says that its topics have changed.
         source.asked = {there: wanted[there] for there in ordered}
         body = Follow(
-            source.fabric, self._leader.fabric, BULK_BYTES if source.bulk else IDLE_BYTES,
+            source.fabric, self._leader.fabric, source.appetite.bytes if source.bulk else IDLE_BYTES,
             self._wait_ns() // 1_000_000, source.run, source.since(), max(source.version, 0),
             [FollowPart(there, *positions[wanted[there]]) for there in ordered],
+            source.appetite.part_bytes, True,
         )  # fmt: skip
         patience = self._wait_ns() + PATIENCE_NS
         answer = self._caller.call(
             source.endpoint, Type.FOLLOW, body, self._now, self._now + 2 * patience, "follow", 2 * patience / 1e9,
-            patience_ns=patience,
+            patience_ns=PATIENCE_NS if source.signs else patience, held_ns=patience,
         )  # fmt: skip
-        answer.on_done(lambda: self._followed(source, question, answer))
+        bulk, asked_ns = body.max_bytes if source.bulk else 0, self._now
+        answer.on_done(lambda: self._followed(source, question, answer, bulk, asked_ns))
 
-    def _followed(self, source: Source, question: int, answer: Answer) -> None:
+    def _followed(self, source: Source, question: int, answer: Answer, bulk: int, asked_ns: int) -> None:
         if question != source.question or not self._sources.knows(source):
             return
+        if bulk and answer.error is not None:
+            source.appetite.failed(bulk)
+        elif bulk:
+            source.appetite.answered(bulk, self._now - asked_ns, len(answer.result().rest[0]))
         self._stop_asking(source)
         error = answer.error
         body: Followed | None = None if error is not None else answer.result().body
@@ -353,6 +363,7 @@ class Follower:
             return
         source.answered_ns = self._now
         source.tell(body.run, body.since)
+        source.signs = body.signs
         if source.version != body.version:
             source.version = body.version
             source.metadata_due = self._now

@@ -5,6 +5,11 @@ has brought some (:meth:`Keepers.woken`) or its time is over; so a keeper hears 
 and an idle origin costs a question a minute. And an offset in it *confirms* that everything below is on the keeper's
 disk, since a keeper asks on only after its commit.
 
+Messages may be lost while their connection lives. So a keeper that wants it is told HELD once its question was held for
+a second: one that hears nothing asks again soon, and an idle origin has said one thing more a minute. And an answer
+that no further question has followed for 2 s is said once more, without what was in it, some times: a keeper that has
+had it takes no notice, and one that has not asks at once.
+
 ``acks="all"`` of a topic with ``replicas`` = n waits until n - 1 keepers have confirmed the batch. The answer is not
 refused while they are too few: it waits, and a producer that repeats the batch waits again, as the batch is stored
 but not confirmed. What is confirmed lives in memory alone: after a restart the keepers ask again and so confirm again.
@@ -19,19 +24,22 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
+import msgspec
+
 from zfabric import errors
 from zfabric.core.leader import lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.cutting import in_parts
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
-from zfabric.settings import FETCH_BYTES_MAX, UNCONFIRMED_MAX, check_range
+from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, FETCHED_BYTES_MAX, UNCONFIRMED_MAX, check_range
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
-from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart
+from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart, Held
 
 SHOWN_NS = 600_000_000_000
 """A keeper that has not asked for so long is not shown any more: it asks each minute, and may have another disk now."""
@@ -39,11 +47,22 @@ KEEPERS_MAX = 64
 """Keepers of one partition whose offsets are remembered; the one not heard of for longest is forgotten."""
 HELD_MAX = 10_000
 HEARD_MAX = 10_000
+SIGN_NS = 1_000_000_000
+ANNOUNCED_BYTES = 64 << 10
+"""An answer of more is announced."""
+REPEAT_NS = 2_000_000_000
+REPEATS = 8
 
 
 class _Held(NamedTuple):
     command: Command
     due_ns: int
+
+
+class _Answered(NamedTuple):
+    request: int
+    due_ns: int
+    repeats: int
 
 
 class _Ack(NamedTuple):
@@ -69,6 +88,8 @@ class Keepers:
         self._counters = counters
         self._damage = damage
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._unsigned: deque[tuple[int, bytes, int]] = deque()
+        self._answered: OrderedDict[bytes, _Answered] = OrderedDict()
         self._interest: dict[int, set[bytes]] = {}
         self._ready: dict[bytes, None] = {}
         self._confirmed: dict[int, OrderedDict[str, int]] = {}
@@ -158,7 +179,35 @@ class Keepers:
 
     def next_deadline(self) -> int | None:
         """When the first held question has waited long enough (monotonic ns)."""
-        return min((held.due_ns for held in self._held.values()), default=None)
+        wanted = [held.due_ns for held in self._held.values()]
+        while self._unsigned and not self._is_held(*self._unsigned[0][1:]):
+            self._unsigned.popleft()
+        if self._unsigned:
+            wanted.append(self._unsigned[0][0])
+        if self._answered:
+            wanted.append(next(iter(self._answered.values())).due_ns)
+        return min(wanted, default=None)
+
+    def _is_held(self, peer: bytes, request: int) -> bool:
+        held = self._held.get(peer)
+        return held is not None and held.command.request == request
+
+    def signs(self, now: int) -> list[tuple[bytes, tuple[Any, ...]]]:
+        """Return what is to be said, (peer, frames) each, to those whose questions or answers may have been lost."""
+        said: list[tuple[bytes, tuple[Any, ...]]] = []
+        while self._unsigned and self._unsigned[0][0] <= now:
+            _, peer, request = self._unsigned.popleft()
+            if self._is_held(peer, request):
+                said.append((peer, (messages.command(Type.HELD, request, Held(0)),)))
+        while self._answered:
+            peer, answered = next(iter(self._answered.items()))
+            if answered.due_ns > now:
+                break
+            del self._answered[peer]
+            said.append((peer, self._nothing(answered.request, self._assigned.epoch)))
+            if answered.repeats:
+                self._answered[peer] = _Answered(answered.request, now + REPEAT_NS, answered.repeats - 1)
+        return said
 
     def woken(self, now: int) -> list[tuple[bytes, Command]]:
         """Return the questions, (peer, command) each, that are to be answered now."""
@@ -184,29 +233,29 @@ class Keepers:
                 waiting.discard(peer)
                 if not waiting:
                     del self._interest[part.partition]
-        impatient = Follow(body.fabric, body.keeper, body.max_bytes, 0, body.run, body.since, body.version, body.parts)
-        return held.command._replace(body=impatient)
+        return held.command._replace(body=msgspec.structs.replace(body, wait_ms=0))
 
     def follow(self, peer: bytes, command: Command, now: int, txn: Transaction) -> list[tuple[bytes, tuple[Any, ...]]]:
         """Take a question; returns answers, (peer, frames) each: to it, to one that it replaces, to producers.
 
         Raises:
-            WrongFabric: another fabric is meant. InvalidArgument: more bytes are asked for than there may be.
+            WrongFabric: another fabric is meant. InvalidArgument: more bytes are asked for than there may be, or in
+                smaller parts.
         """
         body: Follow = command.body
         assigned = self._assigned
         if body.fabric != assigned.fabric:
             raise errors.WrongFabric(wanted=body.fabric, fabric=assigned.fabric)
         check_range("follow max_bytes", body.max_bytes, 1, FETCH_BYTES_MAX, "bytes")
+        if body.part_bytes:
+            check_range("follow part_bytes", body.part_bytes, FETCH_PART_BYTES_MIN, FETCH_BYTES_MAX, "bytes")
+        self._answered.pop(peer, None)
         if body.parts:
-            self._heard[body.keeper] = now
-            self._heard.move_to_end(body.keeper)
-            if len(self._heard) > HEARD_MAX:
-                self._heard.popitem(last=False)
+            self._hear(body.keeper, now)
         answers: list[tuple[bytes, tuple[Any, ...]]] = []
         older = self._release(peer)
         if older is not None and older.request != command.request:
-            answers.append((peer, self._nothing(older.request)))
+            answers.append((peer, self._nothing(older.request, 0)))
         self._commits.load({part.partition for part in body.parts if part.partition in assigned.places}, txn)
         parts: list[FollowedPart] = []
         blob: list[Any] = []
@@ -223,15 +272,35 @@ class Keepers:
             self._held[peer] = _Held(command, now + body.wait_ms * 1_000_000)
             for part in body.parts:
                 self._interest.setdefault(part.partition, set()).add(peer)
+            if body.held:
+                self._unsigned.append((now + SIGN_NS, peer, command.request))
             return answers
-        joined = b"".join(blob)
+        followed = Followed(assigned.fabric, run, since, assigned.version, parts, commits, True)
+        return answers + self._answer(peer, command, followed, b"".join(blob), now)
+
+    def _answer(
+        self, peer: bytes, command: Command, followed: Followed, joined: bytes, now: int
+    ) -> list[tuple[bytes, tuple[Any, ...]]]:
+        body: Follow = command.body
+        answers: list[tuple[bytes, tuple[Any, ...]]] = []
         self._counters.fetched_bytes += len(joined)
-        followed = Followed(assigned.fabric, run, since, assigned.version, parts, commits)
-        answers.append((peer, (messages.command(Type.FOLLOWED, command.request, followed), joined)))
+        if body.held and len(joined) > ANNOUNCED_BYTES:
+            held = Held(min(len(joined), FETCHED_BYTES_MAX))
+            answers.append((peer, (messages.command(Type.HELD, command.request, held),)))
+        if body.held and len(self._answered) < HELD_MAX:
+            self._answered[peer] = _Answered(command.request, now + REPEAT_NS, REPEATS)
+        head = messages.command(Type.FOLLOWED, command.request, followed)
+        answers.append((peer, in_parts(head, joined, body.part_bytes)))
         return answers
 
-    def _nothing(self, request: int) -> tuple[Any, ...]:
-        followed = Followed(self._assigned.fabric, 0, 0, self._assigned.version, [])
+    def _hear(self, keeper: str, now: int) -> None:
+        self._heard[keeper] = now
+        self._heard.move_to_end(keeper)
+        if len(self._heard) > HEARD_MAX:
+            self._heard.popitem(last=False)
+
+    def _nothing(self, request: int, run: int) -> tuple[Any, ...]:
+        followed = Followed(self._assigned.fabric, run, 0, self._assigned.version, [], [], True)
         return (messages.command(Type.FOLLOWED, request, followed), b"")
 
     def _read(

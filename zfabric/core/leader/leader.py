@@ -185,22 +185,13 @@ class Leader:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = []
-        if self._heads:
-            deadlines.append(next(iter(self._heads.values())))
-        staged = self._staging.next_deadline()
-        if staged is not None:
-            deadlines.append(staged)
-        maintenance = self._maintenance.next_deadline()
-        if maintenance is not None:
-            deadlines.append(maintenance)
-        held = self._keepers.next_deadline()
-        if held is not None:
-            deadlines.append(held)
-        return min(deadlines, default=None)
+        deadlines = [next(iter(self._heads.values()), None), self._staging.next_deadline()]
+        deadlines += [self._maintenance.next_deadline(), self._keepers.next_deadline()]
+        return min((due for due in deadlines if due is not None), default=None)
 
     def tick(self, txn: Transaction) -> None:
-        """Do what is due: shared commits, HEAD beacons, one step of maintenance."""
+        """Do what is due: shared commits, HEAD beacons, signs to keepers, one step of maintenance."""
+        self._effects += [Reply(peer, frames) for peer, frames in self._keepers.signs(self._now)]
         for partition_id in self._staging.due(self._now):
             self._unstage(partition_id, txn)
         while self._heads:

@@ -16,6 +16,7 @@ from zfabric.core.leader import groups, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.cutting import in_parts
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import SEARCH_BYTES, StoredLog
@@ -144,10 +145,7 @@ class Reading:
         counters.fetched_bytes += len(joined)
         counters.bytes_out += len(joined)
         head = messages.command(Type.FETCHED, command.request, messages.Fetched(results))
-        if not 0 < body.part_bytes < len(joined):
-            return (head, joined)
-        view = memoryview(joined)
-        return (head, *(view[at : at + body.part_bytes] for at in range(0, len(view), body.part_bytes)))
+        return in_parts(head, joined, body.part_bytes)
 
     def _compare(self, partition: Partition, part: messages.FetchPart, txn: Transaction) -> None:
         """Make sure that a reader who has read up to ``part.seen`` has read this log.

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from zfabric.core.appetite import Appetite
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.damage import Damage
 from zfabric.wire.messages import Command
@@ -23,6 +24,7 @@ OFFERED: Final = "offer:"
 """What endpoints begin with of fabrics that have dialled us."""
 AWAY_NS: Final = 5_000_000_000
 PAUSE_NS: Final = 100_000_000
+BULK_BYTES: Final = 4 << 20
 PAUSE_MAX_NS: Final = 10_000_000_000
 
 
@@ -48,9 +50,12 @@ class Caller(Protocol):
 
     def call(
         self, endpoint: str, kind: int, body: msgspec.Struct, now: int, deadline_ns: int, what: str, seconds: float, *,
-        patience_ns: int = ...,
+        patience_ns: int = ..., held_ns: int | None = ...,
     ) -> Answer:  # fmt: skip
-        """Ask, again on each new connection, until there is an answer or the deadline has come."""
+        """Ask, again on each new connection, until there is an answer or the deadline has come.
+
+        Once the other side says HELD, the patience is ``held_ns``.
+        """
         ...
 
     def connected(self, endpoint: str) -> bool:
@@ -91,8 +96,8 @@ class Source:
     ``led`` are the ids of its own partitions there; ``holds`` tells the id there of a copy, by (origin, id at the
     origin). ``asked`` maps the ids there of the question under way to our copies; ``before`` are the ends of those that
     its answer had something for. ``told``: by id there, up to which version of its ``run`` its commits are known.
-    ``in_line``: it waits until a connection is free. ``answered_ns``: when it said something last. ``due``: its place
-    in the queue.
+    ``in_line``: it waits until a connection is free. ``signs``: it says HELD of a question that it has.
+    ``answered_ns``: when it said something last. ``due``: its place in the queue.
     """
 
     endpoint: str
@@ -114,6 +119,8 @@ class Source:
     in_line: bool = False
     run: int = 0
     told: dict[int, int] = field(default_factory=dict)
+    signs: bool = False
+    appetite: Appetite = field(default_factory=lambda: Appetite(BULK_BYTES))
     answered_ns: int = -(1 << 62)
     pause_ns: int = PAUSE_NS
     ask_at: int = 0
@@ -200,6 +207,7 @@ class Sources:
         source.run = 0
         source.told = {}
         source.version = -1
+        source.signs = False
         if self.is_away(fabric, now):
             self._by_fabric[fabric] = source
 
