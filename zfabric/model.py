@@ -171,7 +171,11 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         mesh: name of the mesh that it is a member of, or "". mesh_members: alive or suspected there, itself included.
         mesh_health: how slow it finds itself, 0 is healthy. mesh_links: connections of gossip that it has made.
         mesh_sent, mesh_sent_bytes, mesh_received, mesh_received_bytes: frames of gossip since it started.
-        mesh_refused: those that were garbage, of another mesh, or signed with another key. mesh_replayed: seen before.
+        mesh_refused: those that were garbage, of another mesh, or signed with another key; mesh_refused_meshes and
+            mesh_refused_keys are the latter two. mesh_replayed: seen before.
+        mesh_refused_members, mesh_refused_metadata: claims about members that were not believed, and what members
+            tell of themselves that was not kept, for want of room or because of an impossible incarnation.
+        mesh_seeds_unanswered: seeds behind which nobody of this mesh was found since the start.
         mesh_strangers: of those that are no members. mesh_collisions: claims of an id that another process bears.
         mesh_refutations: claims about itself that it has refuted. mesh_beacons: of this mesh on the local network, its
             own included. mesh_beacons_refused: of other meshes, or garbage, or too many.
@@ -215,6 +219,11 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     mesh_refutations: int = 0
     mesh_beacons: int = 0
     mesh_beacons_refused: int = 0
+    mesh_refused_meshes: int = 0
+    mesh_refused_keys: int = 0
+    mesh_refused_members: int = 0
+    mesh_refused_metadata: int = 0
+    mesh_seeds_unanswered: int = 0
 
 
 MemberState = Literal["alive", "suspect", "failed", "left"]

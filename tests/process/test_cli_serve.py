@@ -141,6 +141,42 @@ def test_two_nodes_with_a_key_form_a_mesh(tmp_path):
         assert end_first()[0] == 0
 
 
+def test_two_with_different_keys_both_say_so_in_their_logs(tmp_path):
+    """They are silent to each other: without that nobody would know why they do not meet."""
+    for name in "ab":
+        run("keys", "generate", "--mesh", str(tmp_path / f"{name}.key"))
+    logs = {name: tmp_path / f"{name}.log" for name in "ab"}
+    url, running = "", []
+    try:
+        for name, log in logs.items():
+            command = [
+                *SERVE,
+                "--data",
+                str(tmp_path / name),
+                "--listen",
+                "127.0.0.1:0",
+                "--leaders",
+                "1",
+                "--no-beacon",
+            ]
+            command += ["--mesh", "plant", "--mesh-key", str(tmp_path / f"{name}.key")]
+            command += ["--seed", url.removeprefix("zf://")] if url else []
+            with log.open("wb") as file:
+                running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True))
+            url = re.search(r"zf://\S+", running[-1].stdout.readline()).group(0)
+        assert until(
+            lambda: "gossip_refused mesh=plant other_meshes=0 other_keys=" in logs["a"].read_text(), PATIENCE_S
+        )
+        assert "last_from=127.0.0.1" in logs["a"].read_text()
+        assert until(lambda: "mesh_alone mesh=plant seeds=tcp://127.0.0.1:" in logs["b"].read_text(), PATIENCE_S)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(PATIENCE_S)
+            process.stdout.close()
+
+
 def test_what_is_wrong_with_the_mesh_is_said_before_anything_is_started(tmp_path):
     for arguments, word in (
         (("--mesh", "m", "--mesh-key", str(tmp_path / "none")), "zfabric keys generate"),

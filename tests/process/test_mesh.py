@@ -107,7 +107,11 @@ def test_members_without_the_key_and_of_other_meshes_are_not_heard(mesh, tmp_pat
         mesh("4", name="other", key_file=keys[0], seeds=[first]),
     ]
     assert agree([first, second])
-    assert until(lambda: counter(first, "refused") >= 3, PATIENCE_S)
+    assert until(lambda: counter(first, "refused_keys") >= 2, PATIENCE_S)
+    assert until(lambda: counter(first, "refused_meshes") >= 1, PATIENCE_S)
+    assert counter(first, "refused") >= 3
+    assert [counter(stranger, "seeds_unanswered") for stranger in strangers] == [1, 1, 1]
+    assert counter(second, "seeds_unanswered") == 0
     assert agree([first, second])
     assert all(stranger.states() == {stranger.endpoint: "alive"} for stranger in strangers)
 

@@ -286,6 +286,14 @@ def connect(socket: Socket, endpoint: str, *, patient: bool = False) -> None:
     socket.connect(endpoint)
 
 
+def address_of(frame: zmq.Frame) -> str:
+    """Return the address from which a received frame came; "" where the transport has none."""
+    try:
+        return str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""
+
+
 def bind(socket: Socket, endpoint: str) -> str:
     """Listen on ``endpoint`` and return it as clients may use it, with the port that ``:0`` or ``:*`` became.
 

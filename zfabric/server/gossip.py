@@ -26,6 +26,7 @@ from zfabric.model import Buffer
 from zfabric.modes.options import MeshOptions
 from zfabric.net.addresses import found_address
 from zfabric.net.links import Links
+from zfabric.server.remarks import Refused, Remarks
 from zfabric.settings import MeshSettings
 from zfabric.store import keyfile, meshfile
 from zfabric.wire import beacon as beacons
@@ -102,6 +103,8 @@ class Gossip:
         self._measure_due = 0
         self._store_due = now + UPKEEP_NS
         self._collision_due = 0
+        self._remarks = Remarks(now)
+        self._refused_from = ""
         self._leaving = False
         self._roster.incarnate(self._mesh.me.incarnation)
         if options.way and _is_local(options.endpoint):
@@ -114,9 +117,12 @@ class Gossip:
         """Whether good-bye was said."""
         return self._mesh.left
 
-    def receive(self, peer: bytes, frame: Buffer, now: int) -> None:
-        """Take a frame that a peer of the ROUTER has sent."""
+    def receive(self, peer: bytes, frame: Buffer, whence: Callable[[], str], now: int) -> None:
+        """Take a frame that a peer of the ROUTER has sent; ``whence`` tells its address, or ""."""
+        before = self._mesh.counters.refused
         self._mesh.receive(f"@{peer.hex()}", bytes(frame[: gossip.STATE_BYTES_MAX + 1]), now)
+        if self._mesh.counters.refused != before:
+            self._refused_from = whence()
 
     def step(self, now: int) -> None:
         """Take what came over the links, do what is due, tell the roster, and send."""
@@ -159,7 +165,7 @@ class Gossip:
 
     def values(self) -> dict[str, int | float | str]:
         """Return counters for STATUS_IS."""
-        counters = self._mesh.counters
+        counters, refused = self._mesh.counters, self._refused()
         return {
             "mesh": self._options.name,
             "mesh_members": self._mesh.live + 1,
@@ -169,8 +175,12 @@ class Gossip:
             "mesh_sent_bytes": counters.sent_bytes,
             "mesh_received": counters.received,
             "mesh_received_bytes": counters.received_bytes,
-            "mesh_refused": counters.refused_size + counters.refused_format + counters.refused_version
-            + counters.refused_mesh + counters.refused_mac + self.links.misshapen,
+            "mesh_refused": sum(refused),
+            "mesh_refused_meshes": refused.meshes,
+            "mesh_refused_keys": refused.keys,
+            "mesh_refused_members": counters.members_refused + counters.incarnations_refused,
+            "mesh_refused_metadata": counters.metadata_refused,
+            "mesh_seeds_unanswered": len(self._mesh.unanswered),
             "mesh_replayed": counters.replayed,
             "mesh_strangers": counters.strangers,
             "mesh_collisions": counters.collisions,
@@ -178,6 +188,30 @@ class Gossip:
             "mesh_beacons": self._introductions.heard,
             "mesh_beacons_refused": self._beacons_refused + self._introductions.refused,
         }  # fmt: skip
+
+    def _refused(self) -> Refused:
+        counters = self._mesh.counters
+        return Refused(
+            counters.refused_mesh,
+            counters.refused_mac,
+            counters.refused_version,
+            counters.refused_size + counters.refused_format + self.links.misshapen,
+        )
+
+    def _remark(self, now: int) -> None:
+        """Say what somebody should look at."""
+        unanswered = self._mesh.unanswered
+        if self._remarks.alone(self._mesh.live, len(unanswered), now):
+            log.warning(
+                "mesh_alone mesh=%s seeds=%s hint=%s", self._options.name, ",".join(unanswered),
+                "none answers: it is not there, or of another mesh, or has another key; its log would tell",
+            )  # fmt: skip
+        refused = self._remarks.refused(self._refused(), now)
+        if refused is not None:
+            log.warning(
+                "gossip_refused mesh=%s other_meshes=%d other_keys=%d other_versions=%d garbage=%d last_from=%s",
+                self._options.name, *refused, self._refused_from,
+            )  # fmt: skip
 
     def _tell(self, event: MemberEvent, now: int) -> None:
         kind, member = event.kind, event.member
@@ -225,6 +259,7 @@ class Gossip:
         self.links.tick(now)
         if self._options.way and not self._leaving:
             self._look_where_we_are(now)
+        self._remark(now)
         if now >= self._measure_due:
             members = self._roster.ids()
             self._measure_due = now + max(MEASURE_NS, MEASURE_MEMBER_NS * len(members))

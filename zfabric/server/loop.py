@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -285,7 +286,7 @@ class Loop:
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
                 if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
                     del self._peers[peer]
-                    self._gossip.receive(peer, first, now)
+                    self._gossip.receive(peer, first, partial(sockets.address_of, parts[1]), now)
                     continue
                 self._leader.counters.errors += 1
                 request = messages.request_id(first)

@@ -70,3 +70,8 @@ class Counters:
     probes_failed: int = 0
     refutations: int = 0
     pauses: int = 0
+
+    @property
+    def refused(self) -> int:
+        """Frames that were no gossip of this mesh."""
+        return self.refused_size + self.refused_format + self.refused_version + self.refused_mesh + self.refused_mac

@@ -43,16 +43,17 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.effects import Datagram
-from zfabric.core.mesh import dissemination, rules
+from zfabric.core.mesh import dissemination
 from zfabric.core.mesh.antientropy import differing
 from zfabric.core.mesh.beliefs import Beliefs
+from zfabric.core.mesh.checks import check_endpoint, check_member, is_endpoint
 from zfabric.core.mesh.events import Counters, MemberEvent
 from zfabric.core.mesh.health import Allowance, Awareness
 from zfabric.core.mesh.probing import NACK_SHARE, Probe, Relay, Relays
 from zfabric.core.mesh.table import Table
 from zfabric.core.mesh.timers import Timers
 from zfabric.core.mesh.voice import ROOM, Voice
-from zfabric.settings import MESH_METADATA_BYTES_MAX, MeshSettings
+from zfabric.settings import MeshSettings
 from zfabric.wire import gossip
 from zfabric.wire.gossip import Codec, Member, Message, Status, Type
 
@@ -84,7 +85,7 @@ class Mesh:
         self, codec: Codec, *, id: bytes, instance: int, endpoint: str, random: Random, now: int,
         metadata: bytes = b"", incarnation: int = 1, settings: MeshSettings | None = None,
     ) -> None:  # fmt: skip
-        _check(id, endpoint, incarnation, metadata)
+        check_member(id, endpoint, incarnation, metadata)
         self._settings = settings = settings or MeshSettings()
         self._codec = codec
         self._random = random
@@ -134,6 +135,11 @@ class Mesh:
         """How many others are alive or suspected."""
         return self._table.live
 
+    @property
+    def unanswered(self) -> list[str]:
+        """Seeds behind which no member was found since the start."""
+        return [seed for seed, known in self._seeds.items() if not known]
+
     def members(self) -> list[Member]:
         """Return all others that are known, failed and left ones included."""
         return list(self._table)
@@ -160,7 +166,7 @@ class Mesh:
         if len(self._seeds | dict.fromkeys(seeds, b"")) > SEEDS_MAX:
             raise errors.InvalidArgument(name="seeds", value=f"{len(seeds)}", allowed=f"at most {SEEDS_MAX}")
         for seed in seeds:
-            _check_endpoint("seed", seed)
+            check_endpoint("seed", seed)
         first = not self._seeds
         for seed in seeds:
             if seed != self._voice.me.endpoint and seed not in self._seeds:
@@ -182,7 +188,7 @@ class Mesh:
         """
         me = self._voice.me
         endpoint = endpoint or me.endpoint
-        _check(me.id, endpoint, 1, metadata)
+        check_member(me.id, endpoint, 1, metadata)
         if (metadata, endpoint) != (me.metadata, me.endpoint) and not self._voice.leaving:
             version = me.version + (metadata != me.metadata)
             news = {"incarnation": me.incarnation + 1, "version": version, "metadata": metadata, "endpoint": endpoint}
@@ -469,32 +475,3 @@ class Mesh:
 
     def _sync_interval(self) -> int:
         return dissemination.sync_interval(self._settings.sync_interval_ns, self._table.live + 1)
-
-
-def _check(id: bytes, endpoint: str, incarnation: int, metadata: bytes) -> None:
-    if len(id) != gossip.ID_BYTES or id == gossip.NOBODY:
-        raise errors.InvalidArgument(name="id", value=repr(id)[:100], allowed="16 bytes, not all zero")
-    if not 1 <= incarnation <= rules.INCARNATION_STEP_MAX:
-        raise errors.InvalidArgument(
-            name="incarnation", value=str(incarnation), allowed=f"1 to {rules.INCARNATION_STEP_MAX}"
-        )
-    _check_endpoint("endpoint", endpoint)
-    _check_metadata(metadata)
-
-
-def is_endpoint(text: str) -> bool:
-    """Tell whether a text can be an endpoint; one with an @ in front is what a shell calls a connection."""
-    printable = text.isascii() and text.isprintable() and " " not in text and text[:1] != "@"
-    return printable and 1 <= len(text) <= gossip.ENDPOINT_BYTES_MAX
-
-
-def _check_endpoint(name: str, endpoint: str) -> None:
-    if not is_endpoint(endpoint):
-        allowed = f"1 to {gossip.ENDPOINT_BYTES_MAX} printable ASCII characters without blanks, and no @ in front"
-        raise errors.InvalidArgument(name=name, value=repr(endpoint)[:100], allowed=allowed)
-
-
-def _check_metadata(metadata: bytes) -> None:
-    if len(metadata) > MESH_METADATA_BYTES_MAX:
-        allowed = f"at most {MESH_METADATA_BYTES_MAX} bytes"
-        raise errors.InvalidArgument(name="metadata", value=f"{len(metadata)} bytes", allowed=allowed)

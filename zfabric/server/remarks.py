@@ -1,0 +1,62 @@
+"""What a member of a mesh says in its log when it finds nobody, and when it hears those that it must not hear.
+
+Two machines with different keys, or of meshes of different names, are silent to each other: frames of strangers are
+never answered. So each says it in its own log, or whoever mistyped a key would look for the reason in the network.
+
+- Alone: nobody was found five seconds after the start, and there are seeds that have not answered. Once, and again
+  every ten minutes as long as that lasts. Who has met others is told of each that fails, and need not hear this.
+- Refused: at once with the first frame, then at most once a minute, with counts of all since the last time: a flood is
+  a line a minute.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+SECOND: Final = 1_000_000_000
+ALONE_NS: Final = 5 * SECOND
+ALONE_AGAIN_NS: Final = 600 * SECOND
+REFUSED_AGAIN_NS: Final = 60 * SECOND
+
+
+class Refused(NamedTuple):
+    """Frames of gossip that were refused: of other meshes, with other keys, of other versions, and what was none."""
+
+    meshes: int = 0
+    keys: int = 0
+    versions: int = 0
+    garbage: int = 0
+
+
+class Remarks:
+    """When to say which. ``now`` is monotonic ns."""
+
+    def __init__(self, now: int) -> None:
+        self._met = False
+        self._alone_due = now + ALONE_NS
+        self._told = Refused()
+        self._refused_due = now
+
+    def alone(self, others: int, unanswered: int, now: int) -> bool:
+        """Tell whether to say that nobody was found.
+
+        Args:
+            others: members that are thought to live. unanswered: seeds that have not answered.
+        """
+        self._met = self._met or others > 0
+        if self._met or not unanswered or now < self._alone_due:
+            return False
+        self._alone_due = now + ALONE_AGAIN_NS
+        return True
+
+    def refused(self, total: Refused, now: int) -> Refused | None:
+        """Return what was refused since that was said last, if it is to be said now.
+
+        Args:
+            total: since the start.
+        """
+        if total == self._told or now < self._refused_due:
+            return None
+        news = Refused(*(count - before for count, before in zip(total, self._told, strict=True)))
+        self._told, self._refused_due = total, now + REFUSED_AGAIN_NS
+        return news
