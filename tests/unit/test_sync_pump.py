@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 
@@ -154,6 +155,57 @@ def test_messages_without_end_keep_nothing_that_is_due_from_being_done():
         with pump.lock:
             pump.drive(driver)
         assert driver.done
+    finally:
+        pump.close()
+
+
+class Post(Chatter):
+    """Messages lie there for those who ask, or come to those who sleep."""
+
+    due_ns = None
+
+    def __init__(self, lie):
+        super().__init__()
+        self.lie = lie
+        self.generation = 0
+        self.reader, self.writer = os.pipe()
+        if not lie:
+            os.write(self.writer, b".")
+
+    def fds(self):
+        return [self.reader]
+
+    def unread(self):
+        return self.reader if self.lie else None
+
+    def take(self, fd):
+        return (1, [b"message"])
+
+
+@pytest.mark.parametrize("lie", [True, False])
+def test_who_slept_for_a_message_gets_it_without_a_look_for_others(lie):
+    """It is alone nearly always; where it lay there already, more may, and those are taken together."""
+    driver = Post(lie)
+    looked = []
+    driver.step = lambda ready=None, until=None: looked.append(ready)
+    pump = Pump(driver)
+    pending = Pending()
+    driver.receive = lambda session, frames, now: pending.resolve(None)
+    try:
+        assert pump.arrive(pending, 30.0)
+        assert looked == ([()] if lie else [])
+    finally:
+        pump.close()
+        os.close(driver.reader)
+        os.close(driver.writer)
+
+
+def test_who_waits_for_an_arrival_does_so_until_its_time_is_up():
+    driver = Letter(Pending())
+    driver.received = 1  # There is none.
+    pump = Pump(driver)
+    try:
+        assert not pump.arrive(Pending(), 0.01)
     finally:
         pump.close()
 

@@ -180,7 +180,7 @@ class Consumer:
             pending = self._core.ready()
         if pending.done:
             return False
-        await self._pump.wait(pending, timeout)
+        await self._pump.arrive(pending, timeout)
         return True
 
     async def __aiter__(self) -> AsyncIterator[Record]:

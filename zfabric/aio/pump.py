@@ -226,6 +226,10 @@ class Pump:
             return pending.done
         return True
 
+    async def arrive(self, pending: Pending[Any], timeout: float | None) -> bool:
+        """As :meth:`wait`, for what comes by itself; here there is no shorter way."""
+        return await self.wait(pending, timeout)
+
     async def _wait(self, pending: Pending[Any]) -> None:
         assert self._loop is not None
         future: asyncio.Future[None] = self._loop.create_future()

@@ -223,6 +223,10 @@ class AsyncPump(SimPump):
         self.flush()
         return await self._world.wait(pending, timeout)
 
+    async def arrive(self, pending: Pending[Any], timeout: float | None) -> bool:
+        """As :meth:`wait`."""
+        return await self.wait(pending, timeout)
+
     def flush_soon(self) -> None:
         """As :meth:`flush`."""
         self.flush()
@@ -264,6 +268,10 @@ class SyncPump(SimPump):
         self.flush()
         seconds = 1e9 if timeout is None else timeout
         return self._world.run_until(lambda: pending.done, seconds)
+
+    def arrive(self, pending: Pending[Any], timeout: float | None) -> bool:
+        """As :meth:`wait`."""
+        return self.wait(pending, timeout)
 
     def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
         """Have the core begin an errand, and let the world go on until it is done, which the core sees to."""

@@ -181,7 +181,7 @@ class Consumer:
             pending = self._core.ready()
         if pending.done:
             return False
-        self._pump.wait(pending, timeout)
+        self._pump.arrive(pending, timeout)
         return True
 
     def __iter__(self) -> Iterator[Record]:

@@ -63,6 +63,51 @@ def test_a_published_batch_that_begins_where_it_reads_is_taken(wire):
     assert (consumer.cursor(0).position, consumer.gaps) == (2, 0)
 
 
+def receive_calmly(wire, *messages):
+    """Hand messages to a client whose pump is calm; tells whether it may stay so, which must then be true."""
+    client = wire.client
+    for frames in messages:
+        due_ns = client.next_deadline()
+        client.restless = False
+        client.receive(subscription(wire), frames, wire.now)
+        if client.restless:
+            return False
+        assert not client.requests.wants
+        assert client.next_deadline() >= due_ns
+    return True
+
+
+def test_a_pump_has_nothing_to_do_for_what_is_published_as_usual(wire):
+    """A look for what is due would take longer than the record."""
+    consumer = wire.consumer()
+    live(wire, consumer)
+    wire.pass_time(0.01)
+    publish(wire, published(1, 0, [b"a"]))  # A silence is a shorter one from now on.
+    assert receive_calmly(wire, published(1, 1, [b"b"]), published(1, 1, [b"b"]), head(1, 2), published(1, 2, [b"c"]))
+    wire.client.restless = False
+    assert values(consumer) == [b"a", b"b", b"c"]
+    assert not wire.client.restless
+
+
+@pytest.mark.parametrize("frames", [head(1, 3), published(1, 1, [b"later"])])
+def test_a_pump_hears_of_what_was_missed(wire, frames):
+    consumer = wire.consumer()
+    live(wire, consumer)
+    assert not receive_calmly(wire, frames)
+
+
+def test_a_pump_hears_that_a_full_buffer_has_room_again(wire):
+    """There is something to ask for, which nothing that comes in would tell."""
+    consumer = wire.consumer(buffer_bytes=1_000)
+    live(wire, consumer)
+    publish(wire, published(1, 0, [b"a" * 2_000]))
+    assert not receive_calmly(wire, published(1, 1, [b"b"]))
+    wire.step()
+    wire.client.restless = False
+    assert len(values(consumer)) == 1
+    assert wire.client.restless
+
+
 def test_one_that_was_seen_is_left_out(wire):
     consumer = wire.consumer()
     live(wire, consumer)

@@ -376,12 +376,12 @@ class Client:
             if not machine.received(session, frames, now):
                 self.restless = True
             return
-        self.restless = True
         reader = self._by_session.get(session)
-        if reader is not None:
-            reader.published(session, frames, now)
-        else:
+        if reader is None:
+            self.restless = True
             self.requests.receive(session, frames, now)
+        elif not reader.published(session, frames, now):
+            self.restless = True
 
     def connected(self, session: int, now: int) -> None:
         """A session's connection is there."""

@@ -215,6 +215,7 @@ class Consumer:
         if self._waiting is None:
             self._waiting = Pending()
         if self._share is not None:
+            self._client.restless = True
             self._share.returned()
         waiting = self._waiting
         self.wake()
@@ -251,13 +252,18 @@ class Consumer:
         """
         taken: list[Record] = []
         while len(taken) < most:
-            if taken and self._stocked.first() is None:
-                break
-            cursor = self._next()
+            cursor = self._stocked.first(self._last) if taken else self._next()
             if cursor is None:
                 break
+            self._last = cursor.place
             taken += cursor.take(most - len(taken))
+            self._took(cursor)
         return taken
+
+    def _took(self, cursor: Cursor) -> None:
+        """Something was taken: there may be room to ask for more."""
+        if self.total_bytes is not None or not cursor.live:
+            self._client.restless = True
 
     @property
     def wants(self) -> bool:
@@ -269,6 +275,7 @@ class Consumer:
         cursor = self._next()
         if cursor is None:
             return None
+        self._took(cursor)
         return cursor.take_batch()
 
     def rewind(self, numbers: Iterable[int], now: int) -> None:
@@ -376,26 +383,26 @@ class Consumer:
                 self._missing(cursor, errors.UnknownTopic(topic=topic))
             self.wake()
 
-    def published(self, session: int, frames: Sequence[Any], now: int) -> None:
-        """Take what one of the leaders has published."""
+    def published(self, session: int, frames: Sequence[Any], now: int) -> bool:
+        """Take what one of the leaders has published; tells whether nothing has to be done for it, or earlier."""
         feed = self._sessions.get(session)
         if feed is not None and frames and (feed.trusted or not self._client.scattered):
-            feed.published(frames, now)
+            return feed.published(frames, now)
+        return True
 
     def connected(self, session: int, now: int) -> None:
         """A subscription takes effect about now."""
-        feed = self._sessions.get(session)
-        if feed is not None:
+        if (feed := self._sessions.get(session)) is not None:
             feed.connected(now)
 
     def lost(self, session: int, now: int) -> None:
         """A subscription ended."""
-        feed = self._sessions.pop(session, None)
-        if feed is not None:
+        if (feed := self._sessions.pop(session, None)) is not None:
             feed.lost(now)
 
     def tick(self, now: int) -> None:
         """Fetch for whoever is behind, and for everybody after a silence."""
+        self._client.restless = True
         if self.closed:
             return
         self._commits.tick(now)
@@ -407,9 +414,7 @@ class Consumer:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = [
-            wanted for feed in self._feeds.values() if feed.by_id and (wanted := feed.next_deadline()) is not None
-        ]
+        deadlines = [due for feed in self._feeds.values() if feed.by_id and (due := feed.next_deadline()) is not None]
         share_ns = None if self._share is None else self._share.next_deadline()
         deadlines += [wanted for wanted in (share_ns, self._commits.next_deadline()) if wanted is not None]
         return min(deadlines, default=None)

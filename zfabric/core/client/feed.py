@@ -134,11 +134,13 @@ class Feed:
         cursor.live = False
         self._fetch(now)
 
-    def heard(self, cursor: Cursor, now: int) -> None:
-        """What was published is all there is of its partition."""
+    def heard(self, cursor: Cursor, now: int) -> bool:
+        """What was published is all there is of its partition; tells whether nothing is due any earlier for it."""
         cursor.heard_ns = now
         self._silence_ns = IDLE_NS
-        self._due_ns = min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
+        before_ns = self._due_ns
+        self._due_ns = due_ns = min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
+        return before_ns is not None and before_ns <= due_ns
 
     def _settle(self, now: int) -> None:
         """Ask for what is silent in a moment, then after a silence."""
@@ -266,39 +268,43 @@ class Feed:
 
     # Subscriptions.
 
-    def published(self, frames: Sequence[Any], now: int) -> None:
-        """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that."""
+    def published(self, frames: Sequence[Any], now: int) -> bool:
+        """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that.
+
+        Tells whether it was as usual: nothing is to be asked for it, and :meth:`next_deadline` has not become earlier.
+        """
         consumer = self._consumer
         cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is None or not cursor.live or cursor.expected < 0:
-            return
+            return True
         if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
             cursor.end = max(cursor.end, messages.HEAD.unpack(frames[1])[0])
             if cursor.end > cursor.expected:
                 self.fall_behind(cursor, now)
-            else:
-                self.heard(cursor, now)
-            return
+                return False
+            return self.heard(cursor, now)
         if len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
-            return
+            return True
         header = batch.parse(frames[1])
         if header.base_offset + header.span <= cursor.expected:
-            return
+            return True
         if cursor.seen and header.leader_epoch != cursor.epoch:
             # Perhaps the log was set back: whether it is the same is the leader's to say.
             self.fall_behind(cursor, now)
-        elif header.base_offset != cursor.expected or batch.damage(
+            return False
+        if header.base_offset != cursor.expected or batch.damage(
             frames[1], frames[2], header, cursor.id, cursor.expected
         ):
             consumer.gaps += 1
             self.fall_behind(cursor, now)
-        elif cursor.buffered >= consumer.buffer_bytes or consumer.full:
+            return False
+        if cursor.buffered >= consumer.buffer_bytes or consumer.full:
             self.subscribe(cursor, on=False)
             cursor.live = False
-        else:
-            cursor.take_in(header, frames[2])
-            self.heard(cursor, now)
-            consumer.wake()
+            return False
+        cursor.take_in(header, frames[2])
+        consumer.wake()
+        return self.heard(cursor, now)
 
     def connected(self, now: int) -> None:
         """The subscription takes effect about now: fetch what was committed before that and after the last fetch.

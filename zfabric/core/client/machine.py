@@ -62,8 +62,8 @@ class Reader(Protocol):
 
     topic: str
 
-    def published(self, session: int, frames: Sequence[Any], now: int) -> None:
-        """Take a published message of one of the reader's sessions."""
+    def published(self, session: int, frames: Sequence[Any], now: int) -> bool:
+        """Take a published message of one of its sessions; tells whether nothing has to be done for it, or earlier."""
         ...
 
     def connected(self, session: int, now: int) -> None:
