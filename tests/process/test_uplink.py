@@ -149,6 +149,8 @@ def test_of_two_commands_the_earlier_one_ends_and_says_why(fabrics, urls):
         (("--topic", "a", "--group", "-"), 2),
         (("--topic", "a", "--compression", "gzip"), 2),
         (("--topic", "sensor.a", "--once", "--no-create"), 4),
+        (("--topic", "nowhere", "--once"), 4),
+        (("--topic", "a", "--to", "zf+peer://plant"), 2),
     ],
 )
 def test_what_it_cannot_do_is_named(urls, arguments, status):

@@ -102,11 +102,13 @@ class Fabric(Calling):
 
     Attributes:
         url: as errors name it. topics, groups: their administration. waiting: for several consumers, or for a time.
+        mesh: whether it is a mesh of peers, each of which has a part of every topic.
     """
 
     def __init__(self, url: str, pump: Pump, core: Client, timeout: float) -> None:
         super().__init__(pump, core, timeout)
         self.url = url
+        self.mesh = core.scattered
         self.topics = Topics(self)
         self.groups = Groups(self)
         self.waiting = Waiting(pump)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zfabric import errors
 from zfabric.cli.options import connect, console, counted
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ def command(  # noqa: PLR0917 - one parameter an option
     knows what it has. An unreachable side is tried again for ever unless --give-up says otherwise. What was removed at
     the source before it could be shipped is told and passed over.
     """
+    from zfabric.modes.peerurl import SCHEME
+
+    if target.startswith(f"{SCHEME}:"):
+        raise errors.InvalidArgument(name="--to", value=target, allowed="zf://HOST:PORT or zf+file:DIR")
     if give_up is not None:
         timeout = min(timeout, max(give_up, 0.001))  # One attempt must not take longer than all of them.
     with connect(source, timeout) as here, connect(target, timeout) as there:
@@ -271,7 +276,11 @@ def _say_result(status: UplinkStatus) -> None:
     text = f"{counted(status.records, 'record')} shipped of {counted(len(status.topics), 'topic')}"
     if status.skipped:
         text += f", {counted(status.skipped, 'offset')} missed"
-    click.echo(f"{text}, {counted(status.lag, 'record')} behind", err=True)
+    click.echo(f"{text}, {_behind(status.lag)}", err=True)
+
+
+def _behind(lag: int | None) -> str:
+    return "how far behind is not known" if lag is None else f"{counted(lag, 'record')} behind"
 
 
 def _line(document: dict[str, Any]) -> Any:
@@ -279,7 +288,7 @@ def _line(document: dict[str, Any]) -> Any:
 
     line = Text(
         f"{document['records']:,} records  {document['records_per_s']:,.0f} records/s  "
-        f"{document['bytes_per_s'] / 1e3:,.1f} kB/s  {document['lag']:,} behind  {len(document['topics']):,} topics"
+        f"{document['bytes_per_s'] / 1e3:,.1f} kB/s  {_behind(document['lag'])}  {len(document['topics']):,} topics"
     )
     if document["skipped"]:
         line.append(f"  {document['skipped']:,} missed", style="yellow")

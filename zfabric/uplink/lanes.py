@@ -75,6 +75,10 @@ class Lane:
         self.position = offset
         return gap
 
+    def grew(self, end: int) -> None:
+        """Note where the source's log ends now."""
+        self.end = max(self.end, end)
+
     def read(self, first: int, following: int) -> tuple[int, int] | None:
         """Note that a batch of the offsets ``first`` to ``following - 1`` was read; returns the gap before it.
 

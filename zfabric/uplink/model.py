@@ -51,7 +51,8 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     """An uplink at one moment: sums over its partitions, and each of them.
 
     Attributes:
-        topics: names at the source. records, skipped, lag: as in :class:`PartitionStatus`.
+        topics: names at the source. records, skipped: as in :class:`PartitionStatus`. lag: as well; None before both
+            sides have told what they have of every topic.
         sent_bytes: handed to sockets towards the hub since it began, repeats included.
         in_flight_bytes: read at the source and not acknowledged by the hub.
         problem: why something does not go on at the moment; None if all does.
@@ -60,7 +61,7 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     topics: list[str]
     records: int
     skipped: int
-    lag: int
+    lag: int | None
     sent_bytes: int
     in_flight_bytes: int
     problem: str | None
@@ -72,8 +73,8 @@ class Notice(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: ``"begun"`` (a topic is followed from now on), ``"gap"``, ``"trouble"`` (it is tried again), ``"gone"``
-            (the topic was deleted at the source).
-        topic: at the source. partition: or None if it is about all of them.
+            (the topic was deleted at the source), ``"waiting"`` (nothing matches a name or pattern when it begins).
+        topic: at the source, or that pattern. partition: or None if it is about all of them.
         text: for people. first, next: of a gap: the offsets that it covers, ``next`` not included.
     """
 

@@ -53,6 +53,11 @@ def matching(topics: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [topic for topic in topics if any(fnmatchcase(topic, pattern) for pattern in wanted)]
 
 
+def is_name(pattern: str) -> bool:
+    """Tell whether a pattern is the name of one topic."""
+    return not set(pattern) & set("*?[")
+
+
 def options(config: TopicConfig) -> dict[str, Any]:
     """Return the arguments of ``topics.create`` that make a topic of this configuration."""
     return {

@@ -39,7 +39,7 @@ class Uplink:
     The fabrics stay the caller's: they have to be open while it works, and it does not close them.
 
     Args:
-        source, target: fabrics, not the same one.
+        source, target: fabrics, not the same one. The target is no mesh: a record's place there has to be one place.
         topics: names, and patterns with ``*``, ``?`` and ``[…]``. New topics that match are found while it works.
         prefix: of the topics' names at the target.
         create: make topics that the target does not have, configured as at the source, and add partitions to those
@@ -53,7 +53,7 @@ class Uplink:
         delivery_timeout: seconds without an acknowledgement after which a topic asks the target anew.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgument: an argument is out of its range, or the target is a mesh.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class Uplink:
             rescan=rescan,
             delivery_timeout=delivery_timeout,
         )
+        if target.mesh:
+            raise errors.InvalidArgument(name="target", value=target.url, allowed="zf://HOST:PORT or zf+file:DIR")
         self._source = source
         self._hub = target
         self._links: dict[Key, Link] = {}
@@ -93,6 +95,7 @@ class Uplink:
         self._spent = 0
         self._gone_records = self._gone_skipped = self._gone_bytes = 0
         self._origin = self._hub_id = ""
+        self._names: list[str] = []
         self._group = ""
         self._scan_ns = 0
         self._moved_ns = -QUIET_NS
@@ -114,6 +117,7 @@ class Uplink:
 
         Raises:
             UplinkFenced: another uplink does the same. InvalidArgument: source and target are one fabric.
+            UnknownTopic: with ``once``: the source has no topic of a name that is no pattern; the others have arrived.
             Unreachable: with ``give_up``: a side did not answer. ZFabricError: with ``once`` or ``give_up``: what else
                 keeps it from going on.
         """
@@ -130,6 +134,8 @@ class Uplink:
                 if watch is not None:
                     watch()
                 if once and self._scan_ns and all(link.caught_up for link in self._links.values()):
+                    if missing := next(filter(naming.is_name, self._unmatched()), None):
+                        raise errors.UnknownTopic(topic=missing)
                     return
                 problem, now = self._trouble(), self._source.waiting.now()
                 if self._progress() != before or (problem is None and self._idle()):
@@ -230,6 +236,8 @@ class Uplink:
         except errors.ZFabricError as error:
             self._failed(None, error, self._source.waiting.now())
         else:
+            for pattern in self._unmatched() if not self._scan_ns else ():
+                self._tell(Notice("waiting", pattern, None, "the source has no such topic yet"))
             self._scanning.succeeded()
             self._problem = None
             self._scan_ns = self._source.waiting.now() + int(self._settings.rescan * SECOND)
@@ -238,7 +246,8 @@ class Uplink:
         """Return what is to be shipped. What the hub leads as a member of the source's mesh has arrived."""
         by_name = {meta.name: meta for meta in topics if meta.partitions}
         found: dict[Key, tuple[TopicMeta, Place | None]] = {}
-        for name in naming.matching(sorted(by_name), self._settings.patterns):
+        self._names = naming.matching(sorted(by_name), self._settings.patterns)
+        for name in self._names:
             meta = by_name[name]
             places = [place for place in meta.partitions if isinstance(place, Place)]
             if not places:
@@ -247,6 +256,10 @@ class Uplink:
                 if place.origin != self._hub_id:
                     found[name, place.origin, place.log] = (meta, place)
         return found
+
+    def _unmatched(self) -> list[str]:
+        """Return the patterns that nothing at the source matches."""
+        return [pattern for pattern in self._settings.patterns if not naming.matching(self._names, (pattern,))]
 
     def _link(self, meta: TopicMeta, place: Place | None) -> Link:
         if place is None:
@@ -320,7 +333,7 @@ class Uplink:
 
     def _tell(self, notice: Notice) -> None:
         self._notices.append(notice)
-        level = logging.INFO if notice.kind in ("begun", "gone") else logging.WARNING
+        level = logging.WARNING if notice.kind in ("gap", "trouble") else logging.INFO
         log.log(
             level, "uplink_notice kind=%s topic=%s partition=%s text=%s",
             notice.kind, notice.topic, notice.partition, notice.text,
@@ -385,11 +398,12 @@ class Uplink:
         links = list(self._links.values())
         parts = [part for link in links for part in link.status()]
         problem = self._trouble()
+        known = self._scan_ns and all(link.lanes for link in links)
         return UplinkStatus(
             topics=sorted({link.topic for link in links}),
             records=self._gone_records + sum(part.records for part in parts),
             skipped=self._gone_skipped + sum(part.skipped for part in parts),
-            lag=sum(part.lag for part in parts),
+            lag=sum(part.lag for part in parts) if known else None,
             sent_bytes=self._sent_bytes(),
             in_flight_bytes=sum(link.in_flight for link in links),
             problem=None if problem is None else str(problem),

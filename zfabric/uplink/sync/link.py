@@ -100,6 +100,10 @@ class Link:
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
                 lane.goal = None  # Made anew: other offsets.
+        else:
+            for part in info.partitions:
+                if part.partition in self.lanes:
+                    self.lanes[part.partition].grew(part.end_offset)  # It does while the hub is away.
         # What earlier producers still have to say goes to an earlier list.
         self._info, self._failures = info, []
         self._prepare_target(info)
@@ -302,7 +306,7 @@ class Link:
             last = stored.get(self._to.get(number, -1), -1)
             moved |= last > lane.acknowledged
             lane.stored(last)
-            lane.end = max(lane.end, lane.position + lag.get(number, 0))
+            lane.grew(lane.position + lag.get(number, 0))
         if moved:
             self.backoff.succeeded()
         self._count(self._producer)
@@ -365,7 +369,7 @@ class Link:
         if share.has_news or self._failures or now - self._looked_ns >= LOOK_NS:
             return True
         lane = self.lanes[share.number]
-        lane.end = max(lane.end, share.end)
+        lane.grew(share.end)
         told = lane.done == share.committed or now - self._committed_ns < COMMIT_NS
         return not (lane.settled and told and share.position.get(share.number, lane.position) == lane.position)
 
