@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from zfabric.core.client.pending import Pending
 from zfabric.sync.pump import Pump
 
 PATIENCE_S = 30.0
+FAR_NS = time.monotonic_ns() + 3_600_000_000_000
 
 
 class Core:
@@ -162,10 +164,9 @@ def test_messages_without_end_keep_nothing_that_is_due_from_being_done():
 class Post(Chatter):
     """Messages lie there for those who ask, or come to those who sleep."""
 
-    due_ns = None
-
     def __init__(self, lie):
         super().__init__()
+        self.due_ns = FAR_NS
         self.lie = lie
         self.generation = 0
         self.reader, self.writer = os.pipe()
@@ -213,10 +214,9 @@ def test_who_waits_for_an_arrival_does_so_until_its_time_is_up():
 class Letter(Chatter):
     """A message is there, once, that ends what another thread waits for."""
 
-    due_ns = None
-
     def __init__(self, theirs):
         super().__init__()
+        self.due_ns = FAR_NS
         self.theirs = theirs
 
     def fds(self):

@@ -186,7 +186,9 @@ class Calling:
         if not self._call_hooks:
             options = version, instance, idempotent, hedge
             errand = self._errand(method, value, headers, timeout, serializer, options, traceback=traceback)
-            reply: Any = await self._run(errand)
+            reply: Any = await self._pump.do(self._caller or self._make_caller(), errand)
+            if type(reply) is not bytes:
+                reply = bytes(reply)
             return reply if deserializer is None else deserializer(method, reply)
         call = Outgoing(
             method,
@@ -207,14 +209,7 @@ class Calling:
         return await self._run(self._errand(call.method, call.value, call.headers, call.timeout, **call.options))
 
     async def _run(self, errand: Errand) -> Any:
-        caller = self._caller or self._make_caller()
-        try:
-            await self._pump.do(caller.begin, errand)
-        finally:
-            if not errand.done:
-                _give_up(self._pump, caller, errand)
-        body = errand.result()
-        return body if type(body) is bytes else bytes(body)
+        return bytes(await self._pump.do(self._caller or self._make_caller(), errand))
 
     def _make_caller(self) -> Caller:
         core = self._core
@@ -377,9 +372,9 @@ class Calling:
 
 
 def _give_up(pump: Pump, caller: Caller, errand: Errand) -> None:
-    """The user waits no more: interrupted, cancelled, or tired of it."""
+    """The user has had enough of it."""
     with pump.lock:
-        caller.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), pump.now())
+        caller.abandon(errand, pump.now())
         pump.flush(look=False)
 
 

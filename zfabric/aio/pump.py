@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from zfabric import errors
 
 if TYPE_CHECKING:
+    from zfabric.core.client.caller import Caller
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
     from zfabric.core.effects import Send
+    from zfabric.model import Buffer
     from zfabric.net.driver import Driver
 
 
@@ -193,26 +195,32 @@ class Pump:
         if not self._closed:
             self._advance()
 
-    async def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
-        """Have the core begin an errand, and wait until it is done, which the core sees to.
+    async def do(self, caller: Caller, errand: Errand) -> Buffer:
+        """Begin an errand, wait until it is done, which the core sees to, and return its result, or raise it.
 
         If other tasks wait as well, there is one look for all of them at what has come in.
         """
         self.check()
-        send = begin(errand, time.monotonic_ns())
-        if send is not None:
-            self.post(send)
-        if self._asking:
-            self.flush_soon()
-        else:
-            self.flush_now()
-        if errand.done:
-            return
-        self._asking += 1
         try:
-            await self._wait(errand)
-        finally:
-            self._asking -= 1
+            send = caller.begin(errand, time.monotonic_ns())
+            if send is not None:
+                self.post(send)
+            if self._asking:
+                self.flush_soon()
+            else:
+                self.flush_now()
+            if not errand.done:
+                self._asking += 1
+                try:
+                    await self._wait(errand)
+                finally:
+                    self._asking -= 1
+        except BaseException:
+            if not errand.done:  # Nobody waits for it any more.
+                caller.abandon(errand, time.monotonic_ns())
+                self.flush(look=False)
+            raise
+        return errand.result()
 
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 Frames = Sequence[Any]
 """Parts of a message: bytes, or buffers that the shell passes on without looking inside."""
@@ -51,8 +53,8 @@ class CloseSession:
     session: int
 
 
-class Send(NamedTuple):
-    """Send ``frames`` on a session; a tuple, since there is one for each request (0.3 us against 1.1, measured)."""
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Send ``frames`` on a session; a struct, which is made without a step of Python's: there is one a request."""
 
     session: int
     frames: Frames

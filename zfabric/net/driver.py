@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
 ROUNDS_MAX = 8
+FAR_NS = 3_600_000_000_000
+"""Longest time until somebody looks around: more than a poll takes as its timeout would be a mistake."""
 DRAIN_MAX = 64
 """Messages that are taken before somebody looks whether what is waited for has come: a flood of one sender's would hold
 up everybody else's (1,024 of garbage: 180 ms rather than 0.4 ms for a request, measured)."""
@@ -63,17 +65,17 @@ class Driver:
     """The core, its sockets and its mode.
 
     Attributes:
-        due_ns: when to come back, as the last :meth:`step` found (monotonic); None for no time at all.
-        ports: its sockets.
+        due_ns: when to come back at the latest, as the last :meth:`step` found (monotonic).
+        ports: its sockets. effects: what the core wants done, always the same list.
     """
 
     def __init__(self, core: Client, mode: Mode) -> None:
         self.core = core
-        self.due_ns: int | None = None
+        self.due_ns = 0
         self._mode = mode
         self._context = sockets.context()
         self.ports = Ports(self._context, 68 << 20)
-        self._effects = core.requests.effects
+        self.effects = core.requests.effects
         self._wanted = core.requests.take_effects  # As core.take_effects: two or three times a step.
 
     @property
@@ -96,13 +98,13 @@ class Driver:
         Then it can be polled until :attr:`due_ns`, and the message handed to the core. While requests go to and fro
         that is all there is to do, and a third of a :meth:`step`, which has to follow once the core is restless.
         """
-        if self._effects:
+        if self.effects:
             self.put()
         return self.ports.unread()
 
     def put(self) -> None:
         """Send what the core wants sent; :meth:`send` or :meth:`step` has to follow before the next poll."""
-        effects = self._effects
+        effects = self.effects
         if len(effects) == 1:
             (effect,) = effects
             if type(effect) is Send:
@@ -150,7 +152,7 @@ class Driver:
             if done and not asked:
                 return None
             if not incoming and not wanted and not ports.more:
-                self.due_ns = due_ns
+                self.due_ns = now + FAR_NS if due_ns is None else min(due_ns, now + FAR_NS)
                 core.restless = False
                 return due_ns
             if core.calling or core.handing:

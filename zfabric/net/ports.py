@@ -121,6 +121,7 @@ class Ports:
         self._patient = patient
         self._sessions: dict[int, Session] = {}
         self._by_fd: dict[int, Session] = {}
+        self._talking: dict[int, Session] = {}  # The same, of sockets whose messages can be taken.
         self._near: dict[int, nearby.NearSession] = {}
         self.drives = False
         self._nearly = False  # Something was sent to a leader of this process that was not asked yet to take it.
@@ -160,20 +161,7 @@ class Ports:
         locate = False
         for effect in wanted:
             if type(effect) is _Send:
-                number, frames = effect
-                session = self._sessions.get(number)
-                if session is None:
-                    self._send_near(number, frames)
-                    continue
-                if session.waiting or not session.connected:
-                    self._keep(session, frames)
-                    continue
-                self._due[session] = None
-                self._torn = session
-                sent = session.write(frames)
-                self._torn = None
-                if not sent:
-                    self._keep(session, frames)
+                self.put(effect)
             elif type(effect) is effects.Locate:
                 locate = True
             else:
@@ -234,28 +222,32 @@ class Ports:
 
     def put(self, send: effects.Send) -> None:
         """Send one message; :meth:`unread` or :meth:`drain` must follow before the next poll."""
-        number, frames = send
-        session = self._sessions.get(number)
-        if session is None or session.waiting or not session.connected or self._torn is not None:
-            self.perform((send,))
+        if self._torn is not None:
+            self._mend()
+        session = self._sessions.get(send.session)
+        if session is None:
+            self._send_near(send.session, send.frames)
             return
-        self._due[session] = None
-        self._torn = session
-        sent = session.write(frames)
-        self._torn = None
-        if not sent:
-            self._keep(session, frames)
+        if not session.waiting and session.connected:
+            self._due[session] = None
+            try:
+                if session.write(send.frames):
+                    return
+            except BaseException:
+                self._torn = session
+                raise
+        self._keep(session, send.frames)
 
     def unread(self) -> int | None:
         """Return a descriptor where a message has come in since something was sent or received there.
 
         None if there is none, so that the next poll may follow; ``UNCLEAR`` if it is not as simple as that.
         """
-        due = self._due
-        if self._incoming or self._torn is not None or self._nearly:
+        if self._incoming or self._nearly or self._torn is not None:
             return UNCLEAR
+        due = self._due
         while due:
-            session = next(iter(due))
+            session, *_ = due
             if session.waiting:
                 return UNCLEAR
             if session.get(_EVENTS) & _IN:
@@ -268,16 +260,16 @@ class Ports:
 
         None if it is not as simple as that: call :meth:`drain`.
         """
-        session = self._by_fd.get(fd)
-        if session is None or fd != session.socket_fd or not session.connected or self._torn is not None:
+        session = self._talking.get(fd)
+        if session is None or self._torn is not None:
             return None
         self._due[session] = None
-        self._torn = session
-        parts = session.read()
-        self._torn = None
-        if parts is None:
-            return None
-        return session.number, parts
+        try:
+            parts = session.read()
+        except BaseException:
+            self._torn = session
+            raise
+        return None if parts is None else (session.number, parts)
 
     def _take(self, session: Session, most: int) -> int:
         """Send what waits, receive up to ``most`` messages; return how many. A session left with nothing is not due."""
@@ -303,12 +295,15 @@ class Ports:
 
     def _receive(self, session: Session) -> int:
         """Receive one message; return 1, or 0 if there is none."""
-        self._torn = session
-        parts = session.read()
-        if parts is not None:
-            self._incoming.append((session.number, parts))
-        self._torn = None
-        return 0 if parts is None else 1
+        try:
+            parts = session.read()
+        except BaseException:
+            self._torn = session
+            raise
+        if parts is None:
+            return 0
+        self._incoming.append((session.number, parts))
+        return 1
 
     def _watch(self, session: Session) -> None:
         """Read a session's monitor until it is empty, or tells that the session is lost."""
@@ -318,6 +313,7 @@ class Ports:
             event, _ = _EVENT.unpack(session.monitor.recv_multipart(_NOBLOCK)[0])
             if event == _READY:
                 session.connected = True
+                self._talking[session.socket_fd] = session
                 self._incoming.append((session.number, Change.CONNECTED))
                 self._due[session] = None
             elif session.connected:
@@ -423,7 +419,7 @@ class Ports:
             return
         session = Session(number, endpoint, socket, None)
         self._sessions[number] = session
-        self._by_fd[session.socket_fd] = session
+        self._by_fd[session.socket_fd] = self._talking[session.socket_fd] = session
         self._due[session] = None
         self.generation += 1
         self._incoming.append((number, bound))
@@ -441,6 +437,7 @@ class Ports:
         self.generation += 1
         self._due.pop(session, None)
         self._by_fd.pop(session.socket_fd, None)
+        self._talking.pop(session.socket_fd, None)
         self._sessions.pop(session.number, None)
         session.waiting.clear()
         if session.monitor is None:

@@ -72,12 +72,16 @@ class Session:
         """Return the parts of one message; None if there is none."""
         recv = self._recv
         try:
-            # Before what a listening one receives is a routing id: small, and never the last.
-            parts: list[Part] = [self._recv_bytes(_NOBLOCK)] if self.listening else []
-            frame = recv(_NOBLOCK, False)
+            if self.listening:
+                # Before what a listening one receives is a routing id: small, and never the last.
+                peer = self._recv_bytes(_NOBLOCK)
+                frame = recv(_NOBLOCK, False)
+                parts: list[Part] = [peer, frame.bytes if len(frame) < VIEW_MIN else frame.buffer]
+            else:
+                frame = recv(_NOBLOCK, False)
+                parts = [frame.bytes if len(frame) < VIEW_MIN else frame.buffer]
         except zmq.Again:
             return None
-        parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
         while frame.more:
             frame = recv(_NOBLOCK, False)
             parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
@@ -90,9 +94,12 @@ class Session:
         """
         send = self._send
         try:
-            *before, last = frames
-            for frame in before:
-                send(frame, _MORE)
+            if len(frames) == 1:
+                (last,) = frames
+            else:
+                *before, last = frames
+                for frame in before:
+                    send(frame, _MORE)
             send(last, _NOBLOCK)
         except zmq.ZMQError as problem:
             if problem.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):

@@ -18,8 +18,10 @@ from zfabric.sim.network import Frames, Network
 from zfabric.sim.world import EPOCH_MS, Task, World
 
 if TYPE_CHECKING:
+    from zfabric.core.client.caller import Caller
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
+    from zfabric.model import Buffer
 
 
 class Listening:
@@ -240,12 +242,19 @@ class AsyncPump(SimPump):
     def leave(self, wake: Callable[[], None]) -> None:
         """Nothing."""
 
-    async def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
-        """Have the core begin an errand, and wait until it is done, which the core sees to."""
-        send = begin(errand, self.now())
-        if send is not None:
-            self.post(send)
-        await self.wait(errand, None)
+    async def do(self, caller: Caller, errand: Errand) -> Buffer:
+        """Begin an errand, wait until it is done, which the core sees to, and return its result, or raise it."""
+        try:
+            send = caller.begin(errand, self.now())
+            if send is not None:
+                self.post(send)
+            await self.wait(errand, None)
+        except BaseException:
+            if not errand.done:  # Nobody waits for it any more.
+                caller.abandon(errand, self.now())
+                self.flush()
+            raise
+        return errand.result()
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:
         """Begin a task; returns what cancels it: nothing, so that it goes on as one that minds no cancellation."""
@@ -273,12 +282,19 @@ class SyncPump(SimPump):
         """As :meth:`wait`."""
         return self.wait(pending, timeout)
 
-    def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
-        """Have the core begin an errand, and let the world go on until it is done, which the core sees to."""
-        send = begin(errand, self.now())
-        if send is not None:
-            self.post(send)
-        self.wait(errand, None)
+    def do(self, caller: Caller, errand: Errand) -> Buffer:
+        """Begin an errand, let the world go on until it is done, which the core sees to, and return or raise it."""
+        try:
+            send = caller.begin(errand, self.now())
+            if send is not None:
+                self.post(send)
+            self.wait(errand, None)
+        except BaseException:
+            if not errand.done:  # Nobody waits for it any more.
+                caller.abandon(errand, self.now())
+                self.flush()
+            raise
+        return errand.result()
 
     def hire(self, work: Callable[[], None], count: int) -> list[Any]:
         """Refuse: the world has one thread."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zfabric.sync.pump import Pump
 
 _SIGINT: Final = int(signal.SIGINT)
+_PYTHONS: Final = signal.default_int_handler
+_handler: Final = _signal.getsignal  # Not signal.getsignal, which looks up two enums: 3 us, in each wait.
 _PAUSE_S: Final = 0.001
 _PATIENCE_S: Final = 5.0
 """After this the signal strikes wherever the main thread is: nothing inside takes so long, so it hangs."""
@@ -54,8 +56,7 @@ def guard(pump: Pump) -> None:
 
 def take_over() -> None:
     """The same again: whoever runs cells (Jupyter) sets Python's handler anew for each."""
-    # Not signal.getsignal, which looks up two enums: 3 us, in each wait.
-    if _signal.getsignal(_SIGINT) is signal.default_int_handler and _is_main():
+    if _handler(_SIGINT) is _PYTHONS and _is_main():
         signal.signal(signal.SIGINT, _interrupt)
 
 

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.sync import interrupts
-from zfabric.sync.interrupts import held
+from zfabric.sync.interrupts import held, take_over
 
 if TYPE_CHECKING:
+    from zfabric.core.client.caller import Caller
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.pending import Pending
     from zfabric.core.effects import Send
+    from zfabric.model import Buffer
     from zfabric.net.driver import Awaited, Driver
 
 _PATIENCE_NS = 2_000_000
@@ -59,7 +61,9 @@ class Pump:
         self._polls_until_ns: int | None = None
         self._attended = False
         self._closed = False
+        self._over = False  # Closed or forked.
         self._poller = select.poll()
+        self._poll_fds = self._poller.poll
         self._generation = -1
         self._polled: set[int] = set()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -124,29 +128,35 @@ class Pump:
             self.driver.run_callbacks()
         return True
 
-    def do(self, begin: Callable[[Errand, int], Send | None], errand: Errand) -> None:
-        """Have the core begin an errand, and drive until it is done, which the core sees to."""
-        interrupts.take_over()
+    def do(self, caller: Caller, errand: Errand) -> Buffer:
+        """Begin an errand, drive until it is done, which the core sees to, and return its result, or raise it."""
+        take_over()
         core = self.driver.core
         with self.lock:
-            if self._closed or self.forked:
+            if self._over:
                 self.check()
-            send = begin(errand, time.monotonic_ns())
-            if send is not None:
-                self.post(send)
-            if errand.done:
-                self.flush(look=False)
-            else:
-                self.drive(errand)
+            try:
+                send = caller.begin(errand, time.monotonic_ns())
+                if send is not None:
+                    self.post(send)
+                if errand.done:
+                    self.flush(look=False)
+                else:
+                    self.drive(errand)
+            except BaseException:
+                if not errand.done:  # Nobody waits for it any more.
+                    caller.abandon(errand, time.monotonic_ns())
+                    self.flush(look=False)
+                raise
         if core.restless and core.calling:
             self.driver.run_callbacks()
+        return errand.result()
 
     def post(self, send: Send) -> None:
         """Send a message, at once if nobody polls; call it with the lock held, and wait or flush after."""
         driver = self.driver
-        requests = driver.core.requests
-        if self._driving or self._closed or requests.effects:
-            requests.effect(send)
+        if self._driving or self._over or driver.effects:
+            driver.core.requests.effect(send)
         else:
             driver.ports.put(send)
 
@@ -184,21 +194,18 @@ class Pump:
             all_there: one for which nobody slept is followed by a step, as there may be more of them. One for which
                 somebody did is handed on at once: it is nearly always alone, and to look takes a tenth of its way.
         """
-        driver, lock = self.driver, self.lock
-        core, ports = driver.core, driver.ports
-        effects = core.requests.effects
-        if self._closed or self.forked:
-            return ()
-        self.stepped_ns = now = time.monotonic_ns()
-        while not core.restless:
-            if effects:
-                driver.put()
+        driver = self.driver
+        core, ports, effects = driver.core, driver.ports, driver.effects
+        while not (core.restless or effects or self._over):
             fd = ports.unread()
             if held:
                 interrupts.deliver()
-            due_ns = _earlier(driver.due_ns, deadline_ns)
-            left_ms = None if due_ns is None else (due_ns - now) / 1e6
-            if left_ms is not None and left_ms <= 0:
+            due_ns = driver.due_ns
+            if deadline_ns is not None:
+                due_ns = min(due_ns, deadline_ns)
+            self.stepped_ns = now = time.monotonic_ns()
+            left_ms = (due_ns - now) / 1e6
+            if left_ms <= 0:
                 return ()  # Also where messages come without end.
             slept = fd is None
             if fd is None:
@@ -208,20 +215,21 @@ class Pump:
                 if self._waiters > 1:
                     self._changed.notify_all()
                 self._driving = True
-                lock.release()
+                self.lock.release()
                 try:
-                    found = self._poller.poll(left_ms)
+                    found = self._poll_fds(left_ms)
                 finally:
-                    lock.acquire()
+                    self.lock.acquire()
                     self._driving = False
-                if len(found) != 1:
+                try:
+                    ((fd, _),) = found
+                except ValueError:  # None, or more than one.
                     return self._readable(found)
-                fd = found[0][0]
-            self.stepped_ns = now = time.monotonic_ns()
             message = ports.take(fd)
             if message is None:
                 return self._readable(((fd, 0),))
             session, frames = message
+            self.stepped_ns = now = time.monotonic_ns()
             core.receive(session, frames, now)
             if pending.done and not core.restless:
                 return None if slept or not all_there else ()
@@ -244,7 +252,7 @@ class Pump:
 
         The wait is left to :meth:`_exchange` if that may begin.
         """
-        if self._closed or self.forked:
+        if self._over:
             self.check()
         self.stepped_ns = time.monotonic_ns()
         due_ns = self.driver.step(ready, pending)
@@ -288,7 +296,7 @@ class Pump:
         self._polls_until_ns = due_ns
         self.lock.release()
         try:
-            found = self._poller.poll(None if due_ns is None else max(0.0, (due_ns - now) / 1e6))
+            found = self._poll_fds(None if due_ns is None else max(0.0, (due_ns - now) / 1e6))
         finally:
             self.lock.acquire()
             self._driving = False
@@ -331,7 +339,7 @@ class Pump:
     def nudge(self) -> None:
         """Let every waiting caller look around once more."""
         with self.lock:
-            if not self._closed and not self.forked:
+            if not self._over:
                 self._wake()
                 self._changed.notify_all()
 
@@ -356,10 +364,10 @@ class Pump:
         while True:
             self._work.wait()
             time.sleep(_PATIENCE_NS / 1e9)
-            if time.monotonic_ns() - self.stepped_ns < _PATIENCE_NS and not (self._closed or self.forked):
-                continue  # Without the lock, which who came by may hold: to wait for it would take from that one.
+            if time.monotonic_ns() - self.stepped_ns < _PATIENCE_NS and not self._over:
+                continue  # Without the lock, which who comes and goes would find taken.
             with self.lock:
-                if self._closed or self.forked:
+                if self._over:
                     return
                 quiet_ns = time.monotonic_ns() - self.stepped_ns
                 if self._waiters or not self.driver.core.busy():
@@ -379,7 +387,7 @@ class Pump:
 
     def disown(self) -> None:
         """This is a child's copy: refuse everything, whatever state the parent's threads had left the locks in."""
-        self.forked = True
+        self.forked = self._over = True
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         error = errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
@@ -391,7 +399,7 @@ class Pump:
         with self.lock:
             if self._closed or self.forked:
                 return
-            self._closed = True
+            self._closed = self._over = True
             interrupts.release(self)
             self._work.set()
             self._wake()

@@ -38,7 +38,7 @@ from zfabric.core.client import instances
 from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
 from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
-from zfabric.core.client.pool import LATENCY_JUMP, LATENCY_WEIGHT, Channel, Pool
+from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import Send
 from zfabric.settings import CALLS_PER_INSTANCE_MAX, STREAM_WINDOW
 from zfabric.wire import calls
@@ -51,6 +51,7 @@ FEED_NS: Final = 100_000_000
 LOSSES_MAX: Final = 4
 REFUSALS_MAX: Final = 40
 REMEMBERED_MAX: Final = 10_000
+_NEVER: Final = 1 << 63
 _ELSEWHERE: Final = (errors.Overloaded, errors.WouldDeadlock, errors.UnknownMethod)
 _FREE: Final = (errors.ServiceDraining, errors.WrongInstance)
 
@@ -66,10 +67,12 @@ class Caller:
         self._client = client
         self.instances = Instances(client, self, host, zone, self._want, self._feed)
         self._by_method = self.instances.by_method
+        self._by_session = self.instances.by_session
+        self._next_id = client.requests.next_id
         self._errands: dict[Errand, None] = {}
         self._idempotent: dict[str, bool] = {}
         self._hedging = Hedging(client)
-        self._due_ns: int | None = None
+        self._due_ns = _NEVER
         # Threads add to it without a lock, whenever an object is collected: single operations of a deque are atomic.
         self._left: deque[Errand] = deque()
         client.machines.append(self)
@@ -84,30 +87,27 @@ class Caller:
 
     def begin(self, errand: Errand, now: int) -> Send | None:
         """As :meth:`call`; returns what is to be sent at once, if that is all there is."""
-        client = self._client
-        client.now = now
-        deadline_ns = errand.deadline_ns
+        deadline_ns, method = errand.deadline_ns, errand.method
         if deadline_ns <= now:  # That of a handler's own request was over before it made this one.
             errand.fail(errors.RequestTimeout(what=errand.what, seconds=errand.seconds))
             return None
-        if self._due_ns is None or deadline_ns < self._due_ns:
+        if deadline_ns < self._due_ns:
             self._want(deadline_ns)
         self._errands[errand] = None
-        pool = self._by_method.get(errand.method) or self.instances.pool_of(errand, now)
+        pool = self._by_method.get(method) or self.instances.pool_of(errand, now)
         pool.used_ns = now
         pool.budget.earned += 1
         channel = pool.only
         if channel is None or not errand.plain or len(channel.attempts) >= CALLS_PER_INSTANCE_MAX:
-            client.restless = True
+            self._client.now = now
+            self._client.restless = True
             self._place(pool, errand, now)
             return None
         # As there and in _attempt, for nearly all requests of a service that has one instance.
-        session, number = channel.session, client.requests.next_id()
+        session, number = channel.session, self._next_id()
         assert session is not None
         left_us = (deadline_ns - now) // 1_000 or 1
-        frames = calls.plain_request(
-            number, channel.card.instance, left_us, errand.method.encode(), errand.headers, errand.body
-        )
+        frames = calls.plain_request(number, channel.instance, left_us, method.encode(), errand.headers, errand.body)
         errand.was_sent = True
         attempt = channel.attempts[number] = Attempt(number, errand, channel, now)
         errand.attempts = (attempt,)
@@ -117,6 +117,10 @@ class Caller:
         """Its user does not want it any more: whoever has it is told, and its result is ``error``."""
         self._finish(errand, now)
         errand.fail(error)
+
+    def abandon(self, errand: Errand, now: int) -> None:
+        """Its user waits no more: interrupted, cancelled, or tired of it."""
+        self.give_up(errand, errors.RequestTimeout(what=errand.what, seconds=errand.seconds), now)
 
     def leave(self, errand: Errand) -> None:
         """Its user has forgotten it: give it up at the next tick. May be called anywhere, without the pump's lock."""
@@ -276,7 +280,7 @@ class Caller:
 
     def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take what an instance says; an instance that talks nonsense is left, as if its connection were lost."""
-        known = self.instances.by_session.get(session)
+        known = self._by_session.get(session)
         if known is None:
             return False
         pool, channel = known
@@ -288,11 +292,7 @@ class Caller:
                 errand = attempt.errand
                 if errand.plain and self._idempotent.get(errand.method) == flags:
                     # As below, for nearly all replies: to the only attempt, with nobody who waits for its place.
-                    taken_ns, latency_ns = now - attempt.sent_ns, channel.latency_ns
-                    if taken_ns > LATENCY_JUMP * latency_ns:
-                        channel.observe(taken_ns)
-                    else:
-                        channel.latency_ns = latency_ns + (taken_ns - latency_ns) * LATENCY_WEIGHT
+                    channel.observe(now - attempt.sent_ns)
                     channel.breaker.samples += 1
                     del channel.attempts[number], self._errands[errand]
                     errand.attempts = ()
@@ -433,13 +433,13 @@ class Caller:
     # Time.
 
     def _want(self, at_ns: int) -> None:
-        if self._due_ns is None or at_ns < self._due_ns:
+        if at_ns < self._due_ns:
             self._due_ns = at_ns
             self._client.restless = True
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        return 0 if self._left else self._due_ns
+        return 0 if self._left else None if self._due_ns == _NEVER else self._due_ns
 
     def busy(self) -> bool:
         """Tell whether anything is under way or connected."""
@@ -451,9 +451,9 @@ class Caller:
             errand = self._left.popleft()
             if errand in self._errands:
                 self.give_up(errand, errors.Closed(what=errand.what), now)
-        if self._due_ns is None or self._due_ns > now:
+        if self._due_ns > now:
             return
-        self._due_ns = None
+        self._due_ns = _NEVER
         for errand in list(self._errands):
             self._tick_errand(errand, now)
         for pool in list(self.instances.pools.values()):

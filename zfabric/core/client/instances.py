@@ -115,6 +115,7 @@ class Instances:
 
     def pool_of(self, errand: Errand, now: int) -> Pool:
         """Return the instances of the service that an errand is for."""
+        self._client.now = now
         pool = self.pool(errand.service, now)
         if len(self.by_method) >= METHODS_MAX:
             self.by_method.clear()

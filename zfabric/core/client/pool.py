@@ -45,7 +45,7 @@ class Channel:
     """One instance, and the connection to it.
 
     Attributes:
-        card: what it says of itself. cost: factor of its distance.
+        card: what it says of itself. instance: its number, always the same. cost: factor of its distance.
         session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
             any more. attempts: under way there, by number. latency_ns: moving average, 0.0 before the first answer.
             open_at_ns: when to connect again. pause_ns: the last pause before that.
@@ -59,6 +59,7 @@ class Channel:
         "draining",
         "faded_ns",
         "gone",
+        "instance",
         "latency_ns",
         "near",
         "open_at_ns",
@@ -70,6 +71,7 @@ class Channel:
 
     def __init__(self, card: ServiceCard, host: str, zone: str) -> None:
         self.session: int | None = None
+        self.instance = card.instance
         self.ready = False
         self.gone = False
         self.attempts: dict[int, Attempt] = {}

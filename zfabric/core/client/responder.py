@@ -103,7 +103,8 @@ class Responder:
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
         self._nonsense: dict[bytes, int] = {}
-        self._plain: dict[bytes, Method] = {}
+        self._plain: dict[bytes, Method] = {}  # By service and name, as they were asked for; none while it drains.
+        self._instance = card.instance
         self._session: int | None = None
         self._announcement = Announcement(client)
         self._probe_ns = 0
@@ -149,6 +150,7 @@ class Responder:
             self._leave(now)
         elif not self._draining:
             self._draining = True
+            self._plain.clear()
             self._drain_until_ns = deadline_ns
             self.card = msgspec.structs.replace(self.card, flags=self.card.flags | DRAINING)
             self._announcement.make(self.card, now)
@@ -208,10 +210,9 @@ class Responder:
         if plain is not None:
             number, instance, remaining_us, asked, headers, body = plain
             method = self._plain.get(asked)
-            if method is not None and instance == self.card.instance and not self._draining:
+            if method is not None and instance == self._instance:
                 deadline_ns = now + remaining_us * 1_000 if remaining_us else None
-                job = Job(frames[0], number, method, body, headers, deadline_ns)
-                if self._begin(job, now):
+                if self._begin(Job(frames[0], number, method, body, headers, deadline_ns), now):
                     return True
         self._receive(frames, now)
         return False
@@ -255,7 +256,7 @@ class Responder:
         jobs, queue, running = self._jobs, self.queue, self.running
         if key in jobs or len(queue) + running >= self._concurrency:
             return False
-        if self.attended and not queue and self.handed is None:
+        if self.attended and self.handed is None and not queue:
             self.running = running + 1
             job.started_ns = now
             self.handed = job
@@ -282,7 +283,7 @@ class Responder:
                 self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
             return
         assert method is not None
-        if not method.stream:
+        if not (method.stream or self._draining):
             self._plain[asked.method.encode()] = method
         key = peer, asked.number
         if key in self._jobs:

@@ -23,6 +23,7 @@ _FORM: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9
 ALONE: Final = b"\x81\xab" + HEADER.encode() + b"\xc4\x37"
 """What comes before a traceparent's 55 bytes in headers (msgpack) that are nothing else, as nearly all are."""
 ALONE_BYTES: Final = len(ALONE) + 55
+_BEGUN: Final = ALONE + b"00-"
 
 
 current: ContextVar[Job | None] = ContextVar("zfabric_request", default=None)
@@ -53,4 +54,4 @@ def encoded(context: Job | None, random: Random) -> bytes:
         return ALONE + onward(context, random)
     # Neither part is 0 but once in 2**63 requests, and then the trace is only not followed.
     digits = hexlify(random.getrandbits(192).to_bytes(24))
-    return b"%b00-%b-%b-01" % (ALONE, digits[:32], digits[32:])
+    return b"".join((_BEGUN, digits[:32], b"-", digits[32:], b"-01"))
