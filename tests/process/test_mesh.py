@@ -92,6 +92,12 @@ def test_topics_and_services_of_one_member_are_known_to_clients_of_another(mesh)
     )  # fmt: skip
     assert not member.local
     assert until(lambda: known().round_trip, PATIENCE_S) < 10.0
+    with pytest.raises(errors.UnknownTopic) as missing:
+        second.fabric.topics.describe("t")
+    with pytest.raises(errors.UnknownTopic) as unread:
+        second.fabric.consumer("t")
+    for error in (missing.value, unread.value):
+        assert first.endpoint.removeprefix("tcp://") in error.elsewhere
 
 
 def test_members_without_the_key_and_of_other_meshes_are_not_heard(mesh, tmp_path):

@@ -24,7 +24,7 @@ from zfabric.core.client import members
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer as CoreConsumer
 from zfabric.core.client.partitioner import key_hash
-from zfabric.core.client.pending import gather_all
+from zfabric.core.client.pending import Pending, gather_all
 from zfabric.core.client.producer import Producer as CoreProducer
 from zfabric.core.client.watch import Watch
 from zfabric.model import (
@@ -250,6 +250,17 @@ class Fabric(Calling):
         with pump.lock:
             known = core.members.all()
         return members.shown(known)
+
+    async def lacking(self, topic: str) -> errors.UnknownTopic:
+        """Return the error for a topic that this fabric does not have; it says which member of its mesh shows one."""
+        core, pump = self._core, self._pump
+        pending: Pending[Any] = Pending()
+        with pump.lock:
+            pump.check()
+            core.members.lack(topic, pending, pump.now())
+        await pump.wait(pending, self._timeout)
+        with pump.lock:
+            return core.members.lacking(topic)
 
     def watch_members(self, *, timeout: float | None = None) -> MemberWatch:
         """Return what tells of each change of the mesh, beginning with the members that there are.

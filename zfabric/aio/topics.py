@@ -148,7 +148,7 @@ class Topics:
         check_name("topic", name)
         topics = await self._fabric.survey([name])
         if not topics:
-            raise errors.UnknownTopic(topic=name)
+            raise await self._fabric.lacking(name)
         return topics[0]
 
     async def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:

@@ -57,11 +57,16 @@ class RecordTooLarge(ZFabricError):
 
 
 class UnknownTopic(ZFabricError):
-    """No topic has that name."""
+    """No topic of this fabric has that name; ``elsewhere`` says which other member of its mesh shows one, if any."""
 
     code = 6
-    template = "no topic {topic!r}; create it with fabric.topics.create({topic!r}) or 'zfabric topic create {topic}'"
+    template = (
+        "no topic {topic!r}; create it with fabric.topics.create({topic!r}) or 'zfabric topic create {topic}'"
+        "{elsewhere}"
+    )
+    defaults: ClassVar[dict[str, Value]] = {"elsewhere": ""}
     topic: str
+    elsewhere: str
 
 
 class UnknownPartition(ZFabricError):

@@ -149,7 +149,7 @@ class Topics:
         check_name("topic", name)
         topics = self._fabric.survey([name])
         if not topics:
-            raise errors.UnknownTopic(topic=name)
+            raise self._fabric.lacking(name)
         return topics[0]
 
     def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:

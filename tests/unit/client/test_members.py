@@ -71,6 +71,16 @@ def test_a_fresh_answer_is_one_to_a_question_that_was_asked_after_the_call(wire)
     assert [known.id for known in wire.client.members.all()] == [ME]
 
 
+@pytest.mark.parametrize(("status", "told"), [(Status.ALIVE, True), (Status.FAILED, False)])
+def test_who_lacks_a_topic_is_told_which_living_member_shows_it(wire, status, told):
+    pending = wire.client.want("u", wire.now, wire.now + SECOND)
+    wire.step()
+    shows = Card(host="h", topics=[TopicCard("t"), TopicCard("u")])
+    answer(wire, member(), MemberIs(OTHER, status, 1, "tcp://far:7", cards.fitting(shows)))
+    assert isinstance(pending.error, errors.UnknownTopic)
+    assert ("far:7" in pending.error.elsewhere, "zf+peer://m?role=client" in str(pending.error)) == (told, told)
+
+
 def test_a_star_in_a_members_endpoint_is_the_host_by_which_we_came(wire):
     fresh(wire)
     answer(wire, member())

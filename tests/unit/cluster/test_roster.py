@@ -153,6 +153,17 @@ def test_a_round_trip_that_is_about_the_same_is_no_change():
     assert ask(roster, answer).members[0].round_trip_us == 1_600
 
 
+def test_the_round_trip_of_who_has_failed_is_forgotten():
+    """It may come back as another process, on another machine."""
+    roster = made()
+    roster.note(other(2))
+    roster.measured(other(2).id, 482_000)
+    roster.note(msgspec.structs.replace(other(2), status=Status.FAILED))
+    assert ask(roster).members[-1].round_trip_us == 0
+    roster.note(msgspec.structs.replace(other(2), incarnation=9))
+    assert ask(roster).members[-1].round_trip_us == 0
+
+
 def test_nobody_but_itself_says_what_this_member_is():
     roster = made()
     roster.note(msgspec.structs.replace(other(2), id=roster.me, status=Status.FAILED))

@@ -123,6 +123,16 @@ def test_an_answered_probe_measures_the_round_trip():
     assert 3_000_000 <= driven.mesh.round_trip_ns(b"a" * 16) <= 13_000_000
 
 
+def test_a_round_trip_that_was_long_once_is_forgotten_with_the_first_short_one():
+    """The first probe made a connection: it says little of the way, and a short one cannot be by chance."""
+    driven = Driven("a")
+    for took_ms, least_ms in ((400, 400), (3, 3), (203, 53)):
+        _, ping = driven.until(Type.PING)
+        driven.now += took_ms * 1_000_000
+        driven.hear("a", Type.ACK, gossip.Ack(ping.body.sequence, 1, []))
+        assert least_ms <= driven.mesh.round_trip_ns(b"a" * 16) / 1e6 <= least_ms + 15
+
+
 def test_a_helper_pings_and_passes_the_answer_on():
     driven = Driven("a", "b")
     [(to, ping)] = driven.hear("a", Type.PING_REQ, gossip.PingReq(7, b"b" * 16, "x:b", []))

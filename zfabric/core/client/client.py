@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from zfabric import errors
 from zfabric.core.client.anchor import Anchor, Observed
 from zfabric.core.client.machine import Listener, Machine, Reader
 from zfabric.core.client.members import Members
@@ -291,7 +290,7 @@ class Client:
                 if meta is not None:
                     pending.resolve(meta)
                 elif self.origins is None:
-                    pending.fail(errors.UnknownTopic(topic=name))
+                    self.members.lack(name, pending, self.now)
                 else:
                     self.origins.adoption.adopt(name, pending, deadline_ns)
 

@@ -14,8 +14,9 @@ A table of another run takes the old one's place when all of it is there, and wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from zfabric import errors
 from zfabric.core.client.pending import Pending
 from zfabric.model import MemberChange, MemberChangeKind, MemberInfo, MemberService, MemberState, MemberTopic
 from zfabric.wire import card as cards
@@ -135,6 +136,23 @@ class Members:
         if not self._asking:
             self._ask(now)
         return pending
+
+    def lack(self, topic: str, pending: Pending[Any], now: int) -> None:
+        """Fail what waits for a topic that the own fabric does not have, saying who in its mesh shows one."""
+        known = self.fresh(now, now + ASK_NS)
+        known.on_done(lambda: pending.fail(self.lacking(topic)))
+
+    def lacking(self, topic: str) -> errors.UnknownTopic:
+        """Return the error that tells of such a topic what the copy knows."""
+        for member in self._known.values():
+            if member.living and not member.local and any(shown.name == topic for shown in member.card.topics):
+                place = member.endpoint.removeprefix("tcp://")
+                return errors.UnknownTopic(
+                    topic=topic,
+                    elsewhere=f"; member {place} of mesh {self.mesh!r} has one: connect to it, or read what all "
+                    f"members have through 'zf+peer://{self.mesh}?role=client&seed={place}'",
+                )
+        return errors.UnknownTopic(topic=topic)
 
     # For the client.
 

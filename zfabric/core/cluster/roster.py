@@ -117,7 +117,8 @@ class Roster:
             return
         _, known = self._entries.get(member.id, (0, None))
         since = known.since_ms if known is not None and known.status == member.status else self._wall_ms
-        took = known.round_trip_us if known is not None else 0
+        # Nobody is there to be measured; who comes back may be another process, on another machine.
+        took = known.round_trip_us if known is not None and member.status <= Status.SUSPECT else 0
         self._living += (member.status <= Status.SUSPECT) - (known is not None and known.status <= Status.SUSPECT)
         self._put(MemberIs(member.id, member.status, member.incarnation, member.endpoint, member.metadata, took, since))
 

@@ -130,6 +130,14 @@ class Beliefs:
             self._health.add(1)
         self._voice.renew(msgspec.structs.replace(me, incarnation=incarnation), now)
 
+    def measured(self, member: bytes, took_ns: int) -> None:
+        """Take the time that a probe took: a shorter one is the better measure, a longer one may be a busy moment.
+
+        The first probe often makes a connection, or meets a process that has just begun.
+        """
+        before = self.round_trips.get(member, took_ns)
+        self.round_trips[member] = min(took_ns, before + (took_ns - before) // 4)
+
     def woke_late(self, span_ns: int) -> None:
         """Give suspects the time that this process stood still: nobody could be heard."""
         for suspect, suspicion in self._suspicions.items():

@@ -340,9 +340,7 @@ class Mesh:
             self._probe = None
             self._health.add(-1)
             if message.sender == probe.target.id:
-                took = now - probe.sent
-                before = self._beliefs.round_trips.get(message.sender, took)
-                self._beliefs.round_trips[message.sender] = before + (took - before) // 4
+                self._beliefs.measured(message.sender, now - probe.sent)
         relay = self._relays.answered(body.sequence, message.sender)
         if relay is not None:
             known = self._table.get(relay.asker)
