@@ -15,7 +15,7 @@ import zmq
 import zfabric
 from tests.process.test_service_life import until as aio_until
 from zfabric import aio, errors
-from zfabric.core.client.responder import NONSENSE_MAX
+from zfabric.core.client.nonsense import NONSENSE_MAX
 from zfabric.settings import CALL_BYTES_MAX
 from zfabric.wire import calls
 

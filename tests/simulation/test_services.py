@@ -260,7 +260,7 @@ def repeat_whatever_was_lost(patch):
 
 @planted("failed", "drain", weather=Weather(delay=0.02))
 def close_before_all_callers_have_said_farewell(patch):
-    patch(Responder, "_at_rest", lambda self: not self._jobs)
+    patch(Responder, "_at_rest", lambda self: not self.jobs)
 
 
 @planted("failed", "drain", weather=Weather(delay=0.02))

@@ -17,7 +17,9 @@ CREDIT    66  ``<I``: the caller takes so many chunks more; never answered
 REFUSED   67  as FAILED, but it was not executed, so whoever repeats it elsewhere is safe
 PING      68  nothing more; the first thing that a caller sends. It sends no request before it has the PONG, so an
               instance that drains can tell everybody, and another one at the same port gets no request
-PONG      69  ``<QB``: instance, draining (0 or 1)
+PONG      69  ``<QB``: instance, draining (0 or 1). Its number is that of a PING; or 0, unasked; or has the highest bit,
+              which no other number has: answer with PING and that number when all before it was read. PING with such
+              a number is never answered
 FAREWELL  70  nothing more: no requests come from this caller any more, the answer to GOODBYE; never answered
 GOODBYE   71  request id 0: the instance drains; send nothing new, say FAREWELL
 ========  ==  =======================================================================================================
@@ -78,6 +80,8 @@ PONG: Final = 69
 FAREWELL: Final = 70
 GOODBYE: Final = 71
 
+QUESTION: Final = 1 << 63
+"""The bit of a PONG's number that asks for a PING with the same number."""
 FLAG_STREAM: Final = 1
 FLAG_IDEMPOTENT: Final = 1
 FLAG_END: Final = 2

@@ -221,3 +221,13 @@ def test_an_instance_that_another_one_had_to_answer_for_is_known_to_be_slow():
         stage.step()
         assert errand.done
     assert 1 <= firsts.count(1) <= 3
+
+
+def test_a_caller_answers_an_instance_that_asks_whether_it_reads():
+    stage = Stage("1")
+    stage.ask()
+    stage.say(1, calls.pong(calls.QUESTION | 5, 1, draining=False))
+    stage.say = None  # An answer of the stage's own would be one too many.
+    [sent] = [effect for effect in stage.client.take_effects() if isinstance(effect, effects.Send)]
+    told = calls.read_asked(sent.frames)
+    assert (told.type, told.number) == (calls.PING, calls.QUESTION | 5)

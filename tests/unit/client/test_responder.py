@@ -6,10 +6,12 @@ from random import Random
 
 import pytest
 
+from zfabric import errors
 from zfabric.core import effects
 from zfabric.core.client.client import Client
 from zfabric.core.client.job import Method
 from zfabric.core.client.responder import Responder
+from zfabric.core.client.unread import ASK_BYTES, CALLER_BYTES, EXCESS
 from zfabric.wire import calls
 from zfabric.wire.card import ServiceCard
 
@@ -34,13 +36,29 @@ class Stage:
         self.client.listens(self.session, "tcp://i:1", self.now)
         self.client.take_effects()
 
-    def ask(self, body=b"body"):
+    def ask(self, body=b"body", peer=PEER):
         """Say a REQUEST; tells whether the pump has to ask for the next deadline after it."""
         self.number += 1
         self.client.restless = False
         frames = calls.request(calls.REQUEST, self.number, 7, 1_000_000, b"s.m", b"", body)
-        self.client.receive(self.session, [PEER, *frames], self.now)
+        self.client.receive(self.session, [peer, *frames], self.now)
         return self.client.restless
+
+    def work(self, size):
+        """Let a worker answer what it can take with so many bytes each; returns who was answered, in order."""
+        answered = []
+        while (job := self.responder.take(self.now)) is not None:
+            answered.append(job.peer)
+            self.answer(job, bytes(size))
+        return answered
+
+    def sent(self, peer):
+        """What was sent to a caller since this was last asked of anybody."""
+        effects_ = [effect.frames for effect in self.client.take_effects() if isinstance(effect, effects.Send)]
+        return [calls.read_answered(frames[1:]) for frames in effects_ if frames[0] == peer]
+
+    def say(self, peer, kind, number):
+        self.client.receive(self.session, [peer, *calls.bare(kind, number)], self.now)
 
     def answer(self, job, body=b""):
         """A worker is through with a request."""
@@ -104,3 +122,98 @@ def test_the_end_of_the_last_request_of_one_that_drains_is_no_usual_one():
     stage.answer(job)
     assert stage.client.restless
     assert stage.client.next_deadline() == 0
+
+
+def full(stage, peer=b"deaf"):
+    """Let a caller ask until nothing more is begun for it; returns the number that it is asked by."""
+    for _ in range(5):
+        stage.ask(peer=peer)
+    assert [stage.work(CALLER_BYTES), stage.responder.ready] == [[peer], False]
+    assert len(stage.responder.backlog) == 4
+    reply, question = stage.sent(peer)
+    assert (reply.type, question.type) == (calls.REPLY, calls.PONG)
+    return question.number
+
+
+def test_a_caller_that_does_not_read_has_nothing_more_begun_until_it_has_read():
+    stage = Stage()
+    question = full(stage)
+    stage.ask(peer=b"other")
+    assert stage.work(10) == [b"other"]
+    stage.say(b"deaf", calls.PING, question ^ 1)
+    assert stage.work(10) == []
+    stage.say(b"deaf", calls.PING, question)
+    assert stage.sent(b"deaf") == []
+    assert stage.work(10) == [b"deaf"] * 4
+    assert stage.responder.backlog.bytes == 0
+
+
+def test_a_worker_that_attends_gets_nothing_of_a_caller_that_does_not_read():
+    """Though it has been asked already when it becomes full."""
+    stage = Stage()
+    for size in (ASK_BYTES, CALLER_BYTES):
+        stage.ask(peer=b"deaf")
+        stage.work(size)
+    stage.responder.attended = True
+    stage.ask(peer=b"deaf")
+    assert stage.work(10) == []
+    stage.ask(peer=b"other")
+    assert stage.work(10) == [b"other"]
+
+
+def test_requests_that_wait_for_their_caller_to_read_may_be_cancelled_and_fill_half_of_the_queue():
+    stage = Stage()
+    full(stage)
+    for _ in range(20):
+        stage.ask(peer=b"deaf")
+    assert len(stage.responder.backlog) == 7  # As many as two workers would take, and half of ten.
+    for _ in range(3):
+        stage.ask(peer=b"other")
+    assert stage.work(10) == [b"other"] * 3
+    for number in range(1, 40):
+        stage.say(b"deaf", calls.CANCEL, number)
+    assert (len(stage.responder.backlog), stage.responder.backlog.bytes) == (0, 0)
+    assert stage.responder.jobs == {}
+
+
+def test_a_caller_that_reads_nothing_for_the_services_patience_is_given_up():
+    stage = Stage()
+    full(stage)
+    stage.now += 20 * SECOND
+    stage.client.tick(stage.now)
+    assert len(stage.responder.backlog) == 0
+    assert stage.responder.counts["cancelled"] == 4
+
+
+def test_a_caller_that_has_gone_is_forgotten_with_what_it_has_not_read():
+    stage = Stage()
+    full(stage)
+    stage.client.left(stage.session, b"deaf", stage.now)
+    assert len(stage.responder.backlog) == 0
+    stage.ask(peer=b"deaf")
+    assert stage.work(10) == [b"deaf"]
+
+
+def test_an_answer_to_a_question_makes_nobody_a_caller_again_that_has_said_farewell():
+    """A drain would wait for it."""
+    stage = Stage()
+    stage.say(b"deaf", calls.PING, 1)
+    assert [told.type for told in stage.sent(b"deaf")] == [calls.PONG]
+    question = full(stage)
+    stage.say(b"deaf", calls.FAREWELL, 0)
+    stage.say(b"deaf", calls.PING, question)
+    assert stage.responder.stats()["callers"] == 0
+
+
+def test_what_would_be_far_too_much_for_a_caller_that_does_not_read_is_an_error_instead():
+    stage = Stage()
+    stage.ask(peer=b"deaf")
+    stage.ask(peer=b"deaf")
+    jobs = [stage.responder.take(stage.now), stage.responder.take(stage.now)]
+    stage.responder.unread.sent(b"deaf", EXCESS * CALLER_BYTES - 2_000, stage.now)
+    stage.answer(jobs[0], bytes(2_000))
+    stage.answer(jobs[1], bytes(2_000))
+    reply, failure = (told for told in stage.sent(b"deaf") if told.type != calls.PONG)
+    assert (reply.type, failure.type) == (calls.REPLY, calls.FAILED)
+    assert failure.failure.code == errors.LimitExceeded.code
+    assert (stage.responder.running, stage.responder.counts["failures"]) == (0, 1)

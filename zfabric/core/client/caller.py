@@ -212,9 +212,8 @@ class Caller:
         for attempt in errand.attempts:
             if attempt.number in attempt.channel.attempts:
                 self._release(attempt)
-                taken_ns = now - attempt.sent_ns
-                if errand.inflow is None and taken_ns > attempt.channel.latency_ns:
-                    attempt.channel.observe(taken_ns)  # It would have taken longer still.
+                if errand.inflow is None:
+                    attempt.channel.observe_more(now - attempt.sent_ns)
                 if attempt.channel.session is not None:
                     self._send(attempt.channel, calls.bare(calls.CANCEL, attempt.number))
         errand.attempts = ()
@@ -237,8 +236,7 @@ class Caller:
 
     def connected(self, session: int, now: int) -> None:
         """An instance's connection is there: ask it who it is before anything else."""
-        _, channel = self.instances.by_session[session]
-        self._send(channel, calls.bare(calls.PING, self._client.requests.next_id()))
+        self._send(self.instances.by_session[session][1], calls.bare(calls.PING, self._client.requests.next_id()))
 
     def _greeted(self, pool: Pool, channel: Channel, now: int) -> None:
         """An instance may be asked from now on."""
@@ -350,6 +348,8 @@ class Caller:
         channel.pause_ns = 0
         if answer.value != channel.card.instance:
             self._shun(channel, session, now)
+        elif answer.number & calls.QUESTION:
+            self._send(channel, calls.bare(calls.PING, answer.number))
         elif answer.draining:
             self._retire(pool, channel)
         elif not channel.ready and not channel.draining:

@@ -23,14 +23,14 @@ class Outflows:
         service: its name. patience_ns: how long a stream waits for its reader.
 
     Attributes:
-        stalled: how many have ended because nothing was taken. waits: those that wait, the oldest first, and until when
-            (monotonic ns).
+        patience_ns: as given. stalled: how many have ended because nothing was taken. waits: those that wait, the
+            oldest first, and until when (monotonic ns).
     """
 
     def __init__(self, service: str, patience_ns: int) -> None:
         self.stalled = 0
         self._service = service
-        self._patience_ns = patience_ns
+        self.patience_ns = patience_ns
         self.waits: dict[Job, int] = {}
 
     def sent(self, job: Job, size: int, now: int) -> Pending[None] | None:
@@ -38,7 +38,7 @@ class Outflows:
         if job.sent(size):
             return None
         job.credit = Pending()
-        self.waits[job] = now + self._patience_ns
+        self.waits[job] = now + self.patience_ns
         return job.credit
 
     def credited(self, job: Job, chunks: int, now: int) -> None:
@@ -47,7 +47,7 @@ class Outflows:
         if job.able:
             self.go_on(job)
         elif chunks and self.waits.pop(job, None) is not None:
-            self.waits[job] = now + self._patience_ns
+            self.waits[job] = now + self.patience_ns
 
     def go_on(self, job: Job) -> None:
         """A stream need not wait any more."""
@@ -67,5 +67,5 @@ class Outflows:
             if job.credit is not None and not job.over:
                 self.stalled += 1
                 what = f"stream '{self._service}.{job.method.name}'"
-                error = errors.StreamStalled(what=what, seconds=self._patience_ns / 1e9, chunks=job.place)
+                error = errors.StreamStalled(what=what, seconds=self.patience_ns / 1e9, chunks=job.place)
                 job.credit.fail(error)

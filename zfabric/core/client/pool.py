@@ -99,6 +99,11 @@ class Channel:
         else:
             self.latency_ns = float(max(taken_ns, LATENCY_MIN_NS))
 
+    def observe_more(self, taken_ns: int) -> None:
+        """A request was given up after so long, and would have taken longer."""
+        if taken_ns > self.latency_ns:
+            self.observe(taken_ns)
+
     def fade(self, now: int) -> None:
         """Forget a bad latency by and by: whoever is never asked could not show that it is better now."""
         if now - self.faded_ns > _FADE_NS:

@@ -4,8 +4,9 @@
 for a method that there is not, when the instance drains, when its time is over before a worker takes it, and when
 ``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``), and when it would wait for
 its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a worker; what the handler returns or raises
-is the answer. CANCEL takes a waiting request away, and tells a running one. Who has talked nonsense ``NONSENSE_MAX``
-times is not listened to any more: to answer each time would be what a flood is for.
+is the answer. CANCEL takes a waiting request away, and tells a running one. Who talks nonsense again and again is not
+listened to any more (:mod:`zfabric.core.client.nonsense`); who does not read what it is sent gets nothing more
+(:mod:`zfabric.core.client.unread`).
 
 **A stream** may be as many chunks ahead of its reader as the window and CREDIT say, and ``STREAM_BYTES`` with all but
 the last of them. Its deadline is looked at with each chunk; one that waits for CREDIT for ``patience`` is given up. A
@@ -22,20 +23,22 @@ is of no use here: it closes the connections that there are.)
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from zfabric import errors
-from zfabric.core.client import circles
+from zfabric.core.client import admission
+from zfabric.core.client.admission import QUEUED_BYTES_MAX
 from zfabric.core.client.announcing import Announcement
+from zfabric.core.client.backlog import Backlog
 from zfabric.core.client.job import Job, Method
+from zfabric.core.client.nonsense import Nonsense
 from zfabric.core.client.outflow import Outflows
 from zfabric.core.client.pending import Pending
+from zfabric.core.client.unread import SMALL_BYTES, Unread
 from zfabric.core.effects import CloseSession, Listen, Send
-from zfabric.settings import ERROR_TEXT_MAX
 from zfabric.wire import calls, messages
 from zfabric.wire.card import DRAINING, ServiceCard
 
@@ -45,10 +48,7 @@ if TYPE_CHECKING:
 
 PROBE_NS: Final = 10_000_000_000
 DRAIN_PROBE_NS: Final = 200_000_000
-QUEUED_BYTES_MAX: Final = 64 << 20
 PEERS_MAX: Final = 100_000
-NONSENSE_MAX: Final = 1_000
-WITHDRAWN_MAX: Final = 64
 
 
 class Responder:
@@ -64,9 +64,11 @@ class Responder:
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
         ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
+        jobs: requests that wait or run, by caller and number. backlog: those that wait; queue: its jobs. methods,
+        concurrency: as given; limit: queue, as given. unread: what callers have not read.
         prompt: the pump calls workers itself after each step, so ``wake`` is not called. attended: a worker looks for
             requests by itself, so neither is. running: requests at workers.
-        queue: requests that wait, with those that are not wanted any more. counts: of what became of requests, by name.
+        counts: of what became of requests, by name.
     """
 
     def __init__(
@@ -91,19 +93,20 @@ class Responder:
             ("requests", "replies", "failures", "chunks", "refused", "overloaded", "expired", "cancelled", "garbage"), 0
         )
         self._client = client
-        self._methods = methods
-        self._concurrency = concurrency
-        self._limit = queue
+        self.methods = methods
+        self.concurrency = concurrency
+        self.limit = queue
         self._wake = wake
         self._advertise = advertise
         self._outflows = Outflows(card.name, patience_ns)
-        self.queue: deque[Job] = deque()
-        self.queued_bytes = 0
-        self._withdrawn = 0
-        self._jobs: dict[tuple[bytes, int], Job] = {}
+        self.unread = Unread(client.random.getrandbits)
+        self.backlog = Backlog(self.unread.full)
+        self.queue = self.backlog.jobs
+        self.jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
-        self._nonsense: dict[bytes, int] = {}
-        self._plain: dict[bytes, Method] = {}  # By service and name, as they were asked for; none while it drains.
+        self._nonsense = Nonsense()
+        # By service and name, as they were asked for; none while it drains, or a caller is full.
+        self._plain: dict[bytes, Method] = {}
         self._instance = card.instance
         self._session: int | None = None
         self._announcement = Announcement(client)
@@ -116,7 +119,7 @@ class Responder:
 
     def offer(self, method: Method) -> None:
         """Offer a method, in place of another one of its name."""
-        self._methods[method.name] = method
+        self.methods[method.name] = method
         self._plain.clear()
 
     def start(self, now: int) -> None:
@@ -168,7 +171,7 @@ class Responder:
             return
         session, self._session = self._session, None
         self.ended = True
-        for job in list(self._jobs.values()):
+        for job in list(self.jobs.values()):
             self._abandon(job)
         self._client.shut(session)
         self._client.requests.effect(CloseSession(session))
@@ -201,8 +204,30 @@ class Responder:
     def left(self, peer: bytes, now: int) -> None:
         """A peer has gone, or takes nothing: whatever it asked for is not wanted any more."""
         self._peers.pop(peer, None)
-        for job in [job for key, job in self._jobs.items() if key[0] == peer]:
+        self._drop(peer)
+        self.unread.left(peer)
+
+    def _drop(self, peer: bytes) -> None:
+        """Nobody is there who wants what a caller has asked for."""
+        for job in [job for key, job in self.jobs.items() if key[0] == peer]:
             self._cancel(job)
+
+    def _has_read(self, peer: bytes, number: int, now: int) -> None:
+        """A caller has read all before a question."""
+        self.unread.answered(peer, number, now)
+        self.backlog.free()
+        if self.ready and not self.attended:
+            self._call()
+        self._ask()
+
+    def _count(self, job: Job, size: int, now: int) -> None:
+        self.unread.sent(job.peer, size, now)
+        if self.unread.full:
+            self._plain.clear()  # So that each request is looked at.
+
+    def _ask(self) -> None:
+        for peer, number in self.unread.questions():
+            self._send(peer, calls.pong(number, self.card.instance, draining=self._draining))
 
     def received(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take what a caller says."""
@@ -219,16 +244,14 @@ class Responder:
 
     def _receive(self, frames: Sequence[Any], now: int) -> None:
         peer = bytes(frames[0])
-        if self._nonsense.get(peer, 0) >= NONSENSE_MAX:
+        if self._nonsense.enough(peer):
             self.counts["garbage"] += 1
             return
         try:
             asked = calls.read_asked(frames[1:])
         except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
             self.counts["garbage"] += 1
-            if len(self._nonsense) >= PEERS_MAX:
-                self._nonsense.clear()
-            self._nonsense[peer] = self._nonsense.get(peer, 0) + 1
+            self._nonsense.heard(peer)
             number = messages.request_id(frames[1]) if len(frames) > 1 else 0
             if number and frames[1][3] == calls.REQUEST:
                 self._send(peer, calls.failure(calls.REFUSED, number, error))
@@ -237,6 +260,9 @@ class Responder:
         if kind == calls.FAREWELL:
             self._peers.pop(peer, None)
             return
+        if kind == calls.PING and asked.number & calls.QUESTION:
+            self._has_read(peer, asked.number, now)
+            return
         if peer not in self._peers and kind == calls.PING and len(self._peers) < PEERS_MAX:
             self._peers[peer] = None
         if kind in (calls.REQUEST, calls.NOTIFY):
@@ -244,7 +270,7 @@ class Responder:
         elif kind == calls.PING:
             self._send(peer, calls.pong(asked.number, self.card.instance, draining=self._draining))
         else:
-            job = self._jobs.get((peer, asked.number))
+            job = self.jobs.get((peer, asked.number))
             if job is not None and kind == calls.CANCEL:
                 self._cancel(job)
             elif job is not None:
@@ -253,18 +279,17 @@ class Responder:
     def _begin(self, job: Job, now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
         key = job.peer, job.number
-        jobs, queue, running = self._jobs, self.queue, self.running
-        if key in jobs or len(queue) + running >= self._concurrency:
+        jobs, queue, running = self.jobs, self.queue, self.running
+        if key in jobs or len(queue) + running >= self.concurrency:
             return False
         if self.attended and self.handed is None and not queue:
             self.running = running + 1
             job.started_ns = now
             self.handed = job
-        elif self.queued_bytes + len(job.body) > QUEUED_BYTES_MAX:
+        elif self.backlog.bytes + len(job.body) > QUEUED_BYTES_MAX:
             return False
         else:
-            queue.append(job)
-            self.queued_bytes += len(job.body)
+            self.backlog.add(job)
             if not self.attended:
                 self._call()
         self.counts["requests"] += 1
@@ -274,8 +299,8 @@ class Responder:
     def _take(self, peer: bytes, asked: calls.Asked, now: int) -> None:
         self.counts["requests"] += 1
         service, _, name = asked.method.rpartition(".")
-        method = self._methods.get(name) if service == self.card.name else None
-        refusal = self._refusal(asked, method, name)
+        method = self.methods.get(name) if service == self.card.name else None
+        refusal = admission.refusal(self, peer, asked, method, name)
         if refusal is not None:
             self.counts["refused"] += 1
             if asked.type == calls.REQUEST:
@@ -283,49 +308,17 @@ class Responder:
                 self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
             return
         assert method is not None
-        if not (method.stream or self._draining):
+        if not (method.stream or self._draining or self.unread.full):
             self._plain[asked.method.encode()] = method
         key = peer, asked.number
-        if key in self._jobs:
+        if key in self.jobs:
             return  # Said twice: it is under way.
         deadline_ns = now + asked.remaining_us * 1_000 if asked.remaining_us else None
-        job = self._jobs[key] = Job(peer, asked.number, method, asked.body, asked.headers, deadline_ns)
+        job = self.jobs[key] = Job(peer, asked.number, method, asked.body, asked.headers, deadline_ns)
         job.streaming, job.window, job.oneway = bool(asked.flags), asked.window, asked.type == calls.NOTIFY
-        self.queue.append(job)
-        self.queued_bytes += len(job.body)
-        if not self.attended and self.running < self._concurrency:
+        self.backlog.add(job)
+        if not self.attended and self.running < self.concurrency:
             self._call()
-
-    def _refusal(self, asked: calls.Asked, method: Method | None, name: str) -> errors.ZFabricError | None:
-        card = self.card
-        if asked.instance not in (0, card.instance):
-            return errors.WrongInstance(instance=asked.instance)
-        if self._draining and asked.type == calls.REQUEST:
-            return errors.ServiceDraining(service=card.name)
-        if method is None or (method.stream and not asked.flags):
-            kind = "for requests that want one reply" if method is not None else "for requests"
-            known = ", ".join(sorted(self._methods))[:ERROR_TEXT_MAX]
-            return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
-        waiting = self._waiting - max(self._concurrency - self.running, 0)
-        if waiting >= self._limit or self.queued_bytes + len(asked.body) > QUEUED_BYTES_MAX:
-            self.counts["overloaded"] += 1
-            return errors.Overloaded(
-                service=card.name,
-                running=min(self.running + self._waiting, self._concurrency),
-                concurrency=self._concurrency,
-                queued=max(waiting, 0),
-                limit=self._limit,
-            )
-        if self.running >= self._concurrency and asked.type == calls.REQUEST:
-            methods = self._methods.values()
-            if circles.closed(asked.headers, methods, self._jobs.values(), self.running):
-                return errors.WouldDeadlock(service=card.name, method=name, concurrency=self._concurrency)
-        return None
-
-    @property
-    def _waiting(self) -> int:
-        """How many requests wait for a worker."""
-        return len(self.queue) - self._withdrawn
 
     # For workers.
 
@@ -334,19 +327,14 @@ class Responder:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
         if self.handed is not None:
             return True
-        return self.ended or (len(self.queue) > self._withdrawn and self.running < self._concurrency)
+        return self.ended or (self.backlog.any and self.running < self.concurrency)
 
     def take(self, now: int) -> Job | None:
         """Return the next request for a worker; it must come back by :meth:`end`."""
         job, self.handed = self.handed, None
         if job is not None:
             return job
-        while self.queue and self.running < self._concurrency:
-            job = self.queue.popleft()
-            self.queued_bytes -= len(job.body)
-            if job.over:
-                self._withdrawn -= 1
-                continue
+        while self.running < self.concurrency and (job := self.backlog.take()) is not None:
             if job.deadline_ns is not None and job.deadline_ns <= now:
                 self.counts["expired"] += 1
                 what = f"request '{self.card.name}.{job.method.name}'"
@@ -359,7 +347,7 @@ class Responder:
 
     def _refuse(self, job: Job, error: errors.ZFabricError) -> None:
         self.counts["refused"] += 1
-        del self._jobs[job.peer, job.number]
+        del self.jobs[job.peer, job.number]
         job.over = True
         self._client.restless = True
         if not job.oneway:
@@ -370,8 +358,15 @@ class Responder:
         session = self._session
         if job.cancelled or job.oneway or session is None:
             return None
-        self.counts["replies"] += 1
         flags = job.method.idempotent
+        if len(body) > SMALL_BYTES:
+            try:
+                self._count(job, len(body), self._client.now)
+            except errors.LimitExceeded as error:
+                job.method.failed += 1
+                self.counts["failures"] += 1
+                return Send(session, [job.peer, *calls.failure(calls.FAILED, job.number, error, flags)])
+        self.counts["replies"] += 1
         if job.streaming:
             return Send(session, [job.peer, *calls.chunk(job.number, job.place, body, flags | calls.FLAG_END)])
         return Send(session, calls.reply_to(job.peer, job.number, body, flags))
@@ -396,8 +391,12 @@ class Responder:
         if job.credit is not None or (job.deadline_ns is not None and job.deadline_ns <= now):
             raise errors.DeadlineExceeded(what=what, state=f"after {job.place} chunks")
         self._client.now = now
+        if len(body) > SMALL_BYTES:
+            self._count(job, len(body), now)
         self.counts["chunks"] += 1
         self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent))
+        if self.unread.asking:
+            self._ask()
         return self._outflows.sent(job, len(body), now)
 
     def end(self, job: Job, now: int) -> None:
@@ -411,9 +410,11 @@ class Responder:
         job.over = True
         if job.asking:
             job.asks_no_more()
-        del self._jobs[job.peer, job.number]
+        del self.jobs[job.peer, job.number]
         if self._draining:
             self._client.restless = True
+        if self.unread.asking:
+            self._ask()
         if self.queue and not self.attended:
             self._call()
 
@@ -437,22 +438,12 @@ class Responder:
     def _abandon(self, job: Job) -> None:
         job.cancelled = True
         if not job.started_ns:
-            self._withdraw(job)
+            self.jobs.pop((job.peer, job.number), None)
+            self.backlog.withdraw(job)
         elif job.cancel is not None:
             cancel = job.cancel
             self._client.later([(lambda _delivery, _error: cancel(), None)], None)
         self._outflows.go_on(job)
-
-    def _withdraw(self, job: Job) -> None:
-        """A waiting request is not wanted any more: its place and its memory are free at once."""
-        self._jobs.pop((job.peer, job.number), None)
-        self.queued_bytes -= len(job.body)
-        job.over = True
-        job.body = job.headers = b""
-        self._withdrawn += 1
-        if self._withdrawn > max(WITHDRAWN_MAX, self._waiting):  # Cheaper than to look for each at once.
-            self.queue = deque(waiting for waiting in self.queue if not waiting.over)
-            self._withdrawn = 0
 
     def _send(self, peer: bytes, frames: calls.Frames) -> None:
         if self._session is not None:
@@ -472,7 +463,7 @@ class Responder:
         return 0 if self._at_rest() else min(due, self._drain_until_ns)
 
     def _at_rest(self) -> bool:
-        return not self._jobs and not self._peers
+        return not self.jobs and not self._peers
 
     def busy(self) -> bool:
         """Tell whether a pump has to attend to it: always, until it has ended."""
@@ -492,8 +483,11 @@ class Responder:
             self._probe_ns = now + (DRAIN_PROBE_NS if self._draining else PROBE_NS)
             for peer in self._peers:
                 self._send(peer, calls.pong(0, self.card.instance, draining=self._draining))
+            for peer in self.unread.tick(now, self._outflows.patience_ns):
+                self._drop(peer)
+            self._ask()
 
     def stats(self) -> dict[str, int]:
         """Return counters, and how many requests run and wait."""
         counts = {**self.counts, "stalled": self._outflows.stalled}
-        return {**counts, "running": self.running, "waiting": self._waiting, "callers": len(self._peers)}
+        return {**counts, "running": self.running, "waiting": len(self.backlog), "callers": len(self._peers)}
