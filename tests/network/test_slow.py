@@ -95,6 +95,32 @@ def test_a_backlog_is_read_over_a_slow_link_and_nothing_of_it_is_sent_twice(mach
     assert carried(machine, "rx") < 1.3 * BACKLOG * RECORD_BYTES
 
 
+LISTEN = """
+import sys, zfabric
+with zfabric.connect(sys.argv[1]) as fabric, fabric.consumer("big", start="latest") as consumer:
+    consumer.poll(1, timeout=1)
+    print("listening", flush=True)
+    [record] = consumer.poll(1, timeout=100)
+    print(len(record.value))
+"""
+
+
+def test_what_is_published_over_a_slow_link_is_read_though_its_frame_takes_longer_than_heartbeats_wait(machine, hub):
+    """It may come twice: published, and by the FETCH that asks in the meantime whether something was missed."""
+    hub.topics.create("big", partitions=1)
+    command = machine.command(sys.executable, "-c", LISTEN, hub.url)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            assert listener.stdout.readline() == "listening\n"
+            machine.slow("1mbit")
+            with hub.producer() as producer:
+                producer.send("big", random.Random(3).randbytes(800_000)).result(PATIENCE_S)
+            assert listener.communicate(timeout=2 * PATIENCE_S) == ("800000\n", None)
+        finally:
+            listener.kill()
+    assert carried(machine, "rx") < 2.5 * 800_000
+
+
 @pytest.mark.parametrize("dialled", [False, True], ids=["asked", "dials"])
 def test_a_keeper_gets_a_backlog_and_a_large_record_over_a_slow_link_and_nothing_of_it_twice(
     machine, tmp_path, dialled

@@ -231,11 +231,13 @@ class Fetch(Body, frozen=True):
     """Read committed batches of several partitions: at most ``max_bytes``, at least one batch if there is one.
 
     They come in frames of at most ``part_bytes``, each complete one a sign of life on a slow link; 0: in one frame.
+    ``held``: HELD is wanted ahead of a large answer.
     """
 
     max_bytes: Count
     parts: Annotated[list[FetchPart], ASKED]
     part_bytes: Count = 0
+    held: bool = False
 
 
 class FetchedPart(Body, frozen=True):

@@ -10,6 +10,7 @@ FOLLOWED  the answer: parts with news, then one frame with all their batches, as
           the ids of the fabric that was asked, which is the origin or another keeper of it.
 HELD      ahead of the answer: your question has arrived, so nobody needs to ask again. Said once it was held for a
           second, and before an answer of more than 64 KiB, whose size it tells: on a slow link that takes its time.
+          FETCH is answered so, too.
 SHARE     what groups have committed at a keeper: the receiver takes what is ahead of what it has.
 OFFER     a fabric that others cannot reach says over a connection that it opened itself: here I am, ask me. Repeated
           every few seconds, as reconnects are invisible. From then on *commands run in reverse on that connection*:
@@ -118,7 +119,7 @@ class Followed(Body, frozen=True):
 
 
 class Held(Body, frozen=True):
-    """A FOLLOW has arrived, and what follows is an answer of so many ``bytes``; 0: not yet."""
+    """A FOLLOW, or FETCH, has arrived, and what follows is an answer of so many ``bytes``; 0: not yet."""
 
     bytes: Annotated[int, Meta(ge=0, le=FETCHED_BYTES_MAX)]
 

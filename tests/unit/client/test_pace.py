@@ -128,3 +128,27 @@ def test_a_consumer_asks_for_what_comes_in_a_second_or_two(seconds, grown):
     wire.up.update(at for pair in wire.places.values() for at in pair)
     wire.pass_time(5.0)
     assert wire.fetches()[0].body.max_bytes == min(grown, FIRST_BYTES), "another link, perhaps"
+
+
+def test_what_is_published_is_not_wanted_on_a_link_that_has_shown_to_be_slow():
+    """It would come twice: once more by the FETCH that asks meanwhile whether something was missed."""
+    wire = Wire()
+    publish = wire.places[0][1]
+    consumer = wire.consumer()
+    wire.open(consumer, {1: 1})
+    wire.pass_time(3.0)
+    wire.fetched(wire.fetches()[0], {1: [stored(1, 0, [bytes(200_000)])]}, {1: 1})
+    asked = len(wire.sent)
+    wire.pass_time(0.1)
+    wire.serve(29.0)
+    assert publish not in wire.opened
+    assert 55 <= len(wire.sent) - asked <= 65, "two a second"
+    wire.serve(2.0)
+    assert wire.opened[-1] == publish
+
+    wire.pass_time(3.0)
+    wire.fetched(wire.fetches()[0], {1: [stored(1, 1, [bytes(200_000)])]}, {1: 2})
+    assert publish not in wire.sessions.values()
+    wire.pass_time(0.7)
+    wire.fetched(wire.fetches()[0], {1: [stored(1, 2, [bytes(200_000)])]}, {1: 3})
+    assert publish in wire.sessions.values(), "a large answer has come at once"

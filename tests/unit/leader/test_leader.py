@@ -381,6 +381,8 @@ def test_what_is_fetched_comes_in_frames_of_the_size_that_is_asked_for(node):
     for wrong in (16_383, (16 << 20) + 1):
         with pytest.raises(errors.InvalidArgument):
             node.ask(Type.FETCH, messages.Fetch(1 << 20, [part], wrong))
+    held, answer = node.turn(Type.FETCH, messages.Fetch(1 << 20, [part], 16_384, True))[0]
+    assert (held.type, held.body.bytes, answer.body) == (Type.HELD, len(whole.rest[0]), whole.body)
 
 
 def test_a_deleted_topic_leaves_no_rows(node):

@@ -111,8 +111,10 @@ EXAMPLES = {
         "7a6601170000000009000000000000009203ff",
     ),
     Type.FETCH: (
-        messages.Fetch(1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)], 65_536),
-        "7a66011800000000090000000000000093ce001000009297010a0903cd03e804cd03849702000000000000ce00010000",
+        messages.Fetch(
+            1 << 20, [messages.FetchPart(1, 10, 9, 3, 1000, 4, 900), messages.FetchPart(2, 0)], 65_536, True
+        ),
+        "7a66011800000000090000000000000094ce001000009297010a0903cd03e804cd03849702000000000000ce00010000c3",
     ),
     Type.FIND_OFFSETS: (
         messages.FindOffsets([messages.FindOffset(1, -2), messages.FindOffset(2, 1_700_000_000_000)]),

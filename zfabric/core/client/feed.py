@@ -8,7 +8,10 @@ Each FETCH asks the leader for all partitions that need one. They stand in anoth
 may take all that an answer holds. A keeper of very many origins may have more than a FETCH may ask for: those are asked
 for in turns.
 
-How much a FETCH asks for is what comes in a second or two, up to 2 MiB, see ``core/appetite.py``.
+How much a FETCH asks for is what comes in a second or two, up to 2 MiB, see ``core/appetite.py``. On a link that has
+shown to be slow there is no subscription: a batch would come twice, once published and once more by the FETCH that asks
+in the meantime whether something was missed, and its one frame takes longer than heartbeats wait. There FETCH asks
+every half second.
 
 Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
 missed. While nothing comes the next silence is twice as long, up to 4 s, so that idle consumers cost a leader little;
@@ -158,7 +161,8 @@ class Feed:
                       if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half
                       and (not c.live or now - c.heard_ns >= IDLE_NS)]  # fmt: skip
             self._asked_ns = now
-            self._silence_ns = min(self._silence_ns * 2, IDLE_MAX_NS)
+            longest_ns = IDLE_NS if self._appetite.is_slow(now) else IDLE_MAX_NS
+            self._silence_ns = min(self._silence_ns * 2, longest_ns)
             self._due_ns = now + self._silence_ns
         if not wanted:
             return
@@ -177,7 +181,7 @@ class Feed:
         parts = [cursor.wanted() for cursor in wanted]
         most = self._appetite.bytes
         size = max(most, FETCH_BATCH_BYTES) if any(cursor.behind for cursor in wanted) else 0
-        body = messages.Fetch(most, parts, self._appetite.part_bytes)
+        body = messages.Fetch(most, parts, self._appetite.part_bytes, self._appetite.part_bytes > 0)
         call = self._client.requests.call(
             endpoint, Type.FETCH, body, now, now + CALL_NS, "fetch", CALL_NS / 1e9, size=size
         )
@@ -193,7 +197,11 @@ class Feed:
         if call.error is not None:
             self._appetite.failed(asked)
         else:
-            self._appetite.answered(asked, took_ns, len(call.result().rest[0]))
+            self._appetite.answered(asked, took_ns, len(call.result().rest[0]), self._client.now)
+            if self._session is not None and self._appetite.is_slow(self._client.now):
+                session = self._session
+                self.end()
+                self._consumer.lost(session, self._client.now)
 
     def _postpone(self, now: int) -> None:
         """Try again soon; the leader may be elsewhere by then."""
@@ -229,7 +237,7 @@ class Feed:
             came += part.length
             if cursor.expected < part.end_offset:
                 cursor.live = False  # There is more than fits an answer; waiting for silence each time would take long.
-            elif not cursor.live:
+            elif not cursor.live or not (cursor.subscribed or self._appetite.is_slow(now)):
                 self._go_live(cursor, now)
         consumer.wake()
         if came:
@@ -338,7 +346,7 @@ class Feed:
         cursor.live = True
         cursor.heard_ns = 0
         endpoint = self._client.publish_endpoint(self._leader)
-        if endpoint is None:
+        if endpoint is None or self._appetite.is_slow(now):
             return
         if self._session is None:
             self._session = self._client.requests.new_session()

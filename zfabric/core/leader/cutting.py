@@ -1,4 +1,4 @@
-"""Cutting a batch to the offsets that are wanted: where the same log is cut into batches in two ways.
+"""Cutting: a batch to the offsets that are wanted, and an answer into frames.
 
 Batches of one log are the same everywhere until somebody compacts it; then one may reach across the place where another
 holder's ends. What is cut is a compacted batch, as a compacted one may leave offsets out.
@@ -9,8 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from zfabric.model import Buffer
-from zfabric.wire import batch
+from zfabric.settings import FETCHED_BYTES_MAX
+from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, BatchHeader
+from zfabric.wire.messages import Command, Type
+from zfabric.wire.replication import Held
+
+ANNOUNCED_BYTES = 64 << 10
 
 
 def cut(header: BatchHeader, payload: Buffer, first: int, following: int) -> tuple[BatchHeader, bytes, bytes]:
@@ -42,6 +47,13 @@ def cut(header: BatchHeader, payload: Buffer, first: int, following: int) -> tup
     )  # fmt: skip
     raw = batch.stamp(raw, header.partition, header.leader_epoch, following - first, first, header.append_time)
     return batch.parse(raw), raw, left
+
+
+def announcement(command: Command, size: int) -> tuple[bytes] | None:
+    """Return the HELD that goes ahead of an answer with ``size`` bytes of batches, if it wants one."""
+    if not command.body.held or size <= ANNOUNCED_BYTES:
+        return None
+    return (messages.command(Type.HELD, command.request, Held(min(size, FETCHED_BYTES_MAX))),)
 
 
 def in_parts(head: bytes, joined: bytes, part_bytes: int) -> tuple[Any, ...]:

@@ -351,7 +351,7 @@ class Follower:
         if bulk and answer.error is not None:
             source.appetite.failed(bulk)
         elif bulk:
-            source.appetite.answered(bulk, self._now - asked_ns, len(answer.result().rest[0]))
+            source.appetite.answered(bulk, self._now - asked_ns, len(answer.result().rest[0]), self._now)
         self._stop_asking(source)
         error = answer.error
         body: Followed | None = None if error is not None else answer.result().body

@@ -31,12 +31,12 @@ from zfabric.core.leader import lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.counters import Counters
-from zfabric.core.leader.cutting import in_parts
+from zfabric.core.leader.cutting import announcement, in_parts
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
-from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, FETCHED_BYTES_MAX, UNCONFIRMED_MAX, check_range
+from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, UNCONFIRMED_MAX, check_range
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart, Held
@@ -48,8 +48,6 @@ KEEPERS_MAX = 64
 HELD_MAX = 10_000
 HEARD_MAX = 10_000
 SIGN_NS = 1_000_000_000
-ANNOUNCED_BYTES = 64 << 10
-"""An answer of more is announced."""
 REPEAT_NS = 2_000_000_000
 REPEATS = 8
 
@@ -284,9 +282,9 @@ class Keepers:
         body: Follow = command.body
         answers: list[tuple[bytes, tuple[Any, ...]]] = []
         self._counters.fetched_bytes += len(joined)
-        if body.held and len(joined) > ANNOUNCED_BYTES:
-            held = Held(min(len(joined), FETCHED_BYTES_MAX))
-            answers.append((peer, (messages.command(Type.HELD, command.request, held),)))
+        announced = announcement(command, len(joined))
+        if announced is not None:
+            answers.append((peer, announced))
         if body.held and len(self._answered) < HELD_MAX:
             self._answered[peer] = _Answered(command.request, now + REPEAT_NS, REPEATS)
         head = messages.command(Type.FOLLOWED, command.request, followed)

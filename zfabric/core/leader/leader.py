@@ -33,6 +33,7 @@ from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.copies import Copies, Keep
 from zfabric.core.leader.counters import Counters
+from zfabric.core.leader.cutting import announcement
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import MemoryLog, StoredLog
@@ -178,6 +179,9 @@ class Leader:
                 answer = self._reading.answer(command, txn)
                 if isinstance(answer, Command):
                     return answer
+                if command.type == Type.FETCH:
+                    announced = announcement(command, sum(map(len, answer[1:])))
+                    self._effects += [Reply(peer, announced)] if announced is not None else []
                 self._effects.append(Reply(peer, answer))
         except errors.ZFabricError as error:
             self._refuse(peer, command, error)

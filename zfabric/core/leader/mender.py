@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zfabric import errors
+from zfabric.core.appetite import PART_BYTES
 from zfabric.core.leader.damage import Patch, Piece
 from zfabric.core.leader.intake import Intake
 from zfabric.core.leader.sources import OFFERED, Answer, Caller, Kept, Source, Sources
@@ -82,7 +83,7 @@ class Mender:
         if not holders:
             return
         source, there = holders[number % len(holders)]
-        body = messages.Fetch(BYTES, [messages.FetchPart(there, first)])
+        body = messages.Fetch(BYTES, [messages.FetchPart(there, first)], PART_BYTES, True)
         entry.asking = True
         answer = self._caller.call(
             source.endpoint, Type.FETCH, body, now, now + ASK_NS, "fetch of what is damaged", ASK_NS / 1e9
