@@ -222,3 +222,18 @@ def test_members_are_probed_in_a_random_order():
     hosts = world.grow(20)
     orders = [[host.mesh._table.next_target().id for _ in range(19)] for host in hosts[:2]]
     assert orders[0] != orders[1]
+
+
+def test_the_simulator_remembers_no_frame_that_nobody_will_read():
+    """A mesh of thousands that loses a fifth of its frames would else hold half a gigabyte of them."""
+    world = MeshWorld(3, loss=1.0)
+    world.grow(5)
+    world.run(5.0)
+    assert world.frames > 20
+    assert not world.codec()._written
+    world = MeshWorld(3)
+    hosts = world.grow(5)
+    world.partition(hosts[:2])
+    world.crash(hosts[4])
+    world.run(60.0)
+    assert len(world.codec()._written) <= 5, "only what is under way"

@@ -43,10 +43,14 @@ class SharedCodec(Codec):
         frame = super().write(kind, sender, instance, number, body)
         if body is not self._said[0]:
             self._said = body, self.news(body)
-        if len(self._written) >= WRITTEN_MAX:  # Of frames that were lost.
+        if len(self._written) >= WRITTEN_MAX:  # Of frames that nobody has read yet.
             self._written.clear()
         self._written[frame] = Message(kind, sender, instance, number, body, self._said[1])
         return frame
+
+    def lose(self, frame: bytes) -> None:
+        """Nobody will read a frame."""
+        self._written.pop(frame, None)
 
     def read(self, frame: Buffer) -> Message:
         """Decode a frame."""
@@ -66,7 +70,7 @@ class Host:
     number: int
     mesh: Mesh
     endpoint: str
-    codec: Codec
+    codec: SharedCodec
     side: int = 0
     up: bool = True
     paused: bool = False
@@ -107,7 +111,7 @@ class MeshWorld:
         self._delay = int(delay[0] * SECOND), int((delay[1] - delay[0]) * SECOND)
         self._at: dict[str, Host] = {}
         self._odd: list[Host] = []
-        self._codecs: dict[tuple[str, bytes | None], Codec] = {}
+        self._codecs: dict[tuple[str, bytes | None], SharedCodec] = {}
 
     @property
     def now(self) -> int:
@@ -116,7 +120,7 @@ class MeshWorld:
 
     # Members.
 
-    def codec(self, mesh: str = "m", key: bytes | None = None) -> Codec:
+    def codec(self, mesh: str = "m", key: bytes | None = None) -> SharedCodec:
         """Return the codec that all members of a mesh share."""
         found = self._codecs.get((mesh, key))
         if found is None:
@@ -237,10 +241,13 @@ class MeshWorld:
 
     def _arrive(self, host: Host, source: str, frame: bytes) -> None:
         if not host.up:
+            host.codec.lose(frame)
             return
         if host.paused:
             if len(host.inbox) < INBOX_MAX:
                 host.inbox.append((source, frame))
+            else:
+                host.codec.lose(frame)
             return
         host.mesh.receive(source, frame, self.now)
         self._after(host)
@@ -260,9 +267,9 @@ class MeshWorld:
             if self.tap is not None:
                 self.tap(host, effect.endpoint, effect.frame)
             to = self._at.get(effect.endpoint)
-            if to is None or to.side != host.side or (self.loss and world.random.random() < self.loss):
-                continue
-            if self.cuts and (host.number, to.number) in self.cuts:
+            lost = to is None or to.side != host.side or (self.loss > 0 and world.random.random() < self.loss)
+            if to is None or lost or (self.cuts and (host.number, to.number) in self.cuts):
+                host.codec.lose(effect.frame)
                 continue
             delay = shortest + int(world.random.random() * spread)
             world.at(world.now + delay, partial(self._arrive, to, host.endpoint, effect.frame))

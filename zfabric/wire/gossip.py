@@ -343,17 +343,17 @@ class Codec:
         kind = type(body)
         if kind is PushPull:
             return []
-        return [self._member(bytes(raw)) for raw in (body.members if kind is State else body.updates)]
+        raws = [bytes(raw) for raw in (body.members if kind is State else body.updates)]
+        known = self._memo.get
+        return [known(raw) or self._member(raw) for raw in raws]
 
     def _member(self, raw: bytes) -> Member:
-        member = self._memo.get(raw)
-        if member is None:
-            member = _decode_member(raw)
-            if member.id == NOBODY or (member.status == Status.ALIVE) != bool(member.endpoint):
-                raise ValueError("an update about nobody, or an endpoint where none belongs")
-            if len(self._memo) >= self._memo_max:
-                self._memo.clear()
-            self._memo[raw] = member
+        member = _decode_member(raw)
+        if member.id == NOBODY or (member.status == Status.ALIVE) != bool(member.endpoint):
+            raise ValueError("an update about nobody, or an endpoint where none belongs")
+        if len(self._memo) >= self._memo_max:
+            self._memo.clear()
+        self._memo[raw] = member
         return member
 
     def _check(self, kind: int, sender: bytes, instance: int, body: Any) -> None:

@@ -1,5 +1,7 @@
 """News that travel with other messages."""
 
+from random import Random
+
 import pytest
 
 from zfabric.core.mesh.dissemination import Queue, sync_interval, transmit_limit
@@ -91,3 +93,48 @@ def test_news_that_all_have_room_are_put_together_once_for_several_receivers():
     assert queue.take_all(5, 2) == [b"3"]
     assert len(queue) == 0
     assert queue.fits(0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_each_news_goes_so_often_unless_it_is_replaced_and_the_least_sent_go_first(seed):
+    """Against a model: a dict of what is current, and how often each was sent."""
+    random = Random(seed)
+    limit, most = random.randint(1, 6), random.choice([8, 40, 400])
+    queue, current, sent = Queue(most), {}, {}
+    for number in range(2_000):
+        member = bytes([random.randrange(60)])
+        kind = random.random()
+        if kind < 0.5:
+            queue.put(member, b"%d %b" % (number, b"x" * random.randrange(30)))
+            for gone in [known for known in current if known not in queue]:
+                assert len(current) == most
+                assert sent[gone] == max(sent.values()), "those that were sent most often make room"
+                del current[gone], sent[gone]
+            current[member], sent[member] = b"%d " % number, 0
+        elif kind < 0.6:
+            queue.forget(member)
+            current.pop(member, None)
+            sent.pop(member, None)
+        else:
+            room, count = random.choice([40, 200, 10_000]), random.choice([3, 10, 100])
+            taken = queue.take(room, limit, count)
+            assert sum(map(len, taken)) <= room
+            assert len(taken) <= count
+            whose = {text: known for known, text in current.items()}
+            order = []
+            for update in taken:
+                known = whose[update.partition(b" ")[0] + b" "]
+                order.append(sent[known])
+                sent[known] += 1
+                if sent[known] == limit:
+                    del current[known], sent[known]
+            assert order == sorted(order)
+        assert len(queue) == len(current)
+        assert all(known in queue for known in current)
+    while current:
+        for update in queue.take(BIG, limit, 1_000):
+            known = next(known for known, text in current.items() if update.startswith(text))
+            sent[known] += 1
+            if sent[known] == limit:
+                del current[known], sent[known]
+    assert queue.take(BIG, limit, 10) == []

@@ -57,11 +57,13 @@ class Beliefs:
 
     def merge_all(self, message: Message, now: int) -> None:
         """Judge the news of a frame. Most are not new: those are passed over as quickly as that can be seen."""
-        members, suspicions = self._table.members, self._suspicions
+        known_of, suspicions = self._table.members.get, self._suspicions
         for claim in message.updates:
-            known = members.get(claim.id)
+            known = known_of(claim.id)
+            if known is claim:
+                continue
             if known is not None:
-                if rules.stale(known, claim):
+                if claim.incarnation <= known.incarnation and rules.stale(known, claim):
                     continue
                 if claim.status == _SUSPECT and claim.incarnation == known.incarnation:
                     suspicion = suspicions.get(claim.id)
@@ -167,9 +169,11 @@ class Beliefs:
         else:
             suspicion = Suspicion(claim.accuser, self._table.live + 1, self._settings, now)
             self._suspicions[claim.id] = suspicion
-            suspect = msgspec.structs.replace(
-                known, status=Status.SUSPECT, incarnation=claim.incarnation, accuser=claim.accuser
-            )
+            # As ``replace`` would make it, in a fifth of the time: where frames are lost this is done very often.
+            suspect = Member(
+                known.id, known.instance, claim.incarnation, _SUSPECT,
+                known.endpoint, known.version, known.metadata, claim.accuser,
+            )  # fmt: skip
             self._table.put(suspect, now)
             if known.status == Status.ALIVE:
                 self._note("suspected", suspect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from zfabric.wire.gossip import Member
 
@@ -14,8 +14,7 @@ Kind = Literal[
 EVENTS_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class MemberEvent:
+class MemberEvent(NamedTuple):
     """Something became known about a member.
 
     Attributes:

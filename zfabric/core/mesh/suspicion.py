@@ -47,7 +47,7 @@ class Suspicion:
         self.low, self._high, self._expected = bounds(members, settings)
         self._began = now
         self._accusers: tuple[bytes, ...] = (accuser,)  # Few: a set takes three times as much.
-        self.deadline = now + timeout(0, self._expected, self.low, self._high)
+        self.deadline = now + self._high
 
     def wants(self, accuser: bytes) -> bool:
         """Tell whether this accuser is a new one, and more of them are expected."""

@@ -27,6 +27,7 @@ from zfabric.wire.gossip import Member, Status
 if TYPE_CHECKING:
     from random import Random
 
+_SUSPECT = int(Status.SUSPECT)
 _WINDOW = 64
 _MASK = (1 << _WINDOW) - 1
 
@@ -112,14 +113,17 @@ class Table:
         """Replace what is known of a member."""
         self.changes += 1
         before = self.members[member.id]
-        member = self._within(member, len(before.metadata))
+        if member.metadata is not before.metadata:
+            member = self._within(member, len(before.metadata))
+            self._metadata_bytes += len(member.metadata) - len(before.metadata)
         self.members[member.id] = member
-        self._metadata_bytes += len(member.metadata) - len(before.metadata)
-        self.live += (member.status <= Status.SUSPECT) - (before.status <= Status.SUSPECT)
-        if member.status <= Status.SUSPECT:
-            self._ended.pop(member.id, None)
-        elif before.status <= Status.SUSPECT:
+        lives, lived = member.status <= _SUSPECT, before.status <= _SUSPECT
+        if not lives and lived:
+            self.live -= 1
             self._ended[member.id] = now
+        elif lives and not lived:
+            self.live += 1
+            del self._ended[member.id]
         if member.instance != before.instance:
             self._windows.pop(member.id, None)
 
