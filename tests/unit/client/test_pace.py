@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.wire import SECOND, Wire, stored
+from tests.unit.client.wire import BOOT, SECOND, Wire, stored
 from zfabric.core.appetite import FIRST_BYTES, LEAST_BYTES, PART_BYTES
 from zfabric.core.client.connection import Request
 from zfabric.core.client.feed import FETCH_BYTES
 from zfabric.core.client.pace import BULK_BYTES, SLOWEST_KIB_NS, Pace
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.effects import OpenSession
+from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
 SLOWEST_BYTES = 21_334
@@ -152,3 +153,34 @@ def test_what_is_published_is_not_wanted_on_a_link_that_has_shown_to_be_slow():
     wire.pass_time(0.7)
     wire.fetched(wire.fetches()[0], {1: [stored(1, 2, [bytes(200_000)])]}, {1: 3})
     assert publish in wire.sessions.values(), "a large answer has come at once"
+
+
+def test_what_wants_no_answer_may_take_as_long_as_on_the_slowest_link_until_something_behind_it_is_answered():
+    wire = Wire()
+    producer = wire.producer(acks="none")
+    wire.send(producer, bytes(900_000))
+    wire.pass_time(1.0)
+
+    def ask():
+        wire.client.requests.call(
+            BOOT, Type.GET_OFFSETS, messages.GetOffsets("g", [1]), wire.now, wire.now + 300 * SECOND, "it", 300.0
+        )
+        return wire.step()
+
+    [command] = ask()
+    wire.pass_time(25.0)
+    assert wire.opened.count(BOOT) == 1
+    wire.answer(command, Type.COMMITTED_ARE, messages.CommittedAre([messages.Committed("g", 1, 4, 0, 4)]))
+    ask()
+    wire.pass_time(7.0)
+    assert wire.opened.count(BOOT) == 2
+
+
+def test_the_session_after_one_that_was_lost_under_what_wants_no_answer_is_patient():
+    pace = Pace()
+    pace.loose = BULK_BYTES
+    pace.lost([])
+    assert pace.slow
+    pace.begin()
+    pace.lost([])
+    assert not pace.slow

@@ -24,12 +24,13 @@ class Request:
         size: bytes of it and of its answer, if those are many.
         name: that it was sent to, if that is one that another's session serves; else "".
         held_ns: the patience once the other side has said that it has it (HELD). announced: bytes of the answer, as
-            HELD told them; -1 while it has said nothing.
+            HELD told them; -1 while it has said nothing. behind: what its connection's ``pace.loose`` was when it was
+            sent.
     """
 
     __slots__ = (
-        "announced", "answered", "deadline_ns", "expired", "frames", "held_ns", "id", "name", "patience_ns", "sent_ns",
-        "size",
+        "announced", "answered", "behind", "deadline_ns", "expired", "frames", "held_ns", "id", "name", "patience_ns",
+        "sent_ns", "size",
     )  # fmt: skip
 
     def __init__(
@@ -52,11 +53,13 @@ class Request:
         self.name = ""
         self.held_ns = patience_ns
         self.announced = -1
+        self.behind = 0
         self.sent_ns = 0
 
-    def send(self, session: int, now: int) -> Send:
+    def send(self, session: int, now: int, behind: int) -> Send:
         """Return the effect that sends it, on a session that has heard nothing of it."""
         self.sent_ns = now
+        self.behind = behind
         self.announced = -1
         return Send(session, self.frames)
 

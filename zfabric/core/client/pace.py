@@ -4,8 +4,9 @@ An answer shows that all which was sent before it has arrived, so a request's pa
 To it comes the time that the bytes take which are not answered, up to the request's own: four times what the last
 large ones took, and at most as long as on a link of 256 kbit/s, which is what a new connection is taken for. So on a
 fast link a silent leader is noticed after the bare patience, and on a slow one nobody takes a large batch for a lost
-one and sends it again, behind itself. A link that has become much slower costs one session: once silence has ended
-one, the slowest is assumed again.
+one and sends it again, behind itself. What is sent without wanting an answer (``acks="none"``) counts until something
+behind it is answered. A link that has become much slower costs one session: once silence has ended one, the slowest is
+assumed again.
 
 Heartbeats wait behind what the kernel has taken, too. A session that is lost with much on its way was perhaps lost for
 that; unless the link has shown to be fast, the next one bears a longer wait. One that was fast is taken for slow when
@@ -35,18 +36,30 @@ class Pace:
 
     Attributes:
         kib_ns: borne for 1,024 bytes, in ns. slow: heartbeats may take longer on the next session.
+        loose: bytes that were ever sent without wanting an answer.
     """
 
-    __slots__ = ("_answered_ns", "_sent_ns", "kib_ns", "slow")
+    __slots__ = ("_answered_ns", "_arrived", "_sent_ns", "kib_ns", "loose", "slow")
 
     def __init__(self) -> None:
         self.kib_ns = SLOWEST_KIB_NS
         self.slow = False
+        self.loose = 0
+        self._arrived = 0
         self._sent_ns = 0
         self._answered_ns = 0
 
-    def answered(self, sent_ns: int, size: int, now: int) -> None:
-        """Note the answer to what was sent at ``sent_ns``; both together had ``size`` bytes that count."""
+    def begin(self) -> None:
+        """A session begins: nothing is on its way there."""
+        self._arrived = self.loose
+
+    def answered(self, sent_ns: int, size: int, now: int, behind: int = 0) -> None:
+        """Note the answer to what was sent at ``sent_ns``; both together had ``size`` bytes that count.
+
+        Args:
+            behind: what :attr:`loose` was then.
+        """
+        self._arrived = max(self._arrived, behind)
         if size >= BULK_BYTES:
             took_ns = now - (max(sent_ns, self._answered_ns) if self._sent_ns <= sent_ns else sent_ns)
             self.kib_ns = min(MARGIN * took_ns * 1_024 // size, SLOWEST_KIB_NS)
@@ -60,14 +73,15 @@ class Pace:
             since_ns = request.sent_ns
             if since_ns >= self._sent_ns:
                 since_ns = max(since_ns, self._answered_ns)
-            if now - since_ns > request.patience() + ahead * self.kib_ns // 1_024:
+            loose = max(request.behind - self._arrived, 0)
+            if now - since_ns > request.patience() + (ahead + loose) * self.kib_ns // 1_024:
                 self.kib_ns = SLOWEST_KIB_NS
                 return True
         return False
 
     def lost(self, waiting: Iterable[Request]) -> None:
         """A session that was ready has ended, with these requests on their way."""
-        much = sum(request.weight() for request in waiting) >= BULK_BYTES
+        much = sum(request.weight() for request in waiting) + self.loose - self._arrived >= BULK_BYTES
         self.slow = much and self.kib_ns >= SLOW_KIB_NS
         if much:
             self.kib_ns = SLOWEST_KIB_NS

@@ -156,7 +156,7 @@ class Requests:
         connection.waiting[request.id] = request
         if connection.ready:
             assert connection.session is not None
-            self.effects.append(request.send(connection.session, now))
+            self.effects.append(request.send(connection.session, now, connection.pace.loose))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         due_ns = self._scan_at(now)
@@ -165,12 +165,13 @@ class Requests:
         if connection.scan_ns is None or due_ns < connection.scan_ns:
             connection.scan_ns = due_ns
 
-    def send_once(self, endpoint: str, frames: Sequence[object], now: int) -> None:
+    def send_once(self, endpoint: str, frames: Sequence[bytes], now: int) -> None:
         """Send a command that has no answer; it is lost with the session, and dropped while there is none."""
         connection = self._connection(endpoint)
         if connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         if connection.session is not None:
+            connection.pace.loose += sum(map(len, frames))
             self.effects.append(Send(connection.session, frames))
 
     def withdraw(self, request_id: int) -> None:
@@ -316,13 +317,15 @@ class Requests:
         elif command.type == Type.HELD:
             request = connection.waiting.get(command.request)
             if request is not None:
-                connection.pace.answered(request.sent_ns, 0, now)
+                connection.pace.answered(request.sent_ns, 0, now, request.behind)
                 request.held(command.body.bytes, now)
         else:
             request = connection.waiting.pop(command.request, None)
             if request is not None:
                 size = sum(map(len, command.rest)) if command.rest else request.size
-                connection.pace.answered(request.sent_ns, 0 if command.type == Type.ERROR else size, now)
+                connection.pace.answered(
+                    request.sent_ns, 0 if command.type == Type.ERROR else size, now, request.behind
+                )
                 request.answered(command)
             elif command.request == 0 or not connection.ready:
                 self._refused(connection, command, now)
@@ -408,6 +411,7 @@ class Requests:
             self._ask_where(now)
         connection.open_at_ns = None
         connection.opened_ns = now
+        connection.pace.begin()
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
         endpoint = self._named.get(connection.endpoint, connection.endpoint)
@@ -449,7 +453,7 @@ class Requests:
         self.frame_bytes_max = body.frame_bytes_max
         assert connection.session is not None
         for request in connection.waiting.values():
-            self.effects.append(request.send(connection.session, now))
+            self.effects.append(request.send(connection.session, now, connection.pace.loose))
 
     def _change_own(self, connection: Connection, fabric: str) -> None:
         """The own leader has another disk: nothing that was under way is meant for that."""
