@@ -198,6 +198,16 @@ def test_a_drained_node_answers_what_it_has_and_clients_go_on_with_the_next(tmp_
     assert "leader_killed" not in node.log.read_text()
 
 
+def test_a_signal_that_comes_twice_at_once_is_one_signal(tmp_path):
+    """``timeout`` sends it to the process and then to its group: the node drains, and does not kill its leaders."""
+    with Serve(tmp_path, "--data", "data", "--listen", f"127.0.0.1:{free_port()}", "--leaders", "2") as node:
+        node.process.send_signal(signal.SIGTERM)
+        node.process.send_signal(signal.SIGINT)
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(PATIENCE_S) == 0
+    assert "leader_killed" not in node.log.read_text()
+
+
 def test_a_second_signal_ends_a_drain_that_hangs(tmp_path):
     program = (sys.executable, "-c", PATIENT)
     with Serve(tmp_path, str(tmp_path / "data"), "127.0.0.1:0", program=program) as node:

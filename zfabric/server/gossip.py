@@ -99,6 +99,7 @@ class Gossip:
         self._beacon = self._open_beacon() if options.beacon else None
         self._beacons_due = now
         self._beacons_refused = 0
+        self._beacons_keys = 0
         self._upkeep_due = 0
         self._measure_due = 0
         self._store_due = now + UPKEEP_NS
@@ -175,7 +176,7 @@ class Gossip:
             "mesh_sent_bytes": counters.sent_bytes,
             "mesh_received": counters.received,
             "mesh_received_bytes": counters.received_bytes,
-            "mesh_refused": sum(refused),
+            "mesh_refused": sum(refused) - refused.beacons,
             "mesh_refused_meshes": refused.meshes,
             "mesh_refused_keys": refused.keys,
             "mesh_refused_members": counters.members_refused + counters.incarnations_refused,
@@ -196,6 +197,7 @@ class Gossip:
             counters.refused_mac,
             counters.refused_version,
             counters.refused_size + counters.refused_format + self.links.misshapen,
+            self._beacons_keys,
         )
 
     def _remark(self, now: int) -> None:
@@ -209,8 +211,8 @@ class Gossip:
         refused = self._remarks.refused(self._refused(), now)
         if refused is not None:
             log.warning(
-                "gossip_refused mesh=%s other_meshes=%d other_keys=%d other_versions=%d garbage=%d last_from=%s",
-                self._options.name, *refused, self._refused_from,
+                "gossip_refused mesh=%s other_meshes=%d other_keys=%d other_versions=%d garbage=%d "
+                "beacons_of_other_keys=%d last_from=%s", self._options.name, *refused, self._refused_from,
             )  # fmt: skip
 
     def _tell(self, event: MemberEvent, now: int) -> None:
@@ -246,8 +248,9 @@ class Gossip:
         for data in beacon.receive():
             try:
                 self._introductions.hear(beacons.read(self._codec, data), now)
-            except errors.ProtocolViolation:
+            except errors.ProtocolViolation as error:
                 self._beacons_refused += 1
+                self._beacons_keys += error.values.get("refusal") == "mac"
         if self._introductions.tick(now) and not self._leaving:
             me = self._mesh.me
             beacon.send(beacons.write(self._codec, Beacon(me.id, me.endpoint)))

@@ -5,8 +5,8 @@ never answered. So each says it in its own log, or whoever mistyped a key would 
 
 - Alone: nobody was found five seconds after the start, and there are seeds that have not answered. Once, and again
   every ten minutes as long as that lasts. Who has met others is told of each that fails, and need not hear this.
-- Refused: at once with the first frame, then at most once a minute, with counts of all since the last time: a flood is
-  a line a minute.
+- Refused: at once with the first frame, again a minute later, then each time after twice as long, up to an hour, with
+  counts of all since the last time: a flood is a few lines. Beacons of other meshes are none of it: neighbours.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ SECOND: Final = 1_000_000_000
 ALONE_NS: Final = 5 * SECOND
 ALONE_AGAIN_NS: Final = 600 * SECOND
 REFUSED_AGAIN_NS: Final = 60 * SECOND
+REFUSED_AGAIN_MAX_NS: Final = 3_600 * SECOND
 
 
 class Refused(NamedTuple):
-    """Frames of gossip that were refused: of other meshes, with other keys, of other versions, and what was none."""
+    """Frames of gossip that were refused: of other meshes, with other keys, of other versions, and what was none.
+
+    ``beacons``: those of a mesh of this name with another key.
+    """
 
     meshes: int = 0
     keys: int = 0
     versions: int = 0
     garbage: int = 0
+    beacons: int = 0
 
 
 class Remarks:
@@ -36,6 +41,7 @@ class Remarks:
         self._alone_due = now + ALONE_NS
         self._told = Refused()
         self._refused_due = now
+        self._pause = REFUSED_AGAIN_NS
 
     def alone(self, others: int, unanswered: int, now: int) -> bool:
         """Tell whether to say that nobody was found.
@@ -58,5 +64,6 @@ class Remarks:
         if total == self._told or now < self._refused_due:
             return None
         news = Refused(*(count - before for count, before in zip(total, self._told, strict=True)))
-        self._told, self._refused_due = total, now + REFUSED_AGAIN_NS
+        self._told, self._refused_due = total, now + self._pause
+        self._pause = min(2 * self._pause, REFUSED_AGAIN_MAX_NS)
         return news

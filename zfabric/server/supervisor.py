@@ -42,6 +42,8 @@ FAILURES_SHORT = 10
 STOP_S = 5.0
 LOOK_S = 0.01
 START_S = 20.0
+AGAIN_S = 0.2
+"""A signal so soon after the first is the same wish: ``timeout`` signals the process and then its whole group."""
 LEADERS_MAX = 64
 
 
@@ -146,10 +148,11 @@ class Supervisor:
         self._environment = {**os.environ, SECRET: os.urandom(32).hex()}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._stopped = 0.0
         self._hurried = False
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal ends that at once.
+        """Serve until SIGTERM or SIGINT, then drain; a second signal, 0.2 s later or more, ends that at once.
 
         Returns 0, or 1 if a leader had to be killed before it had drained (which loses nothing acknowledged).
 
@@ -178,7 +181,9 @@ class Supervisor:
         return 0 if drained else 1
 
     def _stop(self, *_: object) -> None:
-        self._hurried = self._stopping
+        now = time.monotonic()
+        self._hurried = self._hurried or (self._stopping and now - self._stopped >= AGAIN_S)
+        self._stopped = self._stopped if self._stopping else now
         self._stopping = True
 
     def _lock(self) -> FileLock:

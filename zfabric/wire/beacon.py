@@ -49,7 +49,7 @@ def read(codec: Codec, data: Buffer) -> Beacon:
     """Decode a beacon.
 
     Raises:
-        ProtocolViolation: it is none, or not of this mesh, or its MAC is wrong.
+        ProtocolViolation: it is none, or not of this mesh; or its MAC is wrong, then ``values["refusal"]`` is "mac".
     """
     data = bytes(data)
     if not HEAD_BYTES + MAC_BYTES < len(data) <= BYTES_MAX or data[:3] != SIGNATURE + bytes((VERSION,)):
@@ -57,7 +57,8 @@ def read(codec: Codec, data: Buffer) -> Beacon:
     if data[4:12] != codec.hash:
         raise errors.ProtocolViolation(problem=f"a beacon of mesh {data[4:12].hex()}", allowed=codec.hash.hex())
     if not codec.signed(data):
-        raise errors.ProtocolViolation(problem="a MAC that is not ours", allowed="beacons signed with the mesh key")
+        problem = "a MAC that is not ours"
+        raise errors.ProtocolViolation(problem=problem, allowed="beacons signed with the mesh key", refusal="mac")
     sender, endpoint = data[12 : 12 + ID_BYTES], data[HEAD_BYTES:-MAC_BYTES]
     if len(endpoint) != data[3] or sender == NOBODY or not all(0x21 <= byte <= 0x7E for byte in endpoint):
         raise errors.ProtocolViolation(problem="a beacon about nobody", allowed="an id and an endpoint")

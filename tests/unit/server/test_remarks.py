@@ -1,6 +1,6 @@
 """What a member of a mesh says in its log, and how often."""
 
-from zfabric.server.remarks import ALONE_AGAIN_NS, ALONE_NS, REFUSED_AGAIN_NS, Refused, Remarks
+from zfabric.server.remarks import ALONE_AGAIN_NS, ALONE_NS, REFUSED_AGAIN_NS, SECOND, Refused, Remarks
 
 NOW = 1_000_000_000_000
 
@@ -20,10 +20,13 @@ def test_who_has_no_seeds_or_has_met_others_does_not():
     assert not met.alone(0, 1, NOW + ALONE_NS), "it was told that the other one has failed"
 
 
-def test_the_first_refusal_is_told_at_once_and_a_flood_once_a_minute():
+def test_the_first_refusal_is_told_at_once_and_a_flood_ever_less_often():
     remarks = Remarks(NOW)
     assert remarks.refused(Refused(), NOW) is None
     assert remarks.refused(Refused(keys=1), NOW) == Refused(keys=1)
     assert remarks.refused(Refused(keys=900, meshes=2), NOW + REFUSED_AGAIN_NS - 1) is None
     assert remarks.refused(Refused(keys=900, meshes=2), NOW + REFUSED_AGAIN_NS) == Refused(keys=899, meshes=2)
     assert remarks.refused(Refused(keys=900, meshes=2), NOW + 9 * REFUSED_AGAIN_NS) is None
+    said = [second for second in range(1, 86_400) if remarks.refused(Refused(keys=900 + second), NOW + second * SECOND)]
+    assert len(said) < 40
+    assert said[-1] - said[-2] == 3_600

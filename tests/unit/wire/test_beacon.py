@@ -56,6 +56,16 @@ def test_what_is_no_beacon_of_this_mesh_is_refused(data):
         beacon.read(KEYED, data)
 
 
+def test_one_of_this_mesh_with_another_key_is_told_from_one_of_another_mesh():
+    """The former is most likely a mistake, the latter a neighbour."""
+    refusals = []
+    for codec in (Codec("m", b"x" * 32), Codec("n", b"k" * 32)):
+        with pytest.raises(errors.ProtocolViolation) as caught:
+            beacon.read(KEYED, beacon.write(codec, EXAMPLE))
+        refusals.append(caught.value.values.get("refusal"))
+    assert refusals == ["mac", None]
+
+
 @pytest.mark.parametrize("at", range(len(WHOLE)))
 def test_no_byte_can_be_changed(at):
     with pytest.raises(errors.ProtocolViolation):
