@@ -1,13 +1,15 @@
 """The connections that a leader process opens itself: to the fabrics that it keeps, and to the keepers that it dials.
 
 It decides nothing: ``core/leader/follower.py`` says what to ask, ``core/client/requests.py`` keeps connections,
-``core/leader/offers.py`` knows the lines that run in reverse, ``net/ports.py`` holds the sockets.
+``core/leader/offers.py`` knows the lines that run in reverse, ``core/cluster/hearsay.py`` what to ask about the mesh,
+``net/ports.py`` holds the sockets.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ import zmq
 
 from zfabric import errors
 from zfabric.core.client.requests import Requests
+from zfabric.core.cluster.hearsay import PATIENCE_NS, Hearsay
 from zfabric.core.cluster.roster import Roster
 from zfabric.core.effects import ClientEffect, Reply
 from zfabric.core.leader.follower import Follower
@@ -78,6 +81,7 @@ class Links:
         self._sightings = Sightings(keep, self.follower, follow)
         self._seen = Members()
         self._look_due = 0
+        self._hearsay = Hearsay(roster, offer_to) if offer_to and roster.mesh else None
         for endpoint in follow:
             self.follower.learn(endpoint)
         self._dialled: dict[bytes, tuple[zmq.Socket[bytes], Offering]] = {}
@@ -121,6 +125,9 @@ class Links:
         nearest = min(self._tick_due, self._look_due, FAR if wanted is None else wanted)
         for _, offering in self._dialled.values():
             nearest = min(nearest, offering.next_deadline())
+        if self._hearsay is not None:
+            asking = self._hearsay.next_deadline()
+            nearest = min(nearest, FAR if asking is None else asking)
         return 0 if self._ports.more else nearest
 
     def collect(self, now: int, wall_ms: int) -> Iterator[Incoming]:
@@ -138,6 +145,8 @@ class Links:
             self._requests.tick(now)
             self._ticked = now
         self.follower.tick()
+        if self._hearsay is not None:
+            self._hear(self._hearsay, now)
         self._send(now)
         for command in self.follower.take_commands():
             yield b"", command
@@ -197,6 +206,23 @@ class Links:
         self._sightings.take(told.members, told.me)
         self._seen = Members(told.run, told.version)
         self._look_due = now if told.more else now + LOOK_NS
+
+    def _hear(self, hearsay: Hearsay, now: int) -> None:
+        """Ask a keeper who is there, if it is time."""
+        due = hearsay.next_deadline()
+        if due is None or due > now:
+            return
+        answer = self._requests.call(
+            hearsay.keeper, Type.MEMBERS, hearsay.ask(now), now, now + PATIENCE_NS, "members", PATIENCE_NS / 1e9
+        )
+
+        def answered() -> None:
+            if answer.error is None:
+                hearsay.heard(answer.result().body, time.monotonic_ns())
+            else:
+                hearsay.missed(time.monotonic_ns())
+
+        answer.on_done(answered)
 
     def _send(self, now: int) -> None:
         effects: list[ClientEffect] = []

@@ -471,7 +471,7 @@ class Placement:
         self._say(peer, command.request, kind, answer)
 
     def _members(self, peer: bytes, command: Command) -> None:
-        self._say(peer, command.request, Type.MEMBERS_ARE, self.roster.answer(command.body))
+        self._say(peer, command.request, Type.MEMBERS_ARE, self.roster.serve(command.body))
 
     def _announce(self, peer: bytes, command: Command) -> None:
         self.roster.announce(command.body, peer)

@@ -63,13 +63,14 @@ class Roster:
 
     Attributes:
         mesh: as given. me: own id, 16 bytes made of the fabric's, so that a directory keeps it for ever.
-        metadata: own card as it travels.
+        metadata: own card as it travels. asked_ns: when a client last asked for members (monotonic ns).
     """
 
     def __init__(self, run: int = 1, endpoint: str = "", card: Card | None = None, *, mesh: str = "") -> None:
         self.mesh = mesh
         self.me = bytes(16)
         self.metadata = b""
+        self.asked_ns = 0
         self._run = run
         self._endpoint = endpoint
         self._card = card or Card()
@@ -78,6 +79,7 @@ class Roster:
         self._entries: dict[bytes, tuple[int, MemberIs]] = {}
         self._tombstones = 0
         self._living = 0
+        self._heard: set[bytes] = set()
         self._leases: dict[tuple[str, int], _Lease] = {}
         self._held: Counter[bytes] = Counter()
         self._services_version = 0
@@ -116,10 +118,13 @@ class Roster:
         if member.id == self.me:
             return
         _, known = self._entries.get(member.id, (0, None))
+        if member.id in self._heard:
+            if known is not None and known.incarnation > member.incarnation:
+                return
+            self._heard.discard(member.id)
         since = known.since_ms if known is not None and known.status == member.status else self._wall_ms
         # Nobody is there to be measured; who comes back may be another process, on another machine.
         took = known.round_trip_us if known is not None and member.status <= Status.SUSPECT else 0
-        self._living += (member.status <= Status.SUSPECT) - (known is not None and known.status <= Status.SUSPECT)
         self._put(MemberIs(member.id, member.status, member.incarnation, member.endpoint, member.metadata, took, since))
 
     def measured(self, member: bytes, round_trip_us: int) -> None:
@@ -130,15 +135,54 @@ class Roster:
 
     def forget(self, member: bytes) -> None:
         """Gossip knows nothing of a member any more."""
-        if member != self.me:
+        if member != self.me and member not in self._heard:
             self._forget(member)
 
     def ids(self) -> list[bytes]:
-        """Return the ids of all members but this one."""
-        return [entry.id for _, entry in self._entries.values() if entry.id != self.me and entry.status != FORGOTTEN]
+        """Return the ids of all members but this one that gossip knows."""
+        return [
+            entry.id
+            for _, entry in self._entries.values()
+            if entry.id != self.me and entry.status != FORGOTTEN and entry.id not in self._heard
+        ]
+
+    # What a keeper says of others (``hearsay.py``).
+
+    def hear(self, told: MemberIs) -> None:
+        """Take what a keeper says of a member, unless gossip has something as new."""
+        _, known = self._entries.get(told.id, (0, None))
+        if told.id == self.me:
+            return
+        if known is not None and known.status != FORGOTTEN and told.id not in self._heard:
+            if told.status == FORGOTTEN or told.incarnation <= known.incarnation:
+                return
+        elif told.status == FORGOTTEN:
+            self._unhear(told.id)
+            return
+        self._heard.add(told.id)
+        self._put(msgspec.structs.replace(told, round_trip_us=0))
+
+    def hear_only(self, listed: set[bytes]) -> None:
+        """Forget what was heard of others than these."""
+        for member in self._heard - listed:
+            self._unhear(member)
+
+    def doubt_heard(self) -> None:
+        """Nobody vouches any more for what was heard: who was alive is suspect."""
+        for member in self._heard:
+            _, known = self._entries[member]
+            if known.status == Status.ALIVE:
+                self._put(msgspec.structs.replace(known, status=Status.SUSPECT))
+
+    def _unhear(self, member: bytes) -> None:
+        if member in self._heard:
+            self._heard.discard(member)
+            self._forget(member)
 
     def _put(self, entry: MemberIs) -> None:
         before = self._entries.pop(entry.id, None)
+        if entry.id != self.me:
+            self._living += _lives(entry) - (before is not None and _lives(before[1]))
         self._tombstones += (entry.status == FORGOTTEN) - (before is not None and before[1].status == FORGOTTEN)
         self._version += 1
         self._entries[entry.id] = self._version, entry
@@ -150,7 +194,6 @@ class Roster:
     def _forget(self, member: bytes) -> None:
         _, known = self._entries.get(member, (0, None))
         if known is not None and known.status != FORGOTTEN:
-            self._living -= known.status <= Status.SUSPECT and member != self.me
             self._put(MemberIs(member, FORGOTTEN, known.incarnation, "", b"", 0, self._wall_ms))
 
     # What this member says of itself.
@@ -258,6 +301,11 @@ class Roster:
 
     # What clients ask.
 
+    def serve(self, asked: Members) -> MembersAre:
+        """Answer a client."""
+        self.asked_ns = self._now
+        return self.answer(asked)
+
     def answer(self, asked: Members) -> MembersAre:
         """Return what changed after what the client has, as much as fits one answer."""
         since = asked.since if asked.run == self._run and asked.since <= self._version else 0
@@ -275,6 +323,10 @@ class Roster:
             self._run, newer[-1][0] if more else self._version, self.mesh, self.me,
             [entry for _, entry in newer if since or entry.status != FORGOTTEN], more, services,
         )  # fmt: skip
+
+
+def _lives(entry: MemberIs) -> bool:
+    return entry.status <= Status.SUSPECT
 
 
 def _check_text(name: str, text: str, *, empty: bool) -> None:
