@@ -231,6 +231,10 @@ def test_the_command_line_shows_the_mesh_and_follows_it(mesh):
                 break
         assert change["member"]["endpoint"] == second.endpoint
         assert any("left" in line for line in tables.stdout)
+        first.freeze()
+        assert [process.stderr.readline()[:13] for process in (lines, tables)] == ["no answer for"] * 2
+        first.thaw()
+        assert [process.stderr.readline() for process in (lines, tables)] == ["answers again\n"] * 2
         for process in (lines, tables):
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE_S) == 130

@@ -49,6 +49,14 @@ class MemberWatch:
         with self._pump.lock:
             return members.shown(self._core.all())
 
+    def age(self) -> float:
+        """Return for how many seconds nothing was heard: about one at the most while somebody answers.
+
+        What :meth:`members` shows is as old; beyond five or so, whoever this fabric asks is away.
+        """
+        with self._pump.lock:
+            return self._core.age_ns(self._pump.now()) / 1e9
+
     async def close(self) -> None:
         """End it. A second call does nothing."""
         with self._pump.lock:

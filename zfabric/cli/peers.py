@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zfabric.sync.watch import MemberWatch
 
 LOOK_S = 1.0
+SILENT_S = 5.0
+"""After so long without an answer what is shown is called old."""
 _STYLES = {"alive": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
 _COLUMNS = ("state", "host", "endpoint", "zone", "rtt ms", "topics", "services", "load %", "incarnation")
 _NUMBERS = {"rtt ms", "topics", "load %", "incarnation"}
@@ -55,28 +57,55 @@ def _document(member: MemberInfo) -> dict[str, Any]:
 
 def _follow_lines(watch: MemberWatch) -> None:
     """Print each change."""
+    silence = _Silence()
     while True:
-        for change in watch.poll(LOOK_S):
+        found = watch.poll(LOOK_S)
+        silence.tell(watch.age())
+        for change in found:
             click.echo(json.dumps({"kind": change.kind, "member": _document(change.member)}))
             sys.stdout.flush()
         pause(0)
 
 
+class _Silence:
+    """Says once on standard error that nobody answers any more, and once that somebody does again."""
+
+    def __init__(self) -> None:
+        self._silent = False
+
+    def tell(self, age: float) -> None:
+        """Take the seconds since the last answer."""
+        if (age >= SILENT_S) != self._silent:
+            self._silent = not self._silent
+            click.echo(_old(age) if self._silent else "answers again", err=True)
+
+
+def _old(age: float) -> str:
+    return f"no answer for {age:.0f} s, trying again: what was shown last is as old"
+
+
 def _follow(watch: MemberWatch) -> None:
     """Show the table, and again when it has changed; on a terminal in its place."""
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     out = console()
     if not out.is_terminal:
+        silence = _Silence()
         while True:
-            if watch.poll(LOOK_S):
+            changed = watch.poll(LOOK_S)
+            silence.tell(watch.age())
+            if changed:
                 out.print(_table(watch.members()))
                 sys.stdout.flush()
             pause(0)
     with Live(console=out, auto_refresh=False) as live:
         while True:
             watch.poll(LOOK_S)
-            live.update(_table(watch.members()), refresh=True)
+            age = watch.age()
+            note = Text(_old(age) if age >= SILENT_S else "", style="bold red")
+            live.update(Group(_table(watch.members()), note), refresh=True)
 
 
 def _table(members: Sequence[MemberInfo]) -> Table:

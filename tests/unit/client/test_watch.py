@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.client import test_members
 from tests.unit.client.test_members import ME, OTHER, answer, asked, fresh, member
-from tests.unit.client.wire import Wire
+from tests.unit.client.wire import SECOND, Wire
 from zfabric.core.client.watch import Watch
 from zfabric.wire.card import Card
 from zfabric.wire.gossip import Status
@@ -34,6 +34,18 @@ def test_it_begins_with_what_is_known(wire):
     assert watch.ready().done
     assert taken(watch) == [("joined", ME), ("failed", OTHER)]
     assert taken(watch) == []
+
+
+def test_it_knows_how_old_it_is(wire):
+    """Somebody who shows it would else show for ever what was true when the last answer came."""
+    watch = watching(wire)
+    wire.step()
+    wire.pass_time(1.5)
+    assert watch.age_ns(wire.now) == 1.5 * SECOND
+    answer(wire, member())
+    assert watch.age_ns(wire.now) == 0
+    wire.pass_time(7.0)
+    assert watch.age_ns(wire.now) == 7 * SECOND
 
 
 def test_it_asks_by_itself_and_tells_when_something_came(wire):

@@ -80,6 +80,7 @@ class Members:
         mesh: its name, "" without one. complete: whether the whole table was read once.
         services: instances announced at leader 0.
         listeners: told of changes. They may not raise.
+        heard_ns: when the last answer came (monotonic); 0 before the first.
     """
 
     def __init__(self, client: Client) -> None:
@@ -87,6 +88,7 @@ class Members:
         self.complete = False
         self.services: list[ServiceCard] = []
         self.listeners: list[Listener] = []
+        self.heard_ns = 0
         self._client = client
         self._known: dict[bytes, Known] = {}
         self._new: dict[bytes, Known] | None = {}
@@ -216,6 +218,7 @@ class Members:
 
     def _take(self, body: membership.MembersAre) -> bool:
         """Take over an answer; tells whether there is more to ask for."""
+        self.heard_ns = self._client.now
         again = body.run != self._run
         if again:
             self._new = {}

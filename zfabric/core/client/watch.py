@@ -19,6 +19,7 @@ class Watch:
 
     def __init__(self, members: Members, now: int) -> None:
         self.closed = False
+        self._since_ns = now
         self._members = members
         self._waiting: dict[bytes, Change] = {}
         self._pending: Pending[None] | None = None
@@ -29,6 +30,10 @@ class Watch:
     def all(self) -> list[Known]:
         """Return all members as they are known now."""
         return self._members.all()
+
+    def age_ns(self, now: int) -> int:
+        """Return how long ago leader 0 answered last, since this began; about a second while it is there."""
+        return max(0, now - max(self._since_ns, self._members.heard_ns))
 
     def take(self) -> list[Change]:
         """Return what has changed since the last call."""
