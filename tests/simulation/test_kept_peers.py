@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -14,6 +19,8 @@ from zfabric.wire import batch, card
 from zfabric.wire.gossip import Member, Status
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.replication import KeptPlace
+
+ROOT = Path(__file__).parents[2]
 
 
 def send(fabric, values, topic="t"):
@@ -290,8 +297,8 @@ def test_ten_thousand_origins_through_three_keepers_cost_a_consumer_three_connec
             assert fabric._core.requests.sessions == sorted(keepers)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_with_origins_and_keepers_that_come_and_go_everything_is_read_once(seed):
+def come_and_go(seed):
+    """Play a seed; returns what was sent, what was read, and when it was over."""
     with Simulation(seed=seed, peers=4, keep={2: ["t"], 3: ["t"]}) as simulation:
         simulation.advance(1.0)
         random = simulation.world.random
@@ -312,4 +319,24 @@ def test_with_origins_and_keepers_that_come_and_go_everything_is_read_once(seed)
         simulation.advance(20.0)
         while records := consumer.poll(timeout=10.0):
             seen += [record.value for record in records]
-        assert sorted(seen) == sorted(sent)
+        return sent, seen, simulation.now
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_origins_and_keepers_that_come_and_go_everything_is_read_once(seed):
+    sent, seen, _ = come_and_go(seed)
+    assert sorted(seen) == sorted(sent)
+
+
+def test_a_seed_is_the_same_run_in_every_process():
+    """Nothing depends on how texts are hashed there."""
+    program = "from tests.simulation.test_kept_peers import come_and_go; print(come_and_go(1))"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=True, timeout=100,
+        )
+        for number in ("1", "3")
+    ]  # fmt: skip
+    assert runs[0].stdout == runs[1].stdout

@@ -88,7 +88,7 @@ class Keepers:
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._unsigned: deque[tuple[int, bytes, int]] = deque()
         self._answered: OrderedDict[bytes, _Answered] = OrderedDict()
-        self._interest: dict[int, set[bytes]] = {}
+        self._interest: dict[int, dict[bytes, None]] = {}
         self._ready: dict[bytes, None] = {}
         self._confirmed: dict[int, OrderedDict[str, int]] = {}
         self._heard: OrderedDict[str, int] = OrderedDict()
@@ -228,7 +228,7 @@ class Keepers:
         for part in body.parts:
             waiting = self._interest.get(part.partition)
             if waiting is not None:
-                waiting.discard(peer)
+                waiting.pop(peer, None)
                 if not waiting:
                     del self._interest[part.partition]
         return held.command._replace(body=msgspec.structs.replace(body, wait_ms=0))
@@ -269,7 +269,7 @@ class Keepers:
         if not news and body.wait_ms and len(self._held) < HELD_MAX:
             self._held[peer] = _Held(command, now + body.wait_ms * 1_000_000)
             for part in body.parts:
-                self._interest.setdefault(part.partition, set()).add(peer)
+                self._interest.setdefault(part.partition, {})[peer] = None
             if body.held:
                 self._unsigned.append((now + SIGN_NS, peer, command.request))
             return answers
