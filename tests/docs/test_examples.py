@@ -43,7 +43,7 @@ def test_one_application_runs_in_every_mode(tmp_path: Path):
     )  # fmt: skip
     try:
         served = json.loads(node.stdout.readline())["url"]
-        mesh = f"zf+peer://any-{os.getpid()}"
+        mesh = f"zf+peer://any-{os.urandom(6).hex()}"
         modes = [["zf+file:data"] * 3, [served] * 3, [f"{mesh}?data=peer-{number}" for number in range(3)]]
         modes += [["zf+file:other?leader=thread"] * 3, [f"{mesh}-in?data=in-{n}&leader=thread" for n in range(3)]]
         for urls in modes:

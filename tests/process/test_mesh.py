@@ -278,7 +278,7 @@ def test_members_on_one_machine_find_each_other_by_beacon_and_other_meshes_do_no
 
 def test_a_flood_of_beacons_wakes_nobody(mesh):
     """They are read when the loop comes round anyway."""
-    member = mesh("0", beacon=True)
+    member = mesh("0", name=f"m-{os.urandom(6).hex()}", beacon=True)
     try:
         attacker = BeaconSocket(local=True)
     except OSError as error:

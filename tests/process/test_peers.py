@@ -1,7 +1,6 @@
 """Peers as real processes: no broker, one leader process each, found by beacons or seeds."""
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from tests.process import test_sdk
 from zfabric import errors
 
 PATIENCE_S = 60.0
-_numbers = itertools.count()
 
 
 def until(condition):
@@ -29,7 +27,7 @@ class Peers:
 
     def __init__(self, directory):
         self.directory = directory
-        self.mesh = f"m{os.getpid()}-{next(_numbers)}"
+        self.mesh = f"m-{os.urandom(6).hex()}"
         self.fabrics = []
         self._stack = contextlib.ExitStack()
 
