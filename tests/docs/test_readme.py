@@ -23,7 +23,8 @@ COMMANDS = sorted(set(re.findall(r"^\| `zfabric (\w+)` \|", README, re.MULTILINE
 
 @pytest.mark.parametrize("code", PYTHON)
 def test_the_code_block_runs(code: str, tmp_path: Path):
-    mine = code.replace("zf+peer://plant?", f"zf+peer://plant-{os.urandom(6).hex()}?")  # Others may run it beside this.
+    # Others may run it beside this, and peers of one mesh meet.
+    mine = re.sub(r"(zf\+peer://\w+)", rf"\1-{os.urandom(6).hex()}", code)
     done = subprocess.run(
         [sys.executable, "-c", mine], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

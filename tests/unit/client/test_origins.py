@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.unit.client.test_many import calls_of
 from tests.unit.client.wire import SECOND, Wire
+from zfabric.core.client import room
 from zfabric.core.client.members import Change, Known
 from zfabric.core.client.origin import Sighting
 from zfabric.core.client.origins import AGE_NS, ASK_NS, Origins
@@ -86,3 +87,35 @@ def test_a_change_of_load_or_of_end_offsets_is_no_reason_to_look_at_all_members(
     for listener in members.listeners:
         listener([Change("updated", known(), known(more=True))])
     assert looked == [1]
+
+
+def met(number, *, here=True):
+    """A member that shows topic ``t``."""
+    card = Card(kind="peer", fabric=f"{number:016x}", topics=[TopicCard("t", 0)])
+    return Sighting((0 if here else -3, 0), f"tcp://o:{number + 1}", card)
+
+
+def test_whoever_begins_to_read_more_origins_than_a_client_can_know_is_told(monkeypatch):
+    monkeypatch.setattr(room, "ORIGINS_MAX", 3)
+    wire = Wire()
+    origins = wire.client.origins = Origins(wire.client)
+    wire.up.add("tcp://o:1")
+    origins.learn([met(number) for number in range(3)], wire.now)
+    fine = origins.read("t", wire.now, wire.now + SECOND)
+    origins.learn([met(number) for number in range(5)], wire.now)
+    many = origins.read("t", wire.now, wire.now + SECOND)
+    mine = origins.want("t", wire.now, wire.now + SECOND)
+    wire.pass_time(2.0)
+    assert (many.error.value, many.error.limit) == (5, 3)
+    assert fine.done
+    assert mine.error is None, "who only makes it, or shows it, needs not know all"
+
+
+def test_an_origin_that_has_gone_unread_makes_room_for_another(monkeypatch):
+    monkeypatch.setattr(room, "ORIGINS_MAX", 3)
+    wire = Wire()
+    origins = wire.client.origins = Origins(wire.client)
+    for number in range(10):
+        origins.learn([met(number), met(number + 1)], wire.now)
+    assert [origin.fabric for origin in origins.known() if origin.here] == [f"{number:016x}" for number in (9, 10)]
+    assert len(origins.known()) == 3

@@ -216,7 +216,7 @@ class Client:
     def want_view(self, name: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic as readers see it, to come."""
         self.now = max(self.now, now)
-        return self.want(name, now, deadline_ns) if self.origins is None else self.origins.want(name, now, deadline_ns)
+        return self.want(name, now, deadline_ns) if self.origins is None else self.origins.read(name, now, deadline_ns)
 
     def survey(self, names: list[str] | None, now: int, deadline_ns: int) -> Pending[list[TopicMeta]]:
         """Return topics (all for None) as they are now and as readers see them, sorted by name, to come."""

@@ -24,7 +24,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +32,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from zfabric import errors
+from zfabric.core.client import room
 from zfabric.core.client.adoption import Adoption
 from zfabric.core.client.members import Change, Known
 from zfabric.core.client.origin import PAUSE_NS, Opening, Origin, Sighting
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
 OWN_LEADERS: Final = 1 << 16
 MESH_NUMBER_MAX: Final = (1 << 52) - 1
-ORIGINS_MAX: Final = 20_000
-"""Origins of one client: more than a mesh may have members."""
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
 NEWS_ORIGIN_NS: Final = 100_000
@@ -95,6 +94,7 @@ class Origins:
         self._news: set[str] = set()
         self._news_ns: int | None = None
         self._routes = Routes()
+        self._room = room.Room()
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
@@ -136,6 +136,10 @@ class Origins:
                 self._wish(origin, now)
             self._settle(now)
         return opening.pending
+
+    def read(self, topic: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
+        """Return a topic's view for somebody who reads all of it: LimitExceeded where this client cannot know all."""
+        return self._room.check(topic, self.want(topic, now, deadline_ns))
 
     def _ask_own(self, topic: str, opening: Opening) -> None:
         client = self._client
@@ -255,6 +259,7 @@ class Origins:
         """Take the table of members as it is now: all of it."""
         self.heard = True
         self._covered.clear()
+        self._room.begin()
         here = {fabric for fabric, origin in self._origins.items() if origin.here}
         seen: dict[str, Sighting] = {}
         for sighting in sightings:
@@ -270,7 +275,7 @@ class Origins:
         # Of two that say that they are at one place, the more certain one is, then the one that started later.
         ranked = sorted(seen.items(), key=lambda item: item[1].rank)
         holders = {sighting.endpoint: fabric for fabric, sighting in ranked}
-        news = [self._see(fabric, sighting, there=holders[sighting.endpoint] == fabric) for fabric, sighting in ranked]
+        news = [self._see(fabric, each, seen, there=holders[each.endpoint] == fabric) for fabric, each in ranked]
         for new in news:  # Only now: whom to ask depends on all of them.
             if new is not None:
                 new.pause_ns, new.retry_ns = PAUSE_NS, now
@@ -280,11 +285,12 @@ class Origins:
                 self._client.show(topic)  # What is away is read elsewhere, and what is back is read there again.
         self._settle(now)
 
-    def _see(self, fabric: str, sighting: Sighting, *, there: bool) -> Origin | None:
+    def _see(self, fabric: str, sighting: Sighting, seen: Collection[str], *, there: bool) -> Origin | None:
         """Take one member; returns it if it has news."""
         origin = self._origins.get(fabric)
         if origin is None:
-            if len(self._origins) >= ORIGINS_MAX:
+            if len(self._origins) >= room.ORIGINS_MAX and not self._make_room(seen):
+                self._room.pass_over(sighting.card)
                 return None
             origin = self._origins[fabric] = Origin(fabric)
         here = sighting.here and there
@@ -298,6 +304,16 @@ class Origins:
         moved = there and origin.endpoint != sighting.endpoint and (here or not origin.endpoint)
         self._place(origin, sighting.endpoint if moved else origin.endpoint, here=here)
         return origin if back or moved or changed else None
+
+    def _make_room(self, seen: Collection[str]) -> bool:
+        gone = self._room.make(self._origins, seen)
+        if gone is not None:
+            del self._origins[gone.fabric]
+            gone.due_ns = None
+            if self._by_endpoint.get(gone.endpoint) is gone:
+                del self._by_endpoint[gone.endpoint]
+                self._client.requests.leave(gone.endpoint)
+        return gone is not None
 
     def _place(self, origin: Origin, endpoint: str, *, here: bool) -> None:
         requests = self._client.requests
