@@ -9,8 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
+import msgspec
 import pytest
 import zmq
 
@@ -173,6 +176,35 @@ def test_a_flood_of_gossip_does_not_starve_clients(mesh):
             assert len(victim.fabric.members()) == 1
         assert until(lambda: counter(victim, "refused") >= before + 10_000, PATIENCE_S)
         attacker.close(linger=0)
+
+
+def test_large_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_clients(mesh):
+    """Each costs what a hundred small ones do: when all that fit a turn were taken, each call took over a second."""
+    victim = mesh("0")
+    me = gossip.Member(b"\7" * 16, 5, 1, gossip.Status.ALIVE, "tcp://127.0.0.1:9")
+    others = [msgspec.structs.replace(me, id=number.to_bytes(16, "big")) for number in range(1, 1_001)]
+    body = gossip.State(0, me, 1, [], False, [msgspec.Raw(gossip.encode(other)) for other in others])
+    frame = Codec("m").write(gossip.Type.STATE, me.id, 5, 1, body)
+    stopped = threading.Event()
+
+    def flood():
+        with zmq.Context() as context, context.socket(zmq.DEALER) as attacker:
+            attacker.connect(victim.endpoint)
+            while not stopped.is_set():
+                if attacker.poll(100, zmq.POLLOUT):
+                    attacker.send(frame)
+            attacker.close(linger=0)
+
+    with ThreadPoolExecutor(1) as pool:
+        flooding = pool.submit(flood)
+        try:
+            assert until(lambda: counter(victim, "strangers") > 1_000, PATIENCE_S)
+            counts = [counter(victim, "strangers") for _ in range(30)]
+        finally:
+            stopped.set()
+        flooding.result()
+    assert min(later - earlier for earlier, later in pairwise(counts)) < 50, "between two calls of a client"
+    assert victim.states() == {victim.endpoint: "alive"}
 
 
 def test_twenty_members_find_each_other_through_one(mesh, monkeypatch):

@@ -11,6 +11,10 @@ server that is silent must not hold up a leader's clients.
 **Edge-triggered descriptors** (see ``net/ports.py``): after every operation on a socket it is read until it is empty,
 here as there. All descriptors are in one epoll object, so that a leader's poll watches one descriptor, however many
 links there are.
+
+**A flood** over a link, from whoever is at its other end, ends in that one's own queues: a call of
+:meth:`Links.receive` returns ``RECEIVED_BYTES`` and a frame at the most, a link after the other, and what is left is
+told by :attr:`Links.pending`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ IDLE_NS: Final = 10_000_000_000
 WAIT_NS: Final = 2_000_000_000
 WAITING_MAX: Final = 32
 """Frames that wait for one connection."""
+RECEIVED_BYTES: Final = 256 << 10
+RECEIVED_MAX: Final = 256
+"""Frames returned at once, at the most: those that are not one frame count as well."""
 _LAST_WORDS_MS: Final = 200
 
 
@@ -66,6 +73,8 @@ class Links:
         self._links: dict[str, _Link] = {}
         self._by_fd: dict[int, _Link] = {}
         self._received: list[tuple[str, bytes]] = []
+        self._room = RECEIVED_BYTES
+        self._unread: dict[_Link, None] = {}
 
     def __len__(self) -> int:
         return len(self._links)
@@ -90,13 +99,23 @@ class Links:
         link.waiting.append(frame)
         self._work(link)
 
+    @property
+    def pending(self) -> bool:
+        """Whether :meth:`receive` has more to return than its descriptor tells."""
+        return bool(self._received or self._unread)
+
     def receive(self) -> list[tuple[str, bytes]]:
         """Return what came: the endpoint of the link, and the frame."""
         for fd, _ in self._epoll.poll(0):
             link = self._by_fd.get(fd)
             if link is not None:
-                self._work(link)
+                self._unread[link] = None
+        for link in list(self._unread):
+            if self._room <= 0:
+                break
+            self._work(link)
         received, self._received = self._received, []
+        self._room = RECEIVED_BYTES
         return received
 
     def tick(self, now: int) -> None:
@@ -115,6 +134,7 @@ class Links:
         for link in self._links.values():
             link.socket.close(linger=_LAST_WORDS_MS)
         self._links.clear()
+        self._unread.clear()
         self._by_fd.clear()
         self._epoll.close()
         self._context.term()
@@ -138,18 +158,21 @@ class Links:
     def _shut(self, link: _Link) -> None:
         self.dropped += len(link.waiting)
         del self._links[link.endpoint]
+        self._unread.pop(link, None)
         del self._by_fd[link.fd]
         self._epoll.unregister(link.fd)
         link.socket.close(linger=0)
 
     def _work(self, link: _Link) -> None:
-        """Send what waits and read what came, until neither goes on."""
+        """Read what came and send what waits, until neither goes on, or there is no room for more."""
         socket = link.socket
+        self._unread.pop(link, None)
         while True:
             ready = socket.get(zmq.EVENTS)
             assert isinstance(ready, int), "events are a number"
-            if ready & zmq.POLLIN:
+            if ready & zmq.POLLIN and self._room > 0:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
+                self._room -= max(RECEIVED_BYTES // RECEIVED_MAX, sum(map(len, parts)))
                 if len(parts) == 1:
                     self._received.append((link.endpoint, parts[0]))
                 else:
@@ -158,7 +181,9 @@ class Links:
                 try:
                     socket.send(link.waiting[0], zmq.NOBLOCK)
                 except zmq.Again:
-                    return
+                    break
                 link.waiting.popleft()
             else:
-                return
+                break
+        if ready & zmq.POLLIN:
+            self._unread[link] = None  # Behind the others.

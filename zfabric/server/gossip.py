@@ -150,7 +150,7 @@ class Gossip:
 
     def next_deadline(self) -> int | None:
         """When :meth:`step` is wanted next (monotonic ns), if nothing comes."""
-        return self._mesh.next_deadline()
+        return 0 if self.links.pending else self._mesh.next_deadline()
 
     def leave(self, now: int) -> None:
         """Say good-bye; :attr:`left` tells when that is done."""

@@ -18,7 +18,7 @@ from zfabric.core.mesh.membership import Mesh
 from zfabric.model import Buffer
 from zfabric.settings import MeshSettings
 from zfabric.sim.world import MILLISECOND, SECOND, World
-from zfabric.wire.gossip import Body, Codec, Member, Message
+from zfabric.wire.gossip import Body, Codec, Expects, Member, Message
 
 INBOX_MAX = 1_000
 MEMO_MAX = 1 << 20
@@ -52,10 +52,10 @@ class SharedCodec(Codec):
         """Nobody will read a frame."""
         self._written.pop(frame, None)
 
-    def read(self, frame: Buffer) -> Message:
+    def read(self, frame: Buffer, expects: Expects | None = None) -> Message:
         """Decode a frame."""
         assert isinstance(frame, bytes)
-        return self._written.pop(frame, None) or super().read(frame)
+        return self._written.pop(frame, None) or super().read(frame, expects)
 
 
 @dataclass(eq=False)

@@ -39,7 +39,7 @@ import struct
 # Where hashlib and hmac have them from; these two would load OpenSSL, which costs a leader 3.5 MB.
 from _blake2 import blake2b
 from _operator import _compare_digest as compare_digest
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -262,6 +262,10 @@ def _refuse(refusal: Refusal, problem: str, allowed: str) -> errors.ProtocolViol
     return errors.ProtocolViolation(problem=problem, allowed=allowed, refusal=refusal)
 
 
+Expects = Callable[[bytes, int, int, int], bool]
+"""Tells of a STATE, by its sender, instance, number and ``answers``, whether anybody will look at its news."""
+
+
 class Codec:
     """Frames of one mesh.
 
@@ -305,8 +309,8 @@ class Codec:
         assert len(frame) <= BYTES_MAX[kind], f"{Type(kind).name} of {len(frame)} bytes"
         return frame
 
-    def read(self, frame: Buffer) -> Message:
-        """Decode a frame.
+    def read(self, frame: Buffer, expects: Expects | None = None) -> Message:
+        """Decode a frame; the news of a STATE only if that is one that is ``expects``-ed: they may be two thousand.
 
         Raises:
             ProtocolViolation: it is none, or not of this mesh, or its MAC is wrong; ``values["refusal"]`` says which.
@@ -327,7 +331,8 @@ class Codec:
             raise _refuse("mac", "a MAC that is not ours", "gossip signed with the mesh key")
         try:
             body: Any = _decoders[kind](memoryview(frame)[HEADER.size : -MAC_BYTES])
-            updates = self.news(body)
+            skipped = kind == Type.STATE and expects is not None and not expects(sender, instance, number, body.answers)
+            updates = [] if skipped else self.news(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             problem = f"body of {Type(kind).name}: {str(error)[:200]}"
             raise _refuse("format", problem, "the fields of that message") from error

@@ -211,6 +211,30 @@ def test_a_flood_of_strangers_is_answered_a_hundred_times_a_second():
     assert driven.mesh.counters.strangers == 3 * 399
 
 
+def test_of_a_state_that_will_not_be_taken_nothing_is_decoded(monkeypatch):
+    """Of a stranger, or played back: a frame of 64 KiB holds a thousand members, and whoever sees one can repeat it."""
+    driven = Driven("a")
+    codec = Codec("m")
+    monkeypatch.setattr(driven.mesh, "_codec", codec)
+    decoded = []
+    monkeypatch.setattr(codec, "news", lambda body: decoded.append(body) or [] if type(body) is gossip.State else [])
+
+    def hear(name, number, answers=0):
+        body = gossip.State(answers, peer(name), 1, [0], False, news(peer("x"), peer("y")))
+        frame = CODEC.write(Type.STATE, name.encode() * 16, 1, number, body)
+        driven.mesh.receive(f"x:{name}", frame, driven.now)
+        return len(decoded)
+
+    assert hear("z", 5) == 0
+    assert driven.mesh.counters.strangers == 1
+    assert hear("a", 5) == 1
+    assert hear("a", 5) == 1
+    assert driven.mesh.counters.replayed == 1
+    driven.sent()
+    [(_, answer)] = driven.hear("z", Type.PUSH_PULL, gossip.PushPull(7, 0, peer("z"), 1, bytes(8)))
+    assert hear("z", 6, answers=answer.body.sequence) == 2, "a stranger that has proven itself is listened to"
+
+
 def test_a_stranger_that_repeats_our_number_becomes_a_member():
     driven = Driven("a")
     me = peer("z")

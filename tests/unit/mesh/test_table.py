@@ -156,3 +156,12 @@ def test_what_was_known_before_is_taken_as_far_as_there_is_room():
     table.fill([member(number) for number in range(1, 201)])
     assert (len(table), table.live, table.refused) == (90, 90, 110)
     assert len({table.next_target().id for _ in range(90)}) == 90
+
+
+@given(st.lists(st.integers(1, 300), max_size=60))
+def test_what_was_seen_is_what_would_not_be_fresh(numbers):
+    table = table_of(1)
+    for number in numbers:
+        seen = table.seen(member(1).id, number)
+        assert seen == table.seen(member(1).id, number), "looking changes nothing"
+        assert table.fresh(member(1).id, number) != seen

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from tests.process.leaders import free_ports
-from zfabric.net.links import IDLE_NS, LINKS_MAX, WAIT_NS, WAITING_MAX, Links
+from zfabric.net.links import IDLE_NS, LINKS_MAX, RECEIVED_BYTES, RECEIVED_MAX, WAIT_NS, WAITING_MAX, Links
 
 SECOND = 1_000_000_000
 
@@ -146,3 +146,37 @@ def test_clearing_closes_all(links, listener):
     heard(socket, links)
     links.clear()
     assert len(links) == 0
+
+
+def test_a_flood_is_taken_in_bounded_parts_and_keeps_no_other_link_waiting(listener):
+    """Whoever we speak to may answer for ever; what is not read waits with it."""
+    socket, endpoint = listener
+    links = Links(100_000)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as calm:
+        calm.linger = 0
+        other = f"tcp://127.0.0.1:{calm.bind_to_random_port('tcp://127.0.0.1', 10_000, 20_000)}"
+        links.send(endpoint, b"ping", 0)
+        links.send(other, b"ping", 0)
+        peer, _ = heard(socket, links)
+        neighbour, _ = heard(calm, links)
+        for number in range(20):
+            socket.send_multipart([peer, b"%d " % number + bytes(50_000)])
+        for number in range(1_000):
+            socket.send_multipart([peer, b"%d" % number] if number % 2 else [peer, b"two", b"frames"])
+        flood, rounds = [], []
+        while len(flood) < 520:
+            found = received(links)
+            if len(flood) == 0:
+                calm.send_multipart([neighbour, b"calm"])
+            rounds.append(found)
+            flood += [frame for whence, frame in found if whence == endpoint]
+        assert max(sum(len(frame) for _, frame in found) for found in rounds) <= RECEIVED_BYTES + 50_010
+        assert max(len(found) for found in rounds) <= RECEIVED_MAX
+        assert [int(frame.split()[0].rstrip(bytes(1))) for frame in flood] == [*range(20), *range(1, 1_000, 2)]
+        everything = [whence for found in rounds for whence, _ in found]
+        while other not in everything:
+            everything += [whence for whence, _ in received(links)]
+        assert links.misshapen == 500
+        while links.pending:
+            assert links.receive() == []
+    links.close()

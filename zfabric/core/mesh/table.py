@@ -160,6 +160,12 @@ class Table:
         self._windows[member] = highest << _WINDOW | mask
         return True
 
+    def seen(self, member: bytes, number: int) -> bool:
+        """Tell whether :meth:`fresh` would refuse the number of a frame of a member."""
+        window = self._windows.get(member, 0)
+        back = (window >> _WINDOW) - number
+        return back >= _WINDOW or (back >= 0 and bool(window >> back & 1))
+
     # Choice.
 
     def next_target(self) -> Member | None:
