@@ -28,6 +28,14 @@ def test_who_has_no_directory_looks_through_a_member_that_is_heard_and_makes_non
     assert not (peers.directory / "new").exists()
 
 
+def test_who_writes_becomes_a_member_and_makes_its_directory(peers, member):
+    done = run("produce", "heat", "--url", peers.url("new"), stdin=b"71.6\n")
+    assert (done.returncode, done.stderr) == (0, b"1 record acknowledged\n")
+    assert (peers.directory / "new").exists()
+    done = run("consume", "heat", "--url", peers.url("new"))
+    assert sorted(done.stdout.split()) == [b"71.5", b"71.6"]
+
+
 def test_a_seed_is_asked_where_nobody_can_be_heard(peers, member):
     seed = here(member).removeprefix("tcp://")
     until(lambda: member.topics.list() == ["heat"])

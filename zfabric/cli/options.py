@@ -83,24 +83,26 @@ def _complete(ctx: click.Context, incomplete: str, ask: Callable[[Fabric], list[
         return []
 
 
-def connect(url: str | None, timeout: float, *, create: bool = False) -> Fabric:
+def connect(url: str | None, timeout: float, *, create: bool = False, join: bool = False) -> Fabric:
     """Return the fabric that the options name.
 
     Args:
         create: make its directory if there is none. What only looks at a fabric makes none: a URL that is mistyped
             would answer like an empty fabric. Who has no directory looks at a mesh through another member: a seed of
             the URL, or one that is heard on the local network within three seconds.
+        join: make it if it is a peer's: whoever writes to a mesh is a member of it.
 
     Raises:
         NotFound: there is no data directory, and no other member.
     """
     from zfabric import errors
+    from zfabric.modes import peerurl
     from zfabric.modes import url as urls
     from zfabric.sync.fabric import connect as connect_fabric
 
     text = urls.text_of(url)
     directory = directory_of(text)
-    if directory is not None and not create:
+    if directory is not None and not (create or (join and text.startswith(f"{peerurl.SCHEME}:"))):
         try:
             _check_directory(directory)
         except errors.NotFound as error:

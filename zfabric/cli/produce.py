@@ -74,7 +74,7 @@ def command(
     """
     if key_separator == "" or (key_separator and layout == "json"):
         raise click.UsageError("--key-separator wants some text, and --format lines")
-    with connect(url, timeout) as fabric:
+    with connect(url, timeout, join=True) as fabric:
         limit = fabric.topics.describe(topic).config.record_bytes_max
         with fabric.producer(compression=compression) as producer, _progress(files) as advance:
             work = _Work(producer, topic, limit, advance)
