@@ -25,8 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 def send(fabric, values, topic="t"):
     with fabric.producer() as producer:
-        # Where a keeper's question is lost without a word, it asks again after 35 seconds.
-        return [producer.send(topic, value).result(120.0) for value in values]
+        return [producer.send(topic, value).result(30.0) for value in values]
 
 
 def read(consumer, count, seconds=60.0):
@@ -209,6 +208,22 @@ def test_a_keeper_that_is_behind_is_waited_for_when_there_is_nobody_else(simulat
         simulation.start_leader(0)
         send(simulation.connect("again", peer=0), [b"4"])
         assert read(consumer, 1, seconds=10.0) == [b"4"]
+
+
+def test_a_reader_of_what_comes_next_gets_nothing_older_where_its_keeper_is_behind(simulation, monkeypatch):
+    """All members have heard from the origin how far it is."""
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t")
+    send(origin, [b"1", b"2"])
+    simulation.advance(5.0)
+    simulation.partition("peer-1", 0)  # The keeper gets no more.
+    send(origin, [b"3", b"4", b"5"])
+    simulation.advance(10.0)
+    few_are_many(monkeypatch)
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t", start="latest") as consumer:
+        assert consumer.poll(timeout=1.0) == []
+        send(origin, [b"6"])
+        assert read(consumer, 1) == [b"6"]
 
 
 def test_a_new_reader_at_a_new_keeper_begins_where_its_origin_does(simulation, monkeypatch):

@@ -292,6 +292,16 @@ def kept(offset, count=1, epoch=3, time=700):
     return KeptBatch(7, batch.parse(raw), raw, body.payload)
 
 
+def test_the_end_of_a_copy_is_what_its_origin_has_told_though_the_copy_is_behind():
+    node = KeeperNode()
+    asked = messages.FindOffsets([messages.FindOffset(7, -1)])
+    for heard, offset in ({}, 3), ({7: Heard(1, 9)}, 9), ({7: Heard(1, 2)}, 3):
+        node.keep([kept(0, 3)], heard=heard)
+        [answer] = node.turn(Type.FIND_OFFSETS, asked)[0]
+        [part] = answer.body.parts
+        assert (part.offset, part.end_offset) == (offset, 3)
+
+
 def test_a_kept_batch_has_its_offset_epoch_time_and_bytes_and_the_id_of_the_copy():
     node = KeeperNode()
     entry = kept(0, 3)

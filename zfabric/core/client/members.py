@@ -106,6 +106,15 @@ class Members:
         """Return all members."""
         return list(self._known.values())
 
+    def ends(self, topic: str) -> dict[str, int]:
+        """Return end offsets, as of some seconds ago, of a topic's only partitions, by the fabrics that lead them."""
+        return {
+            member.card.fabric: shown.end
+            for member in self._known.values()
+            for shown in member.card.topics
+            if shown.name == topic and shown.partitions == 1
+        }
+
     def get(self, member: bytes) -> Known | None:
         """Return one member."""
         return self._known.get(member)

@@ -3,6 +3,9 @@
 A question is about up to :data:`QUESTION_PARTS` partitions of one leader, so that a topic of 10,000 is opened with ten
 of them, and none keeps a leader's turn long.
 
+The end of a copy that a keeper has is the newest one that its origin has told the keeper, or all members: a consumer
+that begins at the end begins there, also where the copy has not got so far.
+
 Where leaders are scattered (see ``origins.py``), one that does not answer within a second keeps nobody waiting: its
 partitions are asked for again, however long it is away, and begin when it is there.
 """
@@ -10,6 +13,8 @@ partitions are asked for again, however long it is away, and begin when it is th
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from zfabric import errors
 from zfabric.core.client.feed import CALL_NS, IDLE_NS
@@ -153,7 +158,7 @@ class Positions:
             if asked.error is not None:
                 done.fail(asked.error)
                 return
-            parts = asked.result().body.parts
+            parts = self._newest(cursors, start, asked.result().body.parts)
             kept = self._keep_start(cursors, start, parts, deadline_ns)
             kept.on_done(lambda: begin(parts))
 
@@ -175,6 +180,16 @@ class Positions:
 
         asked.on_done(found)
         return done
+
+    def _newest(self, cursors: list[Cursor], start: Start, parts: list[messages.OffsetIs]) -> list[messages.OffsetIs]:
+        """Take the end of a copy for no earlier than its origin has told everybody: the copy may be behind."""
+        if start != "latest" or not any(cursor.copy for cursor in cursors):
+            return parts
+        told = self._client.members.ends(self._consumer.topic)
+        return [
+            msgspec.structs.replace(part, offset=max(part.offset, told.get(cursor.log[0], 0))) if cursor.copy else part
+            for cursor, part in zip(cursors, parts, strict=True)
+        ]
 
     def _keep_start(
         self, cursors: list[Cursor], start: Start, parts: list[messages.OffsetIs], deadline_ns: int

@@ -35,7 +35,7 @@ from zfabric.settings import (
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 
-_ENDS = (-1, -2)
+_END, _START = -1, -2
 """Timestamps that stand for the log's end and its start."""
 LISTED_MAX = 1_000
 """Entries in one answer to LIST_GROUPS: 240 KB of the longest names, far below what a frame may hold."""
@@ -200,8 +200,11 @@ class Reading:
         for part in parts[len(found) :]:
             log = self._assigned.partition(part.partition, txn).log
             state = log.state
-            if part.timestamp in _ENDS:
-                offset = state.end if part.timestamp == _ENDS[0] else state.start
+            if part.timestamp == _END:
+                heard = self._copies.heard.get(part.partition)  # A copy may be behind what its origin has told.
+                offset = state.end if heard is None else max(state.end, heard.end)
+            elif part.timestamp == _START:
+                offset = state.start
             else:
                 try:
                     offset, done, read = log.find_time(part.timestamp, txn, since, left)
