@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import zfabric
 from tests.process.test_cli_refusals import run
 from tests.process.test_peers import PATIENCE_S, here, peers, until
 
@@ -34,6 +35,20 @@ def test_who_writes_becomes_a_member_and_makes_its_directory(peers, member):
     assert (peers.directory / "new").exists()
     done = run("consume", "heat", "--url", peers.url("new"))
     assert sorted(done.stdout.split()) == [b"71.5", b"71.6"]
+
+
+def test_a_client_needs_no_seed_where_a_member_is_heard(peers, member):
+    with zfabric.connect(f"zf+peer://{peers.mesh}?role=client", timeout=PATIENCE_S) as client:
+        assert [shown.endpoint for shown in client.members()] == [here(member)]
+        assert [record.value for record in client.consumer("heat").poll(timeout=PATIENCE_S)] == [b"71.5"]
+
+
+def test_a_client_that_hears_nobody_is_told_what_to_do(peers):
+    with (
+        zfabric.connect(f"zf+peer://{peers.mesh}-2?role=client", timeout=PATIENCE_S) as client,
+        pytest.raises(zfabric.errors.NobodyHeard),
+    ):
+        client.members()
 
 
 def test_a_seed_is_asked_where_nobody_can_be_heard(peers, member):

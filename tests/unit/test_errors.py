@@ -51,6 +51,7 @@ CODES = {
     "DirectoryUnusable": 57,
     "BadInput": 60,
     "WrongMesh": 70,
+    "NobodyHeard": 71,
     "WrongFabric": 85,
     "LogsDiverged": 86,
     "OriginAway": 87,

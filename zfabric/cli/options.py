@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPLETION_TIMEOUT_S = 1.0
-_HEAR_S = 3.0
 """Longest that a Tab waits for a fabric."""
 _WIDE = 10_000
 _NAMES = {"id", "pid", "leader", "partition", "epoch"}
@@ -89,7 +88,7 @@ def connect(url: str | None, timeout: float, *, create: bool = False, join: bool
     Args:
         create: make its directory if there is none. What only looks at a fabric makes none: a URL that is mistyped
             would answer like an empty fabric. Who has no directory looks at a mesh through another member: a seed of
-            the URL, or one that is heard on the local network within three seconds.
+            the URL, or one that is heard on the local network within five seconds.
         join: make it if it is a peer's: whoever writes to a mesh is a member of it.
 
     Raises:
@@ -106,7 +105,7 @@ def connect(url: str | None, timeout: float, *, create: bool = False, join: bool
         try:
             _check_directory(directory)
         except errors.NotFound as error:
-            others = _others(text, min(timeout, _HEAR_S), error)
+            others = _others(text, timeout, error)
             if not others:
                 raise
             return connect_fabric(url, timeout=timeout, role="client", seed=others)
@@ -120,8 +119,9 @@ def _others(url: str, seconds: float, error: Exception) -> list[str]:
     if not url.startswith(f"{peerurl.SCHEME}:"):
         error.add_note("'zfabric topic create' makes one where --url says")
         return []
-    from zfabric.modes.hearing import hear
+    from zfabric.modes.hearing import HEAR_S, hear
 
+    seconds = min(seconds, HEAR_S)
     target = peerurl.parse(url, {})
     if target.seeds:
         return target.seeds

@@ -18,6 +18,19 @@ class Unreachable(ZFabricError):
     seconds: float
 
 
+class NobodyHeard(ZFabricError):
+    """A client that was given no seed has heard no member on the local network."""
+
+    code = 71
+    template = (
+        "no member of mesh {mesh!r} was heard on the local network within {seconds:g} s; name one: seed=HOST:PORT "
+        "(and key=FILE, where the mesh has a key)"
+    )
+    url: str
+    seconds: float
+    mesh: str
+
+
 class WrongMesh(ZFabricError):
     """A member that was to show its mesh to a client belongs to another one; nobody else was found."""
 

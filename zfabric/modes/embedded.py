@@ -16,6 +16,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -86,8 +87,8 @@ class Embedded:
         """Whether a leader that this process starts is a part of it."""
         return self._residence is not None
 
-    def locate(self) -> None:
-        """Start a leader if nobody leads. Does not wait for it.
+    def locate(self) -> Sequence[str]:
+        """Start a leader if nobody leads. Does not wait for it. Returns nothing: it is known where that will be.
 
         Raises:
             DirectoryLocked: a node leads the directory: connect to that.
@@ -99,6 +100,7 @@ class Embedded:
             self._locate()
         except OSError as error:
             raise unusable(self._directory.path, error) from error
+        return ()
 
     def _locate(self) -> None:
         self._listen()

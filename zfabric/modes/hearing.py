@@ -1,4 +1,4 @@
-"""Finding a member of a mesh for somebody who only looks at it, without becoming one: by its beacon."""
+"""Finding members of a mesh for somebody who only looks at it, without becoming one: by their beacons."""
 
 from __future__ import annotations
 
@@ -12,8 +12,40 @@ from zfabric.store import keyfile
 from zfabric.wire import beacon
 from zfabric.wire.gossip import Codec
 
-HEAR_S: Final = 3.0
-"""All members of a mesh together send a beacon about once a second."""
+HEAR_S: Final = 5.0
+"""All members of a mesh together send a beacon about once a second, at random: 1 % of such spans have none."""
+
+
+class Ear:
+    """Hears the beacons of one mesh.
+
+    Args:
+        mesh: its name. key: file with its key, or "".
+
+    Raises:
+        ConfigurationError, InvalidArgument: the key file, or the name. OSError: this machine has no multicast.
+    """
+
+    def __init__(self, mesh: str, key: str) -> None:
+        self._codec = Codec(mesh, keyfile.read_key(key) if key else None)
+        self._socket = BeaconSocket(local=True)
+
+    def heard(self, seconds: float = 0.0) -> list[str]:
+        """Return the endpoints of members that were heard since the last call; waits so long until there is one."""
+        deadline = time.monotonic() + seconds
+        found: dict[str, None] = {}
+        while True:
+            for data in self._socket.receive():
+                with suppress(errors.ProtocolViolation):  # Of another mesh, or garbage.
+                    endpoint = beacon.read(self._codec, data).endpoint
+                    if endpoint.startswith("tcp://"):
+                        found[endpoint] = None
+            if found or not self._socket.wait(deadline - time.monotonic()):
+                return list(found)
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._socket.close()
 
 
 def hear(mesh: str, key: str, seconds: float = HEAR_S) -> str | None:
@@ -25,19 +57,12 @@ def hear(mesh: str, key: str, seconds: float = HEAR_S) -> str | None:
     Raises:
         ConfigurationError, InvalidArgument: the key file, or the name.
     """
-    codec = Codec(mesh, keyfile.read_key(key) if key else None)
-    deadline = time.monotonic() + seconds
     try:
-        socket = BeaconSocket(local=True)
+        ear = Ear(mesh, key)
     except OSError:
         return None  # Without multicast nobody can be heard.
     try:
-        while socket.wait(deadline - time.monotonic()):
-            for data in socket.receive():
-                with suppress(errors.ProtocolViolation):  # Of another mesh, or garbage.
-                    place = beacon.read(codec, data).endpoint
-                    if place.startswith("tcp://"):
-                        return place.removeprefix("tcp://")
+        found = ear.heard(seconds)
     finally:
-        socket.close()
-    return None
+        ear.close()
+    return found[0].removeprefix("tcp://") if found else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zfabric.modes.url import Target
@@ -34,8 +35,9 @@ class Node:
             here = probe.getsockname()[0]
         return f"tcp://[{here}]:*" if family == socket.AF_INET6 else f"tcp://{here}:*"
 
-    def locate(self) -> None:
+    def locate(self) -> Sequence[str]:
         """Do nothing: the address is fixed, and the sockets try it again by themselves."""
+        return ()
 
     def close(self) -> None:
         """Do nothing: a node goes on without us."""

@@ -5,14 +5,21 @@ the leader and finds none starts it, and it ends when the last of them has left.
 listens on TCP for the other peers, and is a member of the mesh. Clients read the topics of all members
 (``core/client/origins.py``) and write to their own leader alone.
 
-With ``role=client`` a process has no leader: it sees the mesh through another member (``core/client/anchor.py``).
+With ``role=client`` a process has no leader: it sees the mesh through another member (``core/client/anchor.py``), a
+seed, or one whose beacon is heard.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
 from zfabric import errors
 from zfabric.core.client.anchor import Observed
 from zfabric.modes.embedded import Embedded
+from zfabric.modes.hearing import HEAR_S, Ear
 from zfabric.modes.node import Node
 from zfabric.modes.options import LeaderOptions, PeerPlace
 from zfabric.modes.peerurl import SCHEME, PeerTarget
@@ -107,8 +114,41 @@ class Observer(Node):
 
     def __init__(self, target: PeerTarget) -> None:
         places = [_split(seed, "seed") for seed in target.seeds]
-        super().__init__(Target(target.url, "node", "", *places[0]))
+        super().__init__(Target(target.url, "node", "", *(places[0] if places else ("", 0))))
         self.observed = Observed(target.mesh, [f"tcp://{host}:{port}" for host, port in places])
+        if target.key:
+            keyfile.read_key(target.key)
+        self._target = target
+        self._ear: Ear | None = None
+        self._silent_from: float | None = None
+        if not places:
+            self.endpoint = self.observed.name
+            self.locating = True
+
+    def locate(self) -> Sequence[str]:
+        """Return the members that were heard on the local network since the last call. Does not wait.
+
+        Raises:
+            NobodyHeard: none was, for five seconds. ConfigurationError: the key file.
+        """
+        now = time.monotonic()
+        if self._silent_from is None:
+            self._silent_from = now
+        with suppress(OSError):  # Without multicast nobody is heard.
+            self._ear = self._ear or Ear(self._target.mesh, self._target.key)
+        heard = self._ear.heard() if self._ear is not None else []
+        if heard:
+            self._silent_from = math.inf  # They are known from now on, and tried again.
+        elif now - self._silent_from >= HEAR_S:
+            self._silent_from = None
+            raise errors.NobodyHeard(url=self._target.url, seconds=HEAR_S, mesh=self._target.mesh)
+        return heard
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        if self._ear is not None:
+            self._ear.close()
+            self._ear = None
 
 
 def _place(text: str, name: str) -> str:

@@ -20,7 +20,7 @@ parameter      meaning
 ``leader``     ``process``; or ``thread``: if this process has to start the peer's leader, as a part of itself
                (``inside.py``) [``process``]
 ``role``       ``peer``, or ``client``: no leader and no data of its own; what it reads and asks it finds through the
-               first ``seed`` that answers [``peer``]
+               first ``seed`` that answers, without seeds through a member whose beacon is heard [``peer``]
 =============  =====================================================================================================
 """
 
@@ -112,15 +112,17 @@ def parse(url: str, options: PeerOptions) -> PeerTarget:
     if not (insecure or role == "client" or is_loopback(listen.rpartition(":")[0])):
         raise errors.InsecureListen(endpoint=listen)
     seeds = _several(given, "seed")
-    if role == "client" and not seeds:
-        raise errors.InvalidArgument(name="seed", value="none", allowed="HOST:PORT of a member, with role='client'")
+    beacon = _flag(given, "beacon", default=True)
+    if role == "client" and not seeds and not beacon:
+        allowed = "HOST:PORT of a member, with role='client' and beacon=0"
+        raise errors.InvalidArgument(name="seed", value="none", allowed=allowed)
     return PeerTarget(
         url=url,
         mesh=mesh,
         data=_text(given, "data", DEFAULT_DIRECTORY),
         listen=listen,
         seeds=seeds,
-        beacon=_flag(given, "beacon", default=True),
+        beacon=beacon,
         key=_key(given),
         zone=_text(given, "zone", ""),
         advertise=_text(given, "advertise", ""),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from zfabric import errors
@@ -35,8 +35,11 @@ class Mode(Protocol):
         """Whether a leader may be in this process."""
         ...
 
-    def locate(self) -> None:
-        """Make sure that somebody leads, without waiting; raises what keeps that from being."""
+    def locate(self) -> Sequence[str]:
+        """Make sure that somebody leads, without waiting; raises what keeps that from being.
+
+        Returns endpoints of members of the mesh that were found meanwhile, for an observer to see it through.
+        """
         ...
 
     def close(self) -> None:
@@ -172,7 +175,9 @@ class Driver:
 
     def _locate(self) -> None:
         try:
-            self._mode.locate()
+            found = self._mode.locate()
+            if found and self.core.anchor is not None:
+                self.core.anchor.hear(found, time.monotonic_ns())
         except errors.ZFabricError as error:
             self.core.requests.fail_all(error)
         self.ports.prefer_near()

@@ -6,7 +6,7 @@ from random import Random
 
 from tests.unit.client.wire import SECOND, Wire
 from zfabric import errors
-from zfabric.core.client.anchor import Observed
+from zfabric.core.client.anchor import NOBODY, Observed
 from zfabric.core.client.client import Client
 from zfabric.model import TopicConfig
 from zfabric.wire.card import Card, fitting
@@ -25,7 +25,7 @@ class Observing(Wire):
     def __init__(self, *seeds, up=(A, B, C), listed=(A, B, C)):
         super().__init__()
         self.client = Client(
-            seeds[0], "zf+peer://m", "a", Random(1), software="test", locate=False, mesh=True,
+            Observed("m", seeds).name, "zf+peer://m", "a", Random(1), software="test", locate=not seeds, mesh=True,
             observed=Observed("m", seeds),
         )  # fmt: skip
         self.up = set(up)
@@ -263,3 +263,23 @@ def test_a_connected_member_that_is_of_another_mesh_by_now_is_no_anchor():
     wire.pass_time(1)
     assert not asked.done
     assert Type.DELETE_TOPIC not in {command.type for _, command in wire.sent_at(C)}
+
+
+def test_without_a_seed_the_shell_is_asked_and_the_first_that_it_finds_is_the_anchor():
+    """What waits meanwhile goes there; the others are candidates for later."""
+    wire = Observing()
+    pending = wire.fresh()
+    wire.pass_time(3.0)
+    assert (pending.done, wire.client.anchor.endpoint) == (False, NOBODY)
+    assert wire.located > 3, "the shell is asked again and again"
+    wire.client.anchor.hear([B, C], wire.now)
+    wire.pass_time(0.1)
+    assert (pending.error, wire.client.anchor.endpoint) == (None, B)
+    located = wire.located
+    wire.up.discard(B)
+    wire.lose(B)
+    wire.fresh()
+    wire.pass_time(3.0)
+    assert wire.client.anchor.endpoint in (A, C)
+    wire.pass_time(3.0)
+    assert wire.located - located < 20, "nobody is looked for while there is somebody"

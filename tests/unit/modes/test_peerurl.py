@@ -65,7 +65,7 @@ def test_who_may_be_reached_from_everywhere_listens_everywhere():
     ("zf+peer://chat?leader=fiber", {}, "leader"),
     ("zf+peer://chat", {"leader": True}, "leader"),
     ("zf+peer://chat?role=boss", {}, "role"),
-    ("zf+peer://chat?role=client", {}, "seed"),
+    ("zf+peer://chat?role=client&beacon=0", {}, "seed"),
     ("zf+peer://-chat", {}, "mesh"),
     ("zf+peer://a/b", {}, "mesh"),
 ])  # fmt: skip

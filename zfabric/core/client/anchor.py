@@ -37,13 +37,21 @@ if TYPE_CHECKING:
 
 PATIENCE_NS: Final = 1_000_000_000
 CANDIDATES_MAX: Final = 256
+HEARD_MAX: Final = 32
+NOBODY: Final = ""
+"""Stands for the endpoint of an anchor while no member is known at all: no connection is made."""
 
 
 class Observed(NamedTuple):
-    """What an observer is given: the mesh's name, and endpoints of some members, at least one."""
+    """What an observer is given: the mesh's name, and endpoints of some members; none if the shell looks for them."""
 
     mesh: str
     seeds: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """What the anchor's connection is called."""
+        return f"mesh {self.mesh}"
 
 
 class Anchor:
@@ -56,9 +64,8 @@ class Anchor:
     """
 
     def __init__(self, client: Client, observed: Observed) -> None:
-        assert observed.seeds, "an observer has a seed"
         self.mesh = observed.mesh
-        self.name = f"mesh {observed.mesh}"
+        self.name = observed.name
         self.endpoint = ""
         self.sure = False
         self.moves = 0
@@ -69,7 +76,7 @@ class Anchor:
         self.wrong: errors.WrongMesh | None = None
         client.bootstrap = self.name
         client.machines.append(self)
-        self._take(self._seeds[0], 0)
+        self._take(self._seeds[0] if self._seeds else NOBODY, 0)
 
     def ask(self, kind: int, body: Any, now: int, deadline_ns: int, what: str) -> Pending[Command]:
         """Ask the anchor, whoever that is by then, once it is sure that it is one."""
@@ -91,6 +98,14 @@ class Anchor:
             known = client.members.fresh(client.now, deadline_ns)
             known.on_done(lambda: ask() if known.error is None else answer.fail(known.error))
         return answer
+
+    def hear(self, endpoints: Sequence[str], now: int) -> None:
+        """Take members that the shell has found: candidates like seeds, the first ones."""
+        self._seeds += [endpoint for endpoint in endpoints if endpoint not in self._seeds][
+            : HEARD_MAX - len(self._seeds)
+        ]
+        if self.endpoint == NOBODY and self._seeds:
+            self._take(self._seeds[0], now)
 
     def check(self, mesh: str, now: int) -> bool:
         """Take the name of the mesh that the anchor is in; tells whether another one is to be asked instead.

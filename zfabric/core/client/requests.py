@@ -226,8 +226,9 @@ class Requests:
             self._lent[name] = endpoint
             for request in connection.waiting.values() if connection is not None else ():
                 self.send(name, request, now)
-        elif connection is not None and connection.session is not None:
-            self._replace(connection, now)
+        elif connection is not None and (connection.session is not None or connection.open_at_ns is not None):
+            if connection.session is not None:
+                self._replace(connection, now)
             connection.open_at_ns, connection.pause_ns = now, PAUSE_NS
 
     def lent(self, name: str) -> bool:
@@ -409,12 +410,15 @@ class Requests:
     def _open(self, connection: Connection, now: int) -> None:
         if connection.endpoint == self._home and self._locate_ns is None:
             self._ask_where(now)
+        endpoint = self._named.get(connection.endpoint, connection.endpoint)
+        if not endpoint:
+            connection.open_at_ns = now + PAUSE_MAX_NS  # Nobody knows yet where that is.
+            return
         connection.open_at_ns = None
         connection.opened_ns = now
         connection.pace.begin()
         connection.session = self.new_session()
         self._by_session[connection.session] = connection
-        endpoint = self._named.get(connection.endpoint, connection.endpoint)
         self.effects.append(OpenSession(connection.session, endpoint, slow=connection.pace.slow))
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))

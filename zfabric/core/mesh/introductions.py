@@ -2,9 +2,9 @@
 
 A beacon is an introduction and nothing more: who is met has to prove itself like any stranger.
 
-**Sending.** One that is alone sends every second, a member of a mesh of n every max(5, n) seconds, give or take a
-quarter: so all together send about one a second, which is enough for halves of a mesh that lost each other to meet
-again, and for a newcomer that hears it; its own is heard at once.
+**Sending.** A member of a mesh of n sends every n seconds, give or take a quarter: so all together send about one a
+second, which is enough for halves of a mesh that lost each other to meet again, for a newcomer that hears it (its own
+is heard at once), and for somebody who only looks for a member, and sends none.
 
 **Meeting.** A beacon of a member that is known to live at that endpoint is nothing new. Others are met after a random
 pause of up to n / 10 seconds, at most 5, unless they have become known by then: so a newcomer is not met by everybody
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from random import Random
 
 SECOND: Final = 1_000_000_000
-ALONE_NS: Final = 1 * SECOND
-SEND_NS: Final = 5 * SECOND
+SEND_NS: Final = 1 * SECOND
 PAUSE_MAX_NS: Final = 5 * SECOND
 MEET_NS: Final = SECOND // 10
 WAITING_MAX: Final = 64
@@ -72,8 +71,7 @@ class Introductions:
                     break
         if now < self._send_due:
             return False
-        members = self._mesh.live + 1
-        interval = ALONE_NS if members == 1 else max(SEND_NS, members * SECOND)
+        interval = SEND_NS * (self._mesh.live + 1)
         self._send_due = now + int(interval * (0.75 + self._random.random() / 2))
         return True
 
