@@ -201,6 +201,49 @@ def test_who_slept_for_a_message_gets_it_without_a_look_for_others(lie):
         os.close(driver.writer)
 
 
+class Sight:
+    """Says that one is to watch, and keeps what one says of it."""
+
+    def __init__(self, limit_ns):
+        self.limit_ns = limit_ns
+        self.told = []
+
+    def took(self, waited_ns):
+        self.told.append(waited_ns)
+
+
+@pytest.mark.parametrize(("limit_ns", "late"), [(60_000_000_000, False), (1, False), (1, True), (0, True)])
+def test_who_waits_for_a_reply_watches_for_it_and_then_sleeps(limit_ns, late):
+    """One that has not come when the time to watch is over is slept for; either way it is told how long it took."""
+    driver = Post(lie=False)
+    if late:
+        os.read(driver.reader, 1)
+    pump = Pump(driver)
+    pending = Pending()
+    driver.receive = lambda session, frames, now: pending.resolve(None)
+    polls, poll = [], pump._poll_fds
+
+    def count(left_ms):
+        polls.append(left_ms)
+        if late and left_ms:
+            os.write(driver.writer, b".")
+        return poll(left_ms)
+
+    pump._poll_fds = count
+    pump._watching = Sight(limit_ns)
+    try:
+        with pump.lock:
+            pump.drive(pending, pump._watching)
+        assert pending.done
+        assert len(pump._watching.told) == 1
+        slept = [left_ms for left_ms in polls if left_ms]
+        assert bool(slept) == (late or limit_ns <= 1)
+    finally:
+        pump.close()
+        os.close(driver.reader)
+        os.close(driver.writer)
+
+
 def test_who_waits_for_an_arrival_does_so_until_its_time_is_up():
     driver = Letter(Pending())
     driver.received = 1  # There is none.

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.net.watching import Watching
 from zfabric.sync import interrupts
 from zfabric.sync.interrupts import held, take_over
 
@@ -59,6 +60,7 @@ class Pump:
         self._waiters = 0
         self._driving = False
         self._polls_until_ns: int | None = None
+        self._watching = Watching()
         self._attended = False
         self._closed = False
         self._over = False  # Closed or forked.
@@ -142,7 +144,7 @@ class Pump:
                 if errand.done:
                     self.flush(look=False)
                 else:
-                    self.drive(errand)
+                    self.drive(errand, self._watching)
             except BaseException:
                 if not errand.done:  # Nobody waits for it any more.
                     caller.abandon(errand, time.monotonic_ns())
@@ -160,15 +162,19 @@ class Pump:
         else:
             driver.ports.put(send)
 
-    def drive(self, pending: Awaited) -> None:
-        """Drive until ``pending``, which is not, is done, with the lock held once; callbacks may be left."""
+    def drive(self, pending: Awaited, watching: Watching | None = None) -> None:
+        """Drive until ``pending``, which is not, is done, with the lock held once; callbacks may be left.
+
+        Args:
+            watching: says for how long to watch for it before sleeping.
+        """
         self._waiters += 1
         try:
             if self._driving:
                 self._wake()
                 ready: Sequence[int] | None = ()
             else:
-                ready = self._exchange(pending)
+                ready = self._exchange(pending, watching=None if self._waiters > 1 else watching)
             if ready is not None:
                 self._go_on(pending, ready)
         finally:
@@ -184,7 +190,12 @@ class Pump:
             self._attend()
 
     def _exchange(
-        self, pending: Awaited, deadline_ns: int | None = None, *, all_there: bool = False
+        self,
+        pending: Awaited,
+        deadline_ns: int | None = None,
+        *,
+        all_there: bool = False,
+        watching: Watching | None = None,
     ) -> Sequence[int] | None:
         """Wait as long as all that happens is that messages go out, and come in one by one; with the lock held once.
 
@@ -209,18 +220,7 @@ class Pump:
                 return ()  # Also where messages come without end.
             slept = fd is None
             if fd is None:
-                if self._generation != ports.generation:
-                    self._register()
-                # As _poll, without a call.
-                if self._waiters > 1:
-                    self._changed.notify_all()
-                self._driving = True
-                self.lock.release()
-                try:
-                    found = self._poll_fds(left_ms)
-                finally:
-                    self.lock.acquire()
-                    self._driving = False
+                found = self._sleep(left_ms, 0 if watching is None else watching.limit_ns)
                 try:
                     ((fd, _),) = found
                 except ValueError:  # None, or more than one.
@@ -229,9 +229,11 @@ class Pump:
             if message is None:
                 return self._readable(((fd, 0),))
             session, frames = message
-            self.stepped_ns = now = time.monotonic_ns()
-            core.receive(session, frames, now)
+            began_ns, self.stepped_ns = now, time.monotonic_ns()
+            core.receive(session, frames, self.stepped_ns)
             if pending.done and not core.restless:
+                if slept and watching is not None:
+                    watching.took(self.stepped_ns - began_ns)
                 return None if slept or not all_there else ()
         return ()
 
@@ -288,19 +290,28 @@ class Pump:
 
     def _poll(self, now: int, due_ns: int | None) -> Sequence[int]:
         """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""
+        self._polls_until_ns = due_ns
+        return self._readable(self._sleep(None if due_ns is None else max(0.0, (due_ns - now) / 1e6), 0))
+
+    def _sleep(self, left_ms: float | None, watch_ns: int) -> Sequence[tuple[int, int]]:
+        """Return what a poll finds outside the lock, which the caller holds once, after watching for so long."""
         if self._generation != self.driver.ports.generation:
             self._register()
         if self._waiters > 1:
             self._changed.notify_all()  # What has come in may be theirs.
         self._driving = True
-        self._polls_until_ns = due_ns
         self.lock.release()
         try:
-            found = self._poll_fds(None if due_ns is None else max(0.0, (due_ns - now) / 1e6))
+            if watch_ns:
+                until_ns = time.monotonic_ns() + watch_ns
+                while time.monotonic_ns() < until_ns:
+                    found = self._poll_fds(0)
+                    if found:
+                        return found
+            return self._poll_fds(left_ms)
         finally:
             self.lock.acquire()
             self._driving = False
-        return self._readable(found)
 
     def _register(self) -> None:
         """Poll what is open now."""
