@@ -16,16 +16,14 @@ Frames = Sequence[Any]
 """Parts of a message: bytes, or buffers that the shell passes on without looking inside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """Send ``frames`` to the client behind ``peer`` (a routing id); silently dropped if it has left."""
 
     peer: bytes
     frames: Frames
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True, gc=False):
     """Send ``frames`` to whoever subscribed to their first one."""
 
     frames: Frames

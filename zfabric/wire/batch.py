@@ -90,6 +90,7 @@ _BytesColumn = bytes | Annotated[list[bytes | None], _RECORDS] | None
 _HeadersColumn = _OneHeaders | Annotated[list[_OneHeaders | None], _RECORDS] | None
 _Distances = Annotated[list[int], _RECORDS]
 
+_new: Final = tuple.__new__
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn]).decode
 _decode_compacted = msgspec.msgpack.Decoder(
@@ -145,7 +146,7 @@ def parse(buffer: Buffer, at: int = 0) -> BatchHeader:
         ProtocolViolation: the buffer is too short.
     """
     try:
-        return BatchHeader._make(HEADER.unpack_from(buffer, at))
+        return _new(BatchHeader, HEADER.unpack_from(buffer, at))  # As _make, without a call of Python's.
     except struct.error as error:
         problem = f"batch header of {max(len(buffer) - at, 0)} bytes"
         raise errors.ProtocolViolation(problem=problem, allowed=f"{HEADER_BYTES} bytes") from error
@@ -186,10 +187,8 @@ def check_produced(header: BatchHeader, payload: Buffer, payload_max: int) -> No
 
 def stamp(raw: Buffer, partition: int, epoch: int, span: int, base_offset: int, append_time: int) -> bytes:
     """Return the header ``raw`` with the leader's part filled in and sealed by its CRC."""
-    header = bytearray(raw)
-    _STAMP.pack_into(header, _STAMP_AT, partition, epoch, span, base_offset, append_time)
-    _CRC.pack_into(header, _CRC_AT, crc32c(header[:_CRC_AT]))
-    return bytes(header)
+    sealed = b"".join((raw[:_STAMP_AT], _STAMP.pack(partition, epoch, span, base_offset, append_time)))
+    return sealed + _CRC.pack(crc32c(sealed))
 
 
 def renumber(raw: bytes, epoch: int, first: int, last: int, partition: int) -> bytes:
@@ -303,12 +302,15 @@ def decode_columns(header: BatchHeader, payload: Buffer) -> Columns:
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         problem = f"payload is not four columns: {str(error)[:200]}"
         raise errors.ProtocolViolation(problem=problem, allowed="timestamps, keys, values, headers") from error
-    columns = Columns(
-        [base + delta for delta in deltas] if isinstance(deltas, list) else [base + deltas] * count,
-        keys if isinstance(keys, list) else [keys] * count,
-        values if isinstance(values, list) else [values] * count,
-        headers if isinstance(headers, list) else [headers] * count,
-        distances,
+    columns = _new(
+        Columns,
+        (
+            [base + delta for delta in deltas] if isinstance(deltas, list) else [base + deltas] * count,
+            keys if isinstance(keys, list) else [keys] * count,
+            values if isinstance(values, list) else [values] * count,
+            headers if isinstance(headers, list) else [headers] * count,
+            distances,
+        ),
     )
     deltas, keys, values, headers, distances = columns
     if not len(deltas) == len(keys) == len(values) == len(headers) == len(distances) == count:

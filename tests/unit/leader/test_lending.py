@@ -25,11 +25,13 @@ class Disk(SimDisk):
         super().__init__()
         self.thread = "leader"
         self.begun_by = None
+        self.begun = 0
         self.waits = []
 
     def write(self):
         if not self.writing:
             self.begun_by = self.thread
+            self.begun += 1
         return super().write()
 
     def commit(self, *, sync=True):
@@ -111,6 +113,17 @@ class Node:
 @pytest.fixture
 def node():
     return Node()
+
+
+def test_a_turn_that_only_goes_to_memory_begins_no_transaction(node):
+    """To begin one and to drop it takes as long as half of such a turn."""
+    before = node.disk.begun
+    effects = node.change(node.produce("memory"), node.produce("memory"))
+    assert [type(effect) for effect in effects] == [Publish, Reply] * 2
+    assert node.disk.begun == before
+    node.change(node.produce("memory"), node.produce("fsync"))
+    assert node.disk.begun == before + 1
+    assert node.values("memory") == node.expected("memory")
 
 
 def test_what_goes_to_memory_is_published_and_acknowledged_without_waiting_for_the_disk(node):

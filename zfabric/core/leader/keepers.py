@@ -177,6 +177,8 @@ class Keepers:
 
     def next_deadline(self) -> int | None:
         """When the first held question has waited long enough (monotonic ns)."""
+        if not (self._held or self._unsigned or self._answered):
+            return None
         wanted = [held.due_ns for held in self._held.values()]
         while self._unsigned and not self._is_held(*self._unsigned[0][1:]):
             self._unsigned.popleft()

@@ -189,9 +189,12 @@ class Leader:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = [next(iter(self._heads.values()), None), self._staging.next_deadline()]
-        deadlines += [self._maintenance.next_deadline(), self._keepers.next_deadline()]
-        return min((due for due in deadlines if due is not None), default=None)
+        due_ns = next(iter(self._heads.values()), None)
+        for machine in (self._staging, self._maintenance, self._keepers):
+            wanted = machine.next_deadline()
+            if wanted is not None and (due_ns is None or wanted < due_ns):
+                due_ns = wanted
+        return due_ns
 
     def tick(self, txn: Transaction) -> None:
         """Do what is due: shared commits, HEAD beacons, signs to keepers, one step of maintenance."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -385,6 +386,10 @@ class StoredLog:
             txn.delete(bytes(cursor.key()))
 
 
+_Kept = tuple[int, int, int, bytes, bytes]
+"""A batch in a ring: base offset, newest timestamp and append time (ms since 1970), stamped header, payload."""
+
+
 class MemoryLog:
     """A partition's log as a ring in memory: the newest ``retention_bytes``, gone with the process.
 
@@ -398,7 +403,7 @@ class MemoryLog:
         self.number = number
         self.reserved = state.end
         self.state = msgspec.structs.replace(state, start=state.end, bytes=0, batches=0, unindexed=0, producers=0)
-        self._ring: deque[tuple[BatchHeader, bytes, bytes]] = deque()
+        self._ring: deque[_Kept] = deque()
         self._before: tuple[int, int, int, int] | None = None
 
     def append(
@@ -411,12 +416,13 @@ class MemoryLog:
             self._before = (base, state.epoch, state.max_timestamp, self.reserved)
         stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
         kept = bytes(payload)
-        self._ring.append((batch.parse(stamped), stamped, kept))
+        newest = header.max_timestamp
+        self._ring.append((base, newest, wall_ms, stamped, kept))
         state.end = base + header.records
         state.epoch = epoch
         state.bytes += HEADER_BYTES + len(kept)
         state.batches += 1
-        state.max_timestamp = max(state.max_timestamp, header.max_timestamp)
+        state.max_timestamp = max(state.max_timestamp, newest)
         return stamped
 
     def flush(self, txn: Transaction) -> None:
@@ -437,15 +443,15 @@ class MemoryLog:
         state, ring = self.state, self._ring
         state.end, state.epoch, state.max_timestamp, self.reserved = self._before
         self._before = None
-        while ring and ring[-1][0].base_offset >= state.end:
+        while ring and ring[-1][0] >= state.end:
             ring.pop()
-        state.start = ring[0][0].base_offset if ring else state.end
-        state.bytes = sum(HEADER_BYTES + len(payload) for _, _, payload in ring)
+        state.start = ring[0][0] if ring else state.end
+        state.bytes = sum(HEADER_BYTES + len(payload) for *_, payload in ring)
         state.batches = len(ring)
 
     def _index(self, offset: int) -> int:
-        at = bisect_left(self._ring, offset, key=lambda entry: entry[0].base_offset)
-        return at if at < len(self._ring) and self._ring[at][0].base_offset == offset else at - 1
+        at = bisect_left(self._ring, offset, key=itemgetter(0))
+        return at if at < len(self._ring) and self._ring[at][0] == offset else at - 1
 
     def read(self, offset: int, max_bytes: int, txn: Transaction) -> tuple[list[Buffer], int]:
         """Return batches from the one that covers ``offset`` on; see :meth:`StoredLog.read`."""
@@ -457,7 +463,7 @@ class MemoryLog:
         if offset == state.end:
             return parts, 0
         for at in range(self._index(offset), len(self._ring)):
-            _, raw, payload = self._ring[at]
+            *_, raw, payload = self._ring[at]
             size = HEADER_BYTES + len(payload)
             if parts and total + size > max_bytes:
                 break
@@ -467,9 +473,10 @@ class MemoryLog:
 
     def find_time(self, timestamp: int, txn: Transaction, since: int = 0, most: int = SEARCH_BYTES) -> Found:
         """Find the first offset whose record is at or after ``timestamp`` (ms since 1970), in one step."""
-        for header, _, payload in self._ring:
-            if header.max_timestamp >= timestamp:
-                return Found(first_at_or_after(header, payload, timestamp), done=True, read=len(payload))
+        for _, newest, _, raw, payload in self._ring:
+            if newest >= timestamp:
+                found = first_at_or_after(batch.parse(raw), payload, timestamp)
+                return Found(found, done=True, read=len(payload))
         return Found(self.state.end, done=True, read=0)
 
     def trim(self, config: TopicConfig, wall_ms: int, most: int, txn: Transaction) -> int:
@@ -479,11 +486,10 @@ class MemoryLog:
         oldest = wall_ms - config.retention_ms if config.retention_ms >= 0 else None
         removed = 0
         while self._ring and (
-            (state.bytes > limit and len(self._ring) > 1)
-            or (oldest is not None and self._ring[0][0].append_time < oldest)
+            (state.bytes > limit and len(self._ring) > 1) or (oldest is not None and self._ring[0][2] < oldest)
         ):
-            header, _, payload = self._ring.popleft()
-            state.start = header.next_offset
+            *_, payload = self._ring.popleft()
+            state.start = self._ring[0][0] if self._ring else state.end
             state.bytes -= HEADER_BYTES + len(payload)
             state.batches -= 1
             removed += 1

@@ -44,7 +44,7 @@ class Staging:
 
     def next_deadline(self) -> int | None:
         """When the first partition is due (monotonic ns)."""
-        return min(self._due.values(), default=None)
+        return min(self._due.values()) if self._due else None
 
     def due(self, now: int) -> list[int]:
         """Return the partitions whose commands are due."""

@@ -195,8 +195,8 @@ class Turn:
 
     def next_deadline(self) -> int | None:
         """When :meth:`change` is wanted next, with or without commands (monotonic ns)."""
-        deadlines = [due for due in (self._leader.next_deadline(), self._journal_due) if due is not None]
-        return min(deadlines, default=None)
+        due, journal_due = self._leader.next_deadline(), self._journal_due
+        return journal_due if due is None or (journal_due is not None and journal_due < due) else due
 
     def change(self, commands: Sequence[Incoming], now: int, wall_ms: int) -> list[LeaderEffect]:
         """Take commands that change something, and do what is due; returns effects, to be performed in order.
@@ -209,8 +209,7 @@ class Turn:
             StorageFull: the same; there is not even room for what the journal holds.
         """
         self._clock(now, wall_ms)
-        due = self.next_deadline()
-        if commands or self._spoiled is not None or (due is not None and due <= now):
+        if commands or self._spoiled is not None or ((due := self.next_deadline()) is not None and due <= now):
             try:
                 if self._spoiled is not None:
                     self._restart(grow=self._spoiled)
@@ -238,9 +237,8 @@ class Turn:
         begun = store.writing
         if self._spoiled is not None or (due is not None and (due <= now or not begun)):
             return None
-        for _, command in commands:
-            if command.type != _PRODUCE or not leader.swift(command.body.header, journaling=begun):
-                return None
+        if not self._is_swift(commands, journaling=begun):
+            return None
         leader.clock(now, wall_ms)
         txn = store.write() if begun else _Lazy(store)
         try:
@@ -258,6 +256,13 @@ class Turn:
             return None
         assert begun or not store.writing, "a transaction that was begun here has ended here"
         return leader.take_effects()
+
+    def _is_swift(self, commands: Sequence[Incoming], *, journaling: bool) -> bool:
+        """Tell whether commands produce to topics in memory alone, or with "os" if that is ``journaling``."""
+        for _, command in commands:
+            if command.type != _PRODUCE or not self._leader.swift(command.body.header, journaling=journaling):
+                return False
+        return True
 
     def spoil(self) -> None:
         """Take back a lent turn that was left in the middle, wherever that was; its commands are to be given again.
@@ -363,7 +368,8 @@ class Turn:
 
     def _attempt(self, commands: Sequence[Incoming], now: int) -> None:
         leader, controller, store = self._leader, self._controller, self._store
-        txn = store.write()
+        swift = not store.writing and self._is_swift(commands, journaling=False)
+        txn: Transaction = _Lazy(store) if swift else store.write()
         for peer, command in commands:
             if controller is not None and command.type in controller.writes:
                 controller.handle(peer, command, txn)
