@@ -26,6 +26,18 @@ def bare(address: str, topic: str, count: int) -> Iterator[bytes]:
         yield socket.recv()
 
 
+def least(address: str, topic: str, count: int) -> Iterator[bytes]:
+    """Hear records with what a memory topic cannot do without."""
+    import zmq
+
+    from benchmark.least import heard
+
+    socket = zmq.Context().socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.connect(address)
+    yield from heard(socket)
+
+
 def peer(address: str, topic: str, count: int) -> Iterator[bytes]:
     """Hear as a consumer at a peer of its own."""
     import zfabric
@@ -43,7 +55,7 @@ def peer(address: str, topic: str, count: int) -> Iterator[bytes]:
 def main() -> None:
     """Hear the first value, which only shows that there is a way, say so, then measure."""
     kind, address, topic, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-    values = {"bare": bare, "peer": peer}[kind](address, topic, count)
+    values = {"bare": bare, "least": least, "peer": peer}[kind](address, topic, count)
     next(values)
     print("ready", flush=True)
     ages: list[int] = []
