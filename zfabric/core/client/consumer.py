@@ -226,10 +226,9 @@ class Consumer:
 
     def wake(self) -> None:
         """Let those go on who wait for something to take, if there is something."""
-        if not self._available():
-            return
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
+        waiting = self._waiting
+        if waiting is not None and self._available():
+            self._waiting = None
             waiting.resolve(None)
 
     def _next(self) -> Cursor | None:

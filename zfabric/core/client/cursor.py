@@ -100,8 +100,11 @@ class Cursor:
 
     @buffered.setter
     def buffered(self, size: int) -> None:
-        self.tally.bytes += size - self._buffered
-        self._buffered = size
+        self._hold(size - self._buffered)
+
+    def _hold(self, more: int) -> None:
+        self.tally.bytes += more
+        self._buffered += more
 
     @property
     def live(self) -> bool:
@@ -155,16 +158,16 @@ class Cursor:
         if first and header.flags & COMPACTED:
             entry.first = sum(1 for distance in entry.decoded().distances if distance < first)
         self.untouched = False
-        self.seen = self.expected = header.next_offset
+        self.seen = self.expected = end = header.base_offset + header.span
         self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
         if header.leader_epoch != self.epoch:
             self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
-        self.end = max(self.end, self.expected)
-        if len(entry) > 0:
+        self.end = max(self.end, end)
+        if header.records > entry.first:
             self.buffer.append(entry)
-            self.buffered += header.payload_length + HEADER_BYTES
-            for stocked in self.lists[:1]:  # Of no other list can it have become one.
-                stocked.note(self)
+            self._hold(header.payload_length + HEADER_BYTES)
+            if self.lists:
+                self.lists[0].note(self)  # Of no other list can it have become one.
         elif not self.buffer:
             self.position = self.expected
 
@@ -232,7 +235,7 @@ class Cursor:
             return
         if self.buffer:
             first = self.buffer.popleft()
-            self.buffered -= first.header.payload_length + HEADER_BYTES
+            self._hold(-first.header.payload_length - HEADER_BYTES)
             self.position = first.header.next_offset if self.buffer else self.expected
             for behind in self.lists[2:]:
                 behind.note(self)

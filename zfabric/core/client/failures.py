@@ -31,7 +31,7 @@ class Failures:
         untold, self._unlisted = self._unlisted, 0
         listed = []
         for batch in batches:
-            count = batch.count - len(batch.told)
+            count = batch.count - len(batch.told or ())
             if count:
                 untold += count
                 listed.append(f"{batch.topic} [{batch.partition}]: {count:,}, {batch.error}")

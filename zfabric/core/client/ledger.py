@@ -170,7 +170,7 @@ class Ledger:
             batch.pending.resolve(None)
         if batch.callbacks is not None:
             if error is not None:
-                batch.told.update(delivery.index for _, delivery in batch.callbacks)
+                batch.tell(delivery.index for _, delivery in batch.callbacks)
             self._client.later(batch.callbacks, error)
             batch.callbacks = None
         for live, pending in self._flushes:

@@ -159,11 +159,10 @@ class Requests:
             self.effects.append(request.send(connection.session, now, connection.pace.loose))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
-        due_ns = self._scan_at(now)
-        if request.deadline_ns is not None:
-            due_ns = min(due_ns, request.deadline_ns)
-        if connection.scan_ns is None or due_ns < connection.scan_ns:
-            connection.scan_ns = due_ns
+        if connection.scan_ns is None:
+            connection.scan_ns = self._scan_at(now)
+        if request.deadline_ns is not None and request.deadline_ns < connection.scan_ns:
+            connection.scan_ns = request.deadline_ns
 
     def send_once(self, endpoint: str, frames: Sequence[bytes], now: int) -> None:
         """Send a command that has no answer; it is lost with the session, and dropped while there is none."""

@@ -148,6 +148,8 @@ class Sender:
             outbox.under_way.append(batch)
             route.under_way += 1
             self._transmit(route, outbox, batch, now)
+            if not outbox.sealed and outbox.open is None:
+                return  # As nearly always.
 
     def give_up(self, route: Route, outbox: Outbox, error: errors.ZFabricError) -> None:
         """Give up all that an outbox holds."""

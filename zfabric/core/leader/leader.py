@@ -336,8 +336,7 @@ class Leader:
         self, partition: Partition, header: batch.BatchHeader, stamped: bytes, body: messages.Produce, txn: Transaction
     ) -> None:
         config, log = partition.config, partition.log
-        over = "delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes
-        if over or not isinstance(log, StoredLog):
+        if isinstance(log, MemoryLog) or ("delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes):
             self.counters.trimmed += log.trim(config, self._wall_ms, TRIM_WITH_APPEND, txn)
         counters = self.counters
         counters.batches_in += 1

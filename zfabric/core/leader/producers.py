@@ -79,6 +79,7 @@ class ProducerTable:
         self.partition = partition
         self.rows = rows
         self._stored = stored
+        self._known_max = CACHED_PRODUCERS if stored else PRODUCERS_PER_PARTITION_MAX // 2
         self._known: OrderedDict[int, ProducerState] = OrderedDict()
         self._dirty: set[int] = set()
         self._before: dict[int, ProducerState | None] = {}
@@ -182,7 +183,8 @@ class ProducerTable:
         state.touched_ms = append_time
         state.batches.append(Remembered(header.base_sequence, header.last_sequence, base_offset, append_time, sparse))
         del state.batches[:-PRODUCER_BATCHES_KEPT]
-        self._dirty.add(producer)
+        if self._stored:
+            self._dirty.add(producer)
         self._known.move_to_end(producer)
 
     def begin(self, producer: int, instance: int, attempt: int, wall_ms: int, txn: Transaction) -> ProducerState:
@@ -218,7 +220,8 @@ class ProducerTable:
             state.epoch, state.last, state.batches = state.epoch + 1, -1, []
         state.instance, state.attempt = instance, attempt
         state.touched_ms = wall_ms
-        self._dirty.add(producer)
+        if self._stored:
+            self._dirty.add(producer)
         self._known.move_to_end(producer)
         return state
 
@@ -243,13 +246,12 @@ class ProducerTable:
         self._dirty.clear()
 
     def flush(self, txn: Transaction) -> None:
-        """Write the rows of the producers that changed."""
-        for producer in self._dirty:
-            if self._stored:
+        """Write the rows of the producers that changed; those of a memory topic have none."""
+        if self._dirty:
+            for producer in self._dirty:
                 txn.put(keys.producer(self.partition, producer), _encode(self._known[producer]))
-        self._dirty.clear()
-        limit = CACHED_PRODUCERS if self._stored else PRODUCERS_PER_PARTITION_MAX // 2
-        while len(self._known) > limit:
+            self._dirty.clear()
+        while len(self._known) > self._known_max:
             self._known.popitem(last=False)
             self.rows -= not self._stored
 
