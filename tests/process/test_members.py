@@ -53,6 +53,12 @@ def test_a_service_with_an_impossible_name_is_refused(zfabric_fabric):
         zfabric_fabric.ask(Type.ANNOUNCE, Announce(ServiceCard("../x", "1", "tcp://h:1", 1), 100), "it")
 
 
+def test_a_service_cannot_pass_for_a_member_of_a_group(zfabric_fabric):
+    """Nobody would see it, and peers would give it a share of a topic."""
+    with pytest.raises(errors.InvalidArgument, match="__group__"):
+        zfabric_fabric.service("__group__.0123456789abcdef")
+
+
 async def test_the_asynchronous_sdk_sees_the_same(zfabric_fabric):
     async with aio.connect(zfabric_fabric.url) as fabric:
         assert [member.id for member in await fabric.members()] == [zfabric_fabric.members()[0].id]

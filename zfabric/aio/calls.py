@@ -16,7 +16,7 @@ from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Errand
 from zfabric.model import ServiceInstance
 from zfabric.net.addresses import WILDCARDS
-from zfabric.settings import CALL_BYTES_MAX, check_callable, check_flag, check_name, check_range
+from zfabric.settings import CALL_BYTES_MAX, check_callable, check_flag, check_range
 from zfabric.wire import calls
 from zfabric.wire.card import DRAINING, ServiceCard
 
@@ -96,7 +96,7 @@ class Calling:
             serializer: ``(method, object) -> bytes`` for results.
             deserializer: ``(method, bytes) -> object`` for values.
         """
-        check_name("service", name)
+        arguments.check_service(name)
         arguments.check_version(version)
         arguments.check_listen(listen)
         arguments.check_advertise(advertise)

@@ -14,9 +14,11 @@ from zfabric.settings import (
     HEADERS_MAX,
     METHOD_BYTES_MAX,
     check_flag,
+    check_name,
     check_range,
 )
 from zfabric.wire import calls
+from zfabric.wire.card import GROUP_PREFIX
 
 if TYPE_CHECKING:
     from zfabric.model import Buffer
@@ -25,6 +27,16 @@ VERSION_MAX: Final = 100
 HOST_MAX: Final = 100
 _ADVERTISE: Final = re.compile(r"tcp://(?!0\.0\.0\.0:|\*|\[::\])[\w.:%\[\]-]{1,100}:(\*|[1-9]\d{0,4})", re.ASCII)
 METHOD_CHARACTERS_MAX: Final = METHOD_BYTES_MAX // 4
+
+
+def check_service(value: object) -> str:
+    """Return a name for a service, else raise InvalidArgument: members of groups are announced like services."""
+    name = check_name("service", value)
+    if name.startswith(GROUP_PREFIX):
+        raise errors.InvalidArgument(
+            name="service", value=repr(name)[:100], allowed=f"names that do not begin with {GROUP_PREFIX!r}"
+        )
+    return name
 
 
 def check_version(value: object) -> None:
