@@ -161,10 +161,10 @@ def test_a_flood_is_taken_in_bounded_parts_and_keeps_no_other_link_waiting(liste
         neighbour, _ = heard(calm, links)
         for number in range(20):
             socket.send_multipart([peer, b"%d " % number + bytes(50_000)])
-        for number in range(1_000):
+        for number in range(500):  # More would be too much for the sender, which drops it.
             socket.send_multipart([peer, b"%d" % number] if number % 2 else [peer, b"two", b"frames"])
         flood, rounds = [], []
-        while len(flood) < 520:
+        while len(flood) < 270:
             found = received(links)
             if len(flood) == 0:
                 calm.send_multipart([neighbour, b"calm"])
@@ -172,11 +172,11 @@ def test_a_flood_is_taken_in_bounded_parts_and_keeps_no_other_link_waiting(liste
             flood += [frame for whence, frame in found if whence == endpoint]
         assert max(sum(len(frame) for _, frame in found) for found in rounds) <= RECEIVED_BYTES + 50_010
         assert max(len(found) for found in rounds) <= RECEIVED_MAX
-        assert [int(frame.split()[0].rstrip(bytes(1))) for frame in flood] == [*range(20), *range(1, 1_000, 2)]
+        assert [int(frame.split()[0].rstrip(bytes(1))) for frame in flood] == [*range(20), *range(1, 500, 2)]
         everything = [whence for found in rounds for whence, _ in found]
         while other not in everything:
             everything += [whence for whence, _ in received(links)]
-        assert links.misshapen == 500
+        assert links.misshapen == 250
         while links.pending:
             assert links.receive() == []
     links.close()
