@@ -208,6 +208,35 @@ def test_bits_that_flip_on_a_keepers_disk_are_put_back_from_its_origin(tmp_path,
     assert list(Scrub(DataDirectory.check(tmp_path / "k")).run()) == []
 
 
+@pytest.mark.parametrize("dials", [False, True], ids=["mesh", "dials"])
+def test_bits_that_flip_on_an_origins_disk_are_put_back_from_its_keeper_once_a_reader_has_come_to_them(
+    tmp_path, nodes, dials
+):
+    """Though it keeps nothing itself."""
+    mesh = () if dials else ("--mesh", "m", "--no-beacon")
+    keeper, place = served(tmp_path / "k", *mesh, "--keep", "sensor.*")
+    nodes.append(keeper)
+    options = ("--keeper", place) if dials else (*mesh, "--seed", place)
+    origin, where = served(tmp_path / "o", *options)
+    with zfabric.connect(f"zf://{where}", timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
+        fabric.topics.create("sensor.x", replicas=2)
+        for number in range(20):
+            producer.send("sensor.x", b"value number %02d" % number).result(timeout=PATIENCE_S)
+    origin.terminate()
+    assert origin.wait(PATIENCE_S) == 0
+    flip_in_file(tmp_path / "o", b"value number 07")
+    assert len(list(Scrub(DataDirectory.check(tmp_path / "o")).run())) == 1
+    origin, where = served(tmp_path / "o", *options)
+    nodes.append(origin)
+    with zfabric.connect(f"zf://{where}", timeout=PATIENCE_S) as fabric, fabric.consumer("sensor.x") as consumer:
+        with pytest.raises(errors.CorruptBatch):
+            _ = [consumer.poll(1, timeout=PATIENCE_S) for _ in range(20)]
+        until(lambda: [(leader.damaged, leader.mended) for leader in fabric.status()] == [(1, 1)])
+        consumer.seek(0, "earliest")
+        assert [consumer.poll(1, timeout=PATIENCE_S)[0].offset for _ in range(20)] == list(range(20))
+    assert list(Scrub(DataDirectory.check(tmp_path / "o")).run()) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 24 MiB, and what makes it larger."""

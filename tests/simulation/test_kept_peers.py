@@ -99,6 +99,10 @@ def spoil(process, value):
             process.disk._values[key] = row[:-1] + bytes([row[-1] ^ 1])
 
 
+def stored_batches(process):
+    return {key: value for key, value in process.disk.items() if key[:1] == keys.BATCH}
+
+
 @pytest.fixture
 def four():
     """Peer 0 originates three batches, peers 1 and 2 keep, peer 3 reads."""
@@ -121,6 +125,21 @@ def test_what_is_damaged_at_the_origin_is_read_at_a_keeper(four, spoiled):
         with four.connect("a", peer=0) as origin:
             send(origin, [b"four"])
         assert read(consumer, 1) == [b"four"]
+
+
+@pytest.mark.parametrize("spoiled", [[0], [0, 1]])
+def test_an_origin_asks_its_keepers_for_what_its_own_disk_has_lost(four, spoiled):
+    """As soon as a reader has found it, though it keeps nothing itself; the bytes are the same as before."""
+    before = stored_batches(four.processes[0])
+    for number in spoiled:
+        spoil(four.processes[number], b"two")
+    four.advance(5.0)
+    with four.connect("a", peer=0) as fabric, fabric.consumer("t") as consumer:
+        assert read(consumer, 3) == [b"one", b"two", b"three"]
+        four.advance(60.0)
+        info = fabric.status()[0]
+        assert (info.damaged, info.mended) == (1, 1)
+    assert stored_batches(four.processes[0]) == before
 
 
 @pytest.mark.parametrize("spoiled", [1, 2])

@@ -237,7 +237,9 @@ def _show(path: str, holder: Holder | None, findings: list[Finding], totals: Tot
         click.echo(
             "Everything else is readable. A reader that comes to such an offset gets CorruptBatch, "
             "and goes on with seek(partition, next_readable). Where it is a keeper's copy, its leader gets the same "
-            "bytes again from the origin or another keeper, within a day at the latest."
+            "bytes again from the origin or another keeper, within a day at the latest. Where it is an origin of which "
+            "keepers in its mesh, or those that it dials, have copies, its leader gets them from there as soon as a "
+            "reader has come to it: 'zfabric status --json' counts 'mended'."
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zfabric.core.cluster.roster import Roster
     from zfabric.core.transaction import Transaction
     from zfabric.modes.options import LeaderOptions
+    from zfabric.server.links import Links
     from zfabric.store.directory import DataDirectory
     from zfabric.wire.card import Kind
 
@@ -65,15 +66,19 @@ def build(
         from zfabric.server.gossip import Gossip
 
         loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply))
-    if (options.keep or options.offer_to) and placement is not None:
-        from zfabric.server.links import Links
+    if placement is not None:
+        roster = placement.roster
 
-        loop.reach_out(
-            Links(
-                leader, settings.frame_bytes_max, keep=options.keep, follow=options.follow,
-                offer_to=options.offer_to, roster=placement.roster,
-            )
-        )  # fmt: skip
+        def links() -> Links:
+            from zfabric.server.links import Links
+
+            return Links(
+                leader, settings.frame_bytes_max, keep=options.keep, follow=options.follow, offer_to=options.offer_to,
+                roster=roster,
+            )  # fmt: skip
+
+        if options.keep or options.offer_to or options.mesh is not None:
+            loop.reach_out(links, at_once=bool(options.keep or options.offer_to))
     return loop
 
 

@@ -78,7 +78,7 @@ class Links:
         self.follower = Follower(keep, self._requests, leader)
         self._offers = Offers(self.follower)
         self._roster = roster
-        self._sightings = Sightings(keep, self.follower, follow)
+        self._sightings = Sightings(keep, self.follower, follow, offer_to)
         self._seen = Members()
         self._look_due = 0
         self._hearsay = Hearsay(roster, offer_to) if offer_to and roster.mesh else None
@@ -202,6 +202,8 @@ class Links:
 
     def _look(self, now: int) -> None:
         """See which members of the mesh have changed."""
+        if self._sightings.look_for(self._leader.damage.own()):
+            self._seen = Members()
         told = self._roster.answer(self._seen)
         self._sightings.take(told.members, told.me)
         self._seen = Members(told.run, told.version)

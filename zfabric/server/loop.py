@@ -121,6 +121,7 @@ class Loop:
         self._load = process.Load()
         self._gossip: Gossip | None = None
         self._links: Links | None = None
+        self._make_links: Callable[[], Links] | None = None
         self._near = near
         self._poller: zmq.Poller | SharedPoller = zmq.Poller() if poller is None else poller
         self._endpoints = [endpoint for endpoint in (options.listen, options.listen_too) if endpoint]
@@ -159,9 +160,11 @@ class Loop:
         self._gossip = gossip
         self._poller.register(gossip.links.fd, zmq.POLLIN)
 
-    def reach_out(self, links: Links) -> None:
-        """Let this process open connections of its own."""
-        self._links = links
+    def reach_out(self, make: Callable[[], Links], *, at_once: bool) -> None:
+        """Let this process open connections of its own; not ``at_once``: when something of its logs is damaged."""
+        self._make_links = make
+        if at_once:
+            self._links = make()
 
     def reply(self, peer: bytes, frame: bytes) -> None:
         """Send one frame to a peer of the ROUTER, if it is there and reads."""
@@ -395,6 +398,8 @@ class Loop:
         self._attach()
         self._turn.report(self._load.look())
         tell(self._leader.damage.take_news())
+        if self._links is None and self._make_links is not None and self._leader.damage.stretches:
+            self._links = self._make_links()
         if now >= self._release_due:
             self._release_due = now + RELEASE_NS
             self._volume.release_pages()

@@ -56,7 +56,7 @@ class Links:
         self.follower = Follower(keep, self._requests, leader)
         self._offers = Offers(self.follower)
         self._roster = roster
-        self._sightings = Sightings(keep, self.follower, follow)
+        self._sightings = Sightings(keep, self.follower, follow, offer_to)
         self._seen = Members()
         self._look_due = 0
         for endpoint in follow:
@@ -117,6 +117,8 @@ class Links:
         """Return what is for the turn."""
         now = self._world.now
         self.follower.clock(now, self._world.wall_ms())
+        if self._sightings.look_for(self._leader.damage.own()):
+            self._seen = Members()
         if self._roster is not None and now >= self._look_due:
             told = self._roster.answer(self._seen)
             self._sightings.take(told.members, told.me)

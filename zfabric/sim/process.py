@@ -136,18 +136,21 @@ class Process:
         if self.number:
             self._attach_again()
         if self._keep or self._offer_to:
-            self._links = Links(
-                self._world,
-                self._network,
-                self.name,
-                self.leader,
-                lambda: self._schedule(self._world.now + TURN_NS),
-                keep=self._keep,
-                follow=self._follow,
-                offer_to=self._offer_to,
-                roster=self.roster,
-            )
+            self._reach_out()
         self._schedule(self._world.now)
+
+    def _reach_out(self) -> None:
+        self._links = Links(
+            self._world,
+            self._network,
+            self.name,
+            self.leader,
+            lambda: self._schedule(self._world.now + TURN_NS),
+            keep=self._keep,
+            follow=self._follow,
+            offer_to=self._offer_to,
+            roster=self.roster,
+        )
 
     def wipe(self, fabric: str) -> None:
         """Put an empty disk in: what is started on it is another fabric. It may not run."""
@@ -342,6 +345,8 @@ class Process:
         writes: list[Incoming] = []
         reads: deque[Incoming] = deque()
         incoming, self._carried = self._carried, deque()
+        if self._links is None and self._mesh and self.number == 0 and self.leader.damage.stretches:
+            self._reach_out()
         if self._links is not None:
             incoming.extend(self._links.collect())
         for _ in range(min(TURN_MESSAGES, len(self._inbox))):

@@ -120,6 +120,12 @@ class Damage:
             return f"damaged from offset {first} to {stretch.following - 1}: {stretch.problem}"
         return ""
 
+    def own(self) -> frozenset[str]:
+        """Return the topics of which something that is led here is damaged: others may have copies."""
+        places, kept = self._assigned.places, self._assigned.kept
+        led = self.stretches.keys() & places.keys() - kept.keys()
+        return frozenset(places[partition_id][0].name for partition_id in led)
+
     def forget(self, partition_id: int, first: int) -> None:
         """A stretch is of no concern any more."""
         mine = self.stretches.get(partition_id, {})

@@ -277,7 +277,9 @@ class Follower:
         source.ask_at = self._now
         topics = [topic for topic in body.topics if self._matches(topic)]
         source.led = {place.id for topic in topics for place in topic.partitions}
-        self._sources.hold(source, {(place.origin, place.source): place.id for topic in topics for place in topic.kept})
+        holds = {(place.origin, place.source): place.id for topic in topics for place in topic.kept}
+        mine = [place for topic in body.topics for place in topic.kept if place.origin == self._leader.fabric]
+        self._sources.hold(source, holds | {(place.origin, place.source): place.id for place in mine})
         kept = self._leader.kept
         have = {kept[copy].source for copy in self._sources.mine.get(body.fabric, ()) if copy in kept}
         adopted = []
