@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.net.watching import Watching
 
 if TYPE_CHECKING:
     from zfabric.core.client.caller import Caller
@@ -55,6 +56,9 @@ class Pump:
         self._tasks: set[asyncio.Task[None]] = set()
         self._hands: list[Callable[[], None]] = []
         self._asking = 0
+        self._watching = Watching()
+        self._awake = False
+        self._awake_until_ns = 0
         _pumps.add(self)
 
     def check(self) -> None:
@@ -109,7 +113,7 @@ class Pump:
             )
         self._loop = loop
         self._generation, self._watched, self._timer = -1, set(), None
-        self._soon = False
+        self._soon = self._awake = False
 
     def _readable(self, fd: int) -> None:
         if self._closed:
@@ -202,7 +206,8 @@ class Pump:
         """
         self.check()
         try:
-            send = caller.begin(errand, time.monotonic_ns())
+            began_ns = time.monotonic_ns()
+            send = caller.begin(errand, began_ns)
             if send is not None:
                 self.post(send)
             if self._asking:
@@ -210,17 +215,34 @@ class Pump:
             else:
                 self.flush_now()
             if not errand.done:
+                watching = None if self._asking else self._watching
                 self._asking += 1
                 try:
+                    if watching is not None and watching.limit_ns:
+                        self._watch(began_ns + watching.limit_ns)
                     await self._wait(errand)
                 finally:
                     self._asking -= 1
+                if watching is not None:
+                    watching.took(time.monotonic_ns() - began_ns)
         except BaseException:
             if not errand.done:  # Nobody waits for it any more.
                 caller.abandon(errand, time.monotonic_ns())
                 self.flush(look=False)
             raise
         return errand.result()
+
+    def _watch(self, until_ns: int) -> None:
+        """Keep the loop from sleeping until then, or until nobody waits."""
+        self._awake_until_ns = until_ns
+        if not self._awake:
+            self._stay_awake()
+
+    def _stay_awake(self) -> None:
+        """Have the loop come back at once: in between it looks at its descriptors."""
+        self._awake = self._asking > 0 and time.monotonic_ns() < self._awake_until_ns and not self._closed
+        if self._awake and self._loop is not None:
+            self._loop.call_soon(self._stay_awake)
 
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
