@@ -374,6 +374,35 @@ def test_a_bandwidth_limit_holds_over_the_whole_time(plant, hub):
     assert plant.now - before <= status.sent_bytes / 10_000.0 + 10.0
 
 
+def test_a_bandwidth_limit_holds_though_what_was_stored_at_once_is_large(plant, hub):
+    """One batch of 200 kB is 20 seconds' worth: it goes in small parts, and what else there is goes in between."""
+    here, there = plant.connect(), hub.connect()
+    for topic in ("bulk", "other"):
+        here.topics.create(topic)
+    blob = [plant.world.random.randbytes(1_000) for _ in range(400)]
+    with here.producer() as producer:
+        producer.send_many("bulk", blob)
+    uplink = Uplink(here, there, topics="*", bandwidth=10_000.0, compression="none", rescan=1.0)
+    began, most = plant.now, 0.0
+    ship_until(uplink, lambda: uplink.status().records > 20)
+    fill(here, "other", [b"late"])
+    asked = plant.now
+
+    def arrived():
+        nonlocal most
+        most = max(most, uplink.status().sent_bytes - 10_000.0 * (plant.now - began))
+        return len(uplink.status().partitions) == 2 and there.topics.describe("other").partitions[0].end_offset == 1
+
+    ship_until(uplink, arrived)
+    assert plant.now - asked < 15.0  # And not after the bulk, half a minute from now.
+    assert uplink.status().lag > 100
+    while uplink.status().lag:
+        uplink.advance()
+        arrived()
+    assert most < 2 * 10_000 + 4_096 + 1_000
+    assert values(there, "bulk") == blob
+
+
 def test_what_is_read_and_not_acknowledged_is_bounded(plant, hub):
     """Back pressure: with the hub away, the uplink reads a buffer's worth and waits."""
     here, there = plant.connect(), hub.connect(timeout=5.0)

@@ -2,7 +2,8 @@
 
 :class:`Bucket` is a token bucket that may run into debt. What goes over the link is known only once it is compressed
 and sent, repeats included; so the debt is noted then, and nothing more is read until it is paid. Over any time the
-bytes stay below rate x time + one buffer.
+bytes stay below rate x time + what two seconds allow (saved up, and given to the producer but not sent yet) + a quarter
+of a second's, or a record if that is more.
 
 :class:`Backoff` doubles the pause between attempts, up to a bound that depends on whether waiting alone can help.
 """
@@ -16,6 +17,8 @@ PAUSE_NS = SECOND // 10
 PAUSE_MAX_NS = 5 * SECOND
 STUCK_PAUSE_MAX_NS = 60 * SECOND
 BURST_SECONDS = 1.0
+PIECE_SECONDS = 0.25
+PIECE_MIN = 4_096
 _PASSING = (
     errors.OutOfOrderSequence,
     errors.DeliveryError,
@@ -52,6 +55,14 @@ class Bucket:
     def window(self, most: int) -> int:
         """Return how many bytes may be under way: ``most``, or what the rate allows in a second if that is less."""
         return most if self._rate is None else min(most, max(1, int(self._rate * BURST_SECONDS)))
+
+    def room(self, most: int) -> int:
+        """Return how many bytes may be sent now: ``most``, or what the rate has left over if that is less."""
+        return most if self._rate is None else min(most, max(1, int(self._tokens)))
+
+    def piece(self) -> int | None:
+        """Return how many bytes to send at a time: what the rate allows in a quarter of a second; None: any number."""
+        return None if self._rate is None else max(PIECE_MIN, int(self._rate * PIECE_SECONDS))
 
 
 def passes(error: errors.ZFabricError) -> bool:

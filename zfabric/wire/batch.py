@@ -415,6 +415,28 @@ class RecordBatch:
         """One dict a record, empty where it has none."""
         return [entry or {} for entry in self.decoded().headers[self.first :]]
 
+    def part(self, start: int, stop: int) -> RecordBatch:
+        """Return records ``start`` to ``stop - 1`` as a batch of their own; the last part covers what follows as well.
+
+        Raises:
+            CorruptBatch: the batch cannot be decoded.
+        """
+        columns, offsets, header = self.decoded(), self.offsets, self.header
+        first = offsets[start]
+        following = offsets[stop] if stop < len(offsets) else header.next_offset
+        size = header.payload_length * (stop - start) // len(offsets)
+        made = RecordBatch(
+            self.topic,
+            self.partition,
+            header._replace(records=stop - start, base_offset=first, span=following - first, payload_length=size),
+            b"",
+        )
+        cut = slice(self.first + start, self.first + stop)
+        distances = [offset - first for offset in offsets[start:stop]]
+        timestamps, keys, values, headers, _ = columns
+        made._columns = Columns(timestamps[cut], keys[cut], values[cut], headers[cut], distances)
+        return made
+
     def records(self) -> list[Record]:
         """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns.
 

@@ -7,13 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zfabric import errors
-from zfabric.uplink.pacing import PAUSE_MAX_NS, PAUSE_NS, SECOND, STUCK_PAUSE_MAX_NS, Backoff, Bucket
+from zfabric.uplink.pacing import PAUSE_MAX_NS, PAUSE_NS, PIECE_MIN, SECOND, STUCK_PAUSE_MAX_NS, Backoff, Bucket
 
 
 def test_without_a_rate_nothing_waits():
     bucket = Bucket(None)
     bucket.spend(1 << 60)
     assert (bucket.wait_ns(0), bucket.window(100)) == (0, 100)
+
+
+def test_what_may_be_sent_now_is_what_the_rate_has_left_and_goes_in_quarters_of_a_second():
+    bucket = Bucket(100_000.0)
+    bucket.wait_ns(0)
+    assert (bucket.room(1 << 30), bucket.room(7), bucket.piece()) == (100_000, 7, 25_000)
+    bucket.spend(60_000)
+    assert bucket.room(1 << 30) == 40_000
+    assert Bucket(1.0).piece() == PIECE_MIN
+    assert (Bucket(None).room(1 << 30), Bucket(None).piece()) == (1 << 30, None)
 
 
 def test_debt_is_paid_before_more_is_sent():

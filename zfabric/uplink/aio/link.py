@@ -6,6 +6,7 @@ begins there; whatever fails after that closes it, so there is one way to recove
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from zfabric import errors
@@ -15,7 +16,7 @@ from zfabric.aio.producer import Producer
 from zfabric.core.client.routes import Place
 from zfabric.model import TopicInfo
 from zfabric.settings import KIB, MIB
-from zfabric.uplink import naming
+from zfabric.uplink import cutting, naming
 from zfabric.uplink.aio.reader import Reader, Share
 from zfabric.uplink.aio.sources import Part, Whole
 from zfabric.uplink.lanes import Lane
@@ -79,6 +80,7 @@ class Link:
         self._consumer: Consumer | Share | None = None
         self._producer: Producer | None = None
         self._failures: list[Exception] = []
+        self._waiting: deque[RecordBatch] = deque()
         self._begun = False
         self._sent_before = 0
         self._committed_ns = 0
@@ -175,6 +177,7 @@ class Link:
         """End without waiting for anything: what is under way is asked for when it opens again."""
         self.opened = self._begun = False
         self.problem = problem
+        self._waiting.clear()
         consumer, self._consumer = self._consumer, None
         producer, self._producer = self._producer, None
         if consumer is not None:
@@ -199,8 +202,11 @@ class Link:
 
     # At work.
 
-    async def step(self, room: int, now: int) -> bool:
+    async def step(self, room: int, piece: int | None, now: int) -> bool:
         """Read up to ``room`` bytes and send them on; tells whether there was something, or something has arrived.
+
+        Args:
+            piece: bytes to send at a time: what is read is cut to that, and what is too much waits here. None: any.
 
         Raises:
             ZFabricError: it cannot go on; to be closed.
@@ -211,14 +217,16 @@ class Link:
         moved = await self._look()
         batches: list[RecordBatch] = []
         while room > 0 and len(batches) < BATCHES:
-            found = await self._poll()
-            if not found:
+            if not self._waiting:
+                for batch in await self._poll():
+                    self._waiting += cutting.parts(batch, piece)
+            if not self._waiting:
                 break
-            for batch in found:
-                gap = self.lanes[batch.partition].read(batch.offsets[0], batch.header.next_offset)
-                self._tell_gap(batch.partition, gap, "retention removed them at the source, or they were compacted")
-                room -= batch.header.payload_length + HEADER_BYTES
-            batches += found
+            batch = self._waiting.popleft()
+            gap = self.lanes[batch.partition].read(batch.offsets[0], batch.header.next_offset)
+            self._tell_gap(batch.partition, gap, "retention removed them at the source, or they were compacted")
+            room -= batch.header.payload_length + HEADER_BYTES
+            batches.append(batch)
         if batches and self._is_volatile():
             await self._secure({batch.partition for batch in batches})
         for batch in batches:
@@ -298,14 +306,14 @@ class Link:
         if self._failures:
             raise self._failures[0]
         stored = await self._producer.stored(self.target)
-        lag = self._consumer.lag
+        reads, lag = self._consumer.position, self._consumer.lag
         moved = False
         for number, lane in self.lanes.items():
             # The hub's topic may have been made anew with fewer partitions.
             last = stored.get(self._to.get(number, -1), -1)
             moved |= last > lane.acknowledged
             lane.stored(last)
-            lane.grew(lane.position + lag.get(number, 0))
+            lane.grew(reads.get(number, lane.position) + lag.get(number, 0))
         if moved:
             self.backoff.succeeded()
         self._count(self._producer)
@@ -314,7 +322,10 @@ class Link:
     def _move(self) -> None:
         """Follow the consumer over what it skipped where nothing came after it."""
         assert self._consumer is not None
+        waiting = {batch.partition for batch in self._waiting}
         for number, position in self._consumer.position.items():
+            if number in waiting:
+                continue  # Not skipped: still to be sent.
             gap = self.lanes[number].read(position, position)
             self._tell_gap(number, gap, "retention removed them at the source, or they were compacted")
 
@@ -365,7 +376,7 @@ class Link:
         share = self._consumer
         if not self.opened or not isinstance(share, Share):
             return self.opened or now >= self.backoff.at_ns
-        if share.has_news or self._failures or now - self._looked_ns >= LOOK_NS:
+        if share.has_news or self._waiting or self._failures or now - self._looked_ns >= LOOK_NS:
             return True
         lane = self.lanes[share.number]
         lane.grew(share.end)
@@ -381,6 +392,11 @@ class Link:
     def in_flight(self) -> int:
         """Bytes that are read and not acknowledged."""
         return sum(lane.in_flight for lane in list(self.lanes.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were read and not sent yet."""
+        return sum(batch.header.payload_length + HEADER_BYTES for batch in list(self._waiting))
 
     @property
     def caught_up(self) -> bool:

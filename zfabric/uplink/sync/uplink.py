@@ -93,7 +93,7 @@ class Uplink:
         self._readers: dict[str, Reader] = {}
         self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self._bucket = Bucket(bandwidth)
-        self._spent = 0
+        self._spent = self._first = 0
         self._gone_records = self._gone_skipped = self._gone_bytes = 0
         self._origin = self._hub_id = ""
         self._names: list[str] = []
@@ -182,13 +182,18 @@ class Uplink:
         wait_ns = self._bucket.wait_ns(now)
         window = self._bucket.window(self._settings.buffer_bytes)
         links = list(self._links.values())
-        room = window - sum(link.in_flight for link in links)
+        room = self._bucket.room(window - sum(link.in_flight for link in links))
+        held = sum(link.waiting for link in links)
+        if links:  # Each begins in turn: what may be sent is little, and goes to the first ones.
+            self._first = (self._first + 1) % len(links)
+            links = links[self._first :] + links[: self._first]
         for topic, reader in self._readers.items():
             self._fill(topic, reader, 0 if wait_ns else room - reader.queued, now)
         for link in links:
             if link.is_due(now):
                 before = link.in_flight
-                moved |= self._tend(link, 0 if wait_ns else room, now)
+                full = held >= self._settings.buffer_bytes and not link.waiting
+                moved |= self._tend(link, 0 if wait_ns or full else room, now)
                 room -= link.in_flight - before
         for reader in self._readers.values():
             reader.commit(now)
@@ -300,7 +305,7 @@ class Uplink:
         """Let one topic go on, or begin; tells whether it did."""
         try:
             if link.opened:
-                return link.step(room, now)
+                return link.step(room, self._bucket.piece(), now)
             if now < link.backoff.at_ns:
                 return False
             link.open()
@@ -404,7 +409,7 @@ class Uplink:
             skipped=self._gone_skipped + sum(part.skipped for part in parts),
             lag=sum(part.lag for part in parts) if known else None,
             sent_bytes=self._sent_bytes(),
-            in_flight_bytes=sum(link.in_flight for link in links),
+            in_flight_bytes=sum(link.in_flight + link.waiting for link in links),
             problem=None if problem is None else str(problem),
             partitions=parts,
         )
