@@ -56,6 +56,11 @@ def test_the_ports_of_a_node_are_two_a_leader_in_a_row_from_the_one_given(tmp_pa
     first = free_ports(6)
     with serving(tmp_path, "--listen", f"127.0.0.1:{first}", "--leaders", "3") as (url, end):
         assert ports_of(url) == [*range(first, first + 6)]
+        with (
+            zfabric.connect(f"zf://127.0.0.1:{first + 2}", timeout=PATIENCE_S) as astray,
+            pytest.raises(zfabric.errors.ProtocolViolation, match="first port"),
+        ):
+            astray.members()
         assert end()[0] == 0
     with serving(tmp_path, "--listen", "127.0.0.1:0", "--leaders", "3") as (url, end):
         first = int(url.rpartition(":")[2])

@@ -206,7 +206,7 @@ class Gossip:
         if self._remarks.alone(self._mesh.live, len(unanswered), now):
             log.warning(
                 "mesh_alone mesh=%s seeds=%s hint=%s", self._options.name, ",".join(unanswered),
-                "none answers: it is not there, or of another mesh, or has another key; its log would tell",
+                "none answers: not there, of another mesh or key (its log tells), or not the first port of a node",
             )  # fmt: skip
         refused = self._remarks.refused(self._refused(), now)
         if refused is not None:

@@ -418,7 +418,7 @@ class Turn:
         self._leader.counters.errors += 1
         error = errors.ProtocolViolation(
             problem=f"command {Type(command.type).name} to leader {self._leader.id}",
-            allowed="requests; metadata and topic commands go to leader 0",
+            allowed="requests; what is asked of a fabric goes to leader 0, at the first port of its node",
         )
         return Reply(peer, (messages.failure(command.request, error),))
 
