@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core
 
 Serializer = Callable[[str, Any], bytes | None]
-_LOOK_NS = 1_000_000
-"""A caller that sends without a pause looks for acknowledgements this often: they let the next batch go."""
 _PAUSE_NS = 50_000
-"""One that comes after a longer pause than this looks at once: else its record would wait for the caller after it."""
+"""A caller that comes after a longer pause looks for acknowledgements: else its record might wait for the next one.
+
+Who never pauses does so once a millisecond: the core sees to that.
+"""
 
 
 class Delivery(CoreDelivery):
@@ -130,7 +131,7 @@ class Producer:
                     delivery = core.append(topic, value, now)
                 else:
                     delivery = core.send(topic, value, key, headers, partition, timestamp, sequence, on_delivery, now)
-                if core.wants_flush or now - self._came_ns > _PAUSE_NS or now - pump.stepped_ns > _LOOK_NS:
+                if core.wants_flush or now - self._came_ns > _PAUSE_NS:
                     core.wants_flush = False
                     pump.flush()
                 self._came_ns = now

@@ -189,3 +189,19 @@ def test_a_batch_that_is_exactly_full_is_sent_at_once():
     taken(side)
     side.wire.step()
     assert batch.parse(side.wire.sent[1][1].body.header).records == 40
+
+
+@pytest.mark.parametrize("key", [None, b"k"])
+def test_who_sends_without_a_pause_looks_for_acknowledgements_once_a_millisecond(key):
+    """They let the next batch go; a look costs as much as ten records."""
+    side = Side(short=True)
+    side.send("t", b"first")  # Goes at once; those that follow wait for its acknowledgement.
+    side.send("t", b"second", key)
+    looks = 0
+    side.producer.wants_flush = False
+    for _ in range(4_000):
+        side.wire.now += MS // 1_000
+        side.send("t", b"v", key)
+        looks += side.producer.wants_flush
+        side.producer.wants_flush = False
+    assert looks == 4

@@ -173,15 +173,20 @@ class Producer:
             return self._append(topic, value, now)
         batch = lane.batch
         if now >= batch.delta_until_ns:
-            ms = now // 1_000_000
-            batch.delta = ms + self._client.wall_offset_ms - batch.base_timestamp
-            batch.delta_until_ns = (ms + 1) * 1_000_000
+            self._turn_ms(batch, now)
         # The whole record from here on: half of one would damage all of the batch.
         lane.room = room
         values = lane.values
         values.append(value)
         lane.deltas.append(batch.delta)
         return self._delivery(batch, len(values) - 1)
+
+    def _turn_ms(self, batch: OutBatch, now: int) -> None:
+        """Another millisecond of an open batch begins: time to look for acknowledgements, which let the next one go."""
+        ms = now // 1_000_000
+        batch.delta = ms + self._client.wall_offset_ms - batch.base_timestamp
+        batch.delta_until_ns = (ms + 1) * 1_000_000
+        self.wants_flush = True
 
     def _append(self, topic: str, value: object, now: int) -> Any:
         """Take the long way, and let those that follow take the short one if they fill the same batch.
@@ -256,7 +261,10 @@ class Producer:
         batch = outbox.open
         if batch is None:
             batch = outbox.open = OutBatch(topic, outbox.shown, now, wall)
+            batch.delta_until_ns = (now // 1_000_000 + 1) * 1_000_000
             ledger.add(batch, now)
+        elif now >= batch.delta_until_ns:
+            self._turn_ms(batch, now)
         if key is not None or partition is not None:
             batch.eager = True
         index = batch.count
