@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -207,6 +208,58 @@ def test_large_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_c
     assert victim.states() == {victim.endpoint: "alive"}
 
 
+def test_one_that_has_come_in_and_makes_up_members_hurts_nobody(mesh, monkeypatch):
+    """Twenty thousand with a kilobyte each, and claims about others: bounded, counted, and refuted."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)  # What measures the coverage of a process takes memory in it.
+    victim = mesh("0")
+    other = mesh("1", seeds=[victim])
+    assert agree([victim, other])
+    other.fabric.topics.create("t")
+    assert until(lambda: any(member.topics for member in victim.fabric.members() if not member.local), PATIENCE_S)
+    before = victim.rss()
+    [real] = [member for member in victim.fabric.members() if not member.local]
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as listener, context.socket(zmq.DEALER) as attacker:
+        listener.linger = attacker.linger = 0
+        port = listener.bind_to_random_port("tcp://127.0.0.1", 10_000, 20_000)
+        attacker.connect(victim.endpoint)
+        codec, me = Codec("m"), gossip.Member(b"\7" * 16, 5, 1, gossip.Status.ALIVE, f"tcp://127.0.0.1:{port}")
+        numbers = itertools.count(1)
+
+        def send(kind, body):
+            attacker.send(codec.write(kind, me.id, me.instance, next(numbers), body))
+
+        send(gossip.Type.PUSH_PULL, gossip.PushPull(7, 0, me, 1, bytes(8)))
+        assert listener.poll(60_000)
+        answer = codec.read(listener.recv_multipart()[1])
+        send(gossip.Type.STATE, gossip.State(answer.body.sequence, me, 1, [], False, []))
+        assert until(lambda: len(victim.states()) == 3, PATIENCE_S)
+        for batch in range(400):
+            made_up = [
+                gossip.Member(
+                    (batch * 50 + n + 1).to_bytes(16, "big"), 1, 1, 0, "tcp://127.0.0.1:9", 1, os.urandom(1_000)
+                )
+                for n in range(50)
+            ]
+            news = [msgspec.Raw(gossip.encode(member)) for member in made_up]
+            send(gossip.Type.STATE, gossip.State(0, me, 1, [], False, news))
+        claims = [
+            gossip.Member(
+                bytes.fromhex(real.id), 77, real.incarnation + 5, 0, "tcp://127.0.0.1:9", 9, b"another's card"
+            ),
+            gossip.Member(bytes.fromhex(real.id), 77, (1 << 63) - 1, 0, "tcp://127.0.0.1:9"),
+        ]
+        send(gossip.Type.GOSSIP, gossip.Gossip([msgspec.Raw(gossip.encode(claim)) for claim in claims]))
+        assert until(lambda: counter(victim, "collisions") >= 1, PATIENCE_S)
+        assert counter(victim, "refused_members") >= 10_000
+        assert counter(victim, "refused_metadata") >= 500
+        assert counter(victim, "members") <= 10_000
+        assert victim.rss() < before + 80_000_000
+        [still] = [member for member in victim.fabric.members() if member.id == real.id]
+        assert (still.endpoint, [topic.name for topic in still.topics]) == (other.endpoint, ["t"])
+        victim.fabric.topics.create("u")  # And it serves its clients.
+
+
 def test_twenty_members_find_each_other_through_one(mesh, monkeypatch):
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)  # What measures the coverage of a process takes memory in it.
@@ -215,6 +268,51 @@ def test_twenty_members_find_each_other_through_one(mesh, monkeypatch):
         others = list(pool.map(lambda number: mesh(str(number), seeds=[first]), range(1, 20)))
     assert agree([first, *others])
     assert max(member.rss() for member in (first, *others)) < 30_000_000
+
+
+CLOCK = """
+import runpy, sys, time
+wall = time.time_ns
+
+def shifted():
+    with open(FILE) as text:
+        return wall() + int(text.read() or 0) * 10**9
+
+time.time_ns = shifted
+time.time = lambda: shifted() / 1e9
+runpy.run_module("zfabric.server", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_members_whose_wall_clocks_jump_by_years_stay_members(mesh, tmp_path):
+    """Ahead of the others, back in one step while it runs, and started again twenty years before its last start."""
+    year = 365 * 86_400
+    shift = tmp_path / "shift"
+    shift.write_text(f"{10 * year}")
+    first = mesh("0")
+    jumping = mesh("1", seeds=[first], program=("-c", CLOCK.replace("FILE", repr(str(shift)))))
+    assert agree([first, jumping])
+    incarnation = {member.endpoint: member.incarnation for member in first.fabric.members()}
+    assert incarnation[jumping.endpoint] > incarnation[first.endpoint] + 9 * year * 1_000
+
+    def shown():
+        return {topic.name for member in first.fabric.members() if not member.local for topic in member.topics}
+
+    for number, years in enumerate((-10, 40, 0, -10)):
+        replaced = tmp_path / "new"
+        replaced.write_text(f"{years * year}")
+        replaced.rename(shift)
+        jumping.fabric.topics.create(f"t{number}")
+        assert until(lambda number=number: f"t{number}" in shown(), PATIENCE_S)
+        assert first.sees(jumping) == "alive"
+    jumping.kill()
+    jumping.again()
+    assert agree([first, jumping])
+    after = {member.endpoint: member.incarnation for member in first.fabric.members()}
+    assert after[jumping.endpoint] > incarnation[jumping.endpoint], "it has learnt how far it was"
+    jumping.fabric.topics.create("last")
+    assert until(lambda: "last" in shown(), PATIENCE_S)
+    assert counter(first, "refused_members") == 0
 
 
 def test_a_watch_tells_who_comes_and_who_goes(mesh):

@@ -208,6 +208,9 @@ class Gossip:
                 "mesh_alone mesh=%s seeds=%s hint=%s", self._options.name, ",".join(unanswered),
                 "none answers: not there, of another mesh or key (its log tells), or not the first port of a node",
             )  # fmt: skip
+        left_out = self._remarks.left_out()
+        if left_out:
+            log.info("members_changed more=%d members=%d", left_out, self._mesh.live + 1)
         refused = self._remarks.refused(self._refused(), now)
         if refused is not None:
             log.warning(
@@ -220,7 +223,7 @@ class Gossip:
         inform(self._roster, self._mesh, event)
         if kind == "collided":
             self._collided(member, now)
-        if kind in _TOLD:
+        if kind in _TOLD and self._remarks.member(now):
             log.info(_TOLD[kind], member.id.hex(), member.endpoint)
 
     def _collided(self, claim: Member, now: int) -> None:

@@ -7,6 +7,8 @@ never answered. So each says it in its own log, or whoever mistyped a key would 
   every ten minutes as long as that lasts. Who has met others is told of each that fails, and need not hear this.
 - Refused: at once with the first frame, again a minute later, then each time after twice as long, up to an hour, with
   counts of all since the last time: a flood is a few lines. Beacons of other meshes are none of it: neighbours.
+- Members: who came, failed or left, up to a hundred at once and ten a second. What is left out is counted in a line a
+  second: whoever makes up members fills no disk with them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ ALONE_NS: Final = 5 * SECOND
 ALONE_AGAIN_NS: Final = 600 * SECOND
 REFUSED_AGAIN_NS: Final = 60 * SECOND
 REFUSED_AGAIN_MAX_NS: Final = 3_600 * SECOND
+MEMBERS_AT_ONCE: Final = 100
+MEMBER_NS: Final = SECOND // 10
+"""Time that pays for a line about a member."""
 
 
 class Refused(NamedTuple):
@@ -42,6 +47,8 @@ class Remarks:
         self._told = Refused()
         self._refused_due = now
         self._pause = REFUSED_AGAIN_NS
+        self._members_ns = now - MEMBERS_AT_ONCE * MEMBER_NS
+        self._left_out = 0
 
     def alone(self, others: int, unanswered: int, now: int) -> bool:
         """Tell whether to say that nobody was found.
@@ -67,3 +74,17 @@ class Remarks:
         self._told, self._refused_due = total, now + self._pause
         self._pause = min(2 * self._pause, REFUSED_AGAIN_MAX_NS)
         return news
+
+    def member(self, now: int) -> bool:
+        """Tell whether to say what has become of a member."""
+        self._members_ns = max(self._members_ns, now - MEMBERS_AT_ONCE * MEMBER_NS)
+        if self._members_ns + MEMBER_NS > now:
+            self._left_out += 1
+            return False
+        self._members_ns += MEMBER_NS
+        return True
+
+    def left_out(self) -> int:
+        """Return of how many changes nothing was said since this was asked last."""
+        count, self._left_out = self._left_out, 0
+        return count

@@ -30,3 +30,13 @@ def test_the_first_refusal_is_told_at_once_and_a_flood_ever_less_often():
     said = [second for second in range(1, 86_400) if remarks.refused(Refused(keys=900 + second), NOW + second * SECOND)]
     assert len(said) < 40
     assert said[-1] - said[-2] == 3_600
+
+
+def test_a_flood_of_members_is_a_hundred_lines_and_ten_a_second():
+    remarks = Remarks(5 * SECOND)
+    said = sum(remarks.member(5 * SECOND) for _ in range(10_000))
+    assert (said, remarks.left_out(), remarks.left_out()) == (100, 9_900, 0)
+    said = sum(remarks.member(5 * SECOND + number * SECOND // 1_000) for number in range(2_000))
+    assert (said, remarks.left_out()) == (19, 1_981)
+    said = sum(remarks.member(10_000 * SECOND) for _ in range(200))
+    assert (said, remarks.left_out()) == (100, 100), "silence pays for no more than that"
