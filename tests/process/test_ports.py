@@ -161,3 +161,19 @@ def test_messages_are_taken_one_by_one_where_a_descriptor_tells_of_them(ports, s
     assert taken == [(1, [b"one"]), (1, [b"two", b"parts"])]
     assert ports.unread() is None
     assert ports.take(UNCLEAR) is None
+
+
+def test_a_first_part_of_so_many_bytes_is_taken_for_a_whole_message(ports, server, endpoint):
+    """A short one may have others behind it; those behind a long one, which nobody sends, are messages."""
+    router = server(endpoint)
+    ports.perform([OpenSession(1, endpoint, alone_bytes=5), Send(1, (b"question",))])
+    wait_for(ports, {(1, Change.CONNECTED)})
+    peer, _ = router.recv_multipart()
+    for parts in ((b"alone",), (b"head", b"tail", b"end"), (b"bare",), (b"", b""), (b"whole", b"rest"), (b"last!",)):
+        router.send_multipart((peer, *parts))
+    taken = []
+    deadline = time.monotonic() + 20
+    while len(taken) < 7:
+        assert time.monotonic() < deadline
+        taken += [parts for _, parts in ports.drain()]
+    assert taken == [[b"alone"], [b"head", b"tail", b"end"], [b"bare"], [b"", b""], [b"whole"], [b"rest"], [b"last!"]]

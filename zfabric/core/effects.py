@@ -34,7 +34,8 @@ class OpenSession:
     """Connect a new socket to ``endpoint``: for requests, or for subscriptions.
 
     ``alert``: the other side is noticed to be gone within a second, rather than within four. ``slow``: within sixteen,
-    as heartbeats wait behind what is on its way.
+    as heartbeats wait behind what is on its way. ``alone_bytes``: what is received with a first part of so many bytes
+    is taken for whole, so nobody has to ask for another part, which would be taken for a message; 0: nothing is.
     """
 
     session: int
@@ -42,6 +43,7 @@ class OpenSession:
     subscribe: bool = False
     alert: bool = False
     slow: bool = False
+    alone_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,8 @@ class Ports:
         match effect:
             case effects.OpenSession(number, endpoint, False, _) if (leader := nearby.find(endpoint)) is not None:
                 self._open_near(number, leader)
-            case effects.OpenSession(number, endpoint, subscribe, alert, slow):
-                self._open(number, endpoint, subscribe=subscribe, alert=alert, slow=slow)
+            case effects.OpenSession():
+                self._open(effect)
             case effects.Listen(number, endpoint):
                 self._listen(number, endpoint)
             case effects.CloseSession(number) if number in self._sessions:
@@ -368,19 +368,20 @@ class Ports:
 
     # One session.
 
-    def _open(self, number: int, endpoint: str, *, subscribe: bool, alert: bool, slow: bool) -> None:
+    def _open(self, wanted: effects.OpenSession) -> None:
+        number, endpoint = wanted.session, wanted.endpoint
         assert number not in self._sessions, "session numbers are not reused"
         opened: list[sockets.Socket] = []
         try:
-            if subscribe:
+            if wanted.subscribe:
                 opened.append(sockets.sub(self._ctx, self._frame_max, self._queue))
             else:
                 opened.append(sockets.dealer(self._ctx, self._frame_max))
                 if self._patient:
                     sockets.patient(opened[0])
-            if alert:
+            if wanted.alert:
                 sockets.alert(opened[0])
-            if slow:
+            if wanted.slow:
                 sockets.slow(opened[0])
             self._monitored[opened[0]] = None
             opened.append(sockets.monitor(self._ctx, opened[0]))
@@ -397,7 +398,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = Session(number, endpoint, opened[0], opened[1])
+        session = Session(number, endpoint, opened[0], opened[1], wanted.alone_bytes)
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = self._by_fd[session.monitor_fd] = session
         self._due[session] = None

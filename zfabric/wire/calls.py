@@ -93,6 +93,8 @@ PART_BYTES: Final = 131_072
 """Of the frames of a larger one. Each that is complete is a sign of life; a single one of 16 MiB would want 160 Mbit/s,
 or the connection, whose heartbeats wait behind it, is taken for dead before it has arrived."""
 PARTS_MAX: Final = 1_024
+ALONE_BYTES: Final = 21
+"""A first frame of so many bytes is all that an instance sends: others follow only a bare head of a REPLY or CHUNK."""
 
 _FIXED: Final = struct.Struct("<QQHIH")
 _HEAD: Final = struct.Struct("<2sBBIQQQHIH")

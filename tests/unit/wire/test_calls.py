@@ -198,3 +198,10 @@ def test_values_of_an_error_arrive_as_what_a_caller_can_read():
         "large": "<int>",
         "object": "<object>",
     }
+
+
+@pytest.mark.parametrize("size", [0, 1, calls.INLINE_BYTES, calls.INLINE_BYTES + 1, 3 * calls.PART_BYTES])
+def test_a_first_frame_of_an_answer_that_is_long_has_none_behind_it(size):
+    body = b"x" * size
+    for frames in (calls.reply(9, body), calls.chunk(9, 0, body), calls.reply_to(b"peer", 9, body, 1)[1:]):
+        assert len(frames) == 1 or len(frames[0]) < calls.ALONE_BYTES

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from zfabric.core.client.completion import Completion
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import CloseSession, OpenSession
+from zfabric.wire import calls
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Instances:
         channel.opened_ns = now
         self.by_session[channel.session] = pool, channel
         self._client.hold(self._owner, channel.session)
-        requests.effect(OpenSession(channel.session, channel.card.endpoint, alert=True))
+        requests.effect(OpenSession(channel.session, channel.card.endpoint, alert=True, alone_bytes=calls.ALONE_BYTES))
         self._want(now + CONNECT_NS)
 
     def broken(self, pool: Pool, channel: Channel, now: int) -> None:
