@@ -272,6 +272,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
         load: percent of one core that its leader 0 uses, as of its last report.
         since: when the state began, milliseconds since 1970 by the asked one's clock. local: it is the asked one.
         topics, services: led and offered there; ``more``: some did not fit what it tells everybody.
+        mesh: its name; "" where there is none.
     """
 
     id: str
@@ -289,6 +290,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
     topics: list[MemberTopic]
     services: list[MemberService]
     more: bool = False
+    mesh: str = ""
 
 
 class MemberChange(msgspec.Struct, frozen=True):

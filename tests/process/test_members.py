@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -57,6 +59,12 @@ def test_a_service_cannot_pass_for_a_member_of_a_group(zfabric_fabric):
     """Nobody would see it, and peers would give it a share of a topic."""
     with pytest.raises(errors.InvalidArgument, match="__group__"):
         zfabric_fabric.service("__group__.0123456789abcdef")
+
+
+def test_a_fabric_without_a_mesh_says_so(zfabric_fabric):
+    assert [member.mesh for member in zfabric_fabric.members()] == [""]
+    command = [sys.executable, "-m", "zfabric", "peers", "--url", zfabric_fabric.url]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("no mesh")
 
 
 async def test_the_asynchronous_sdk_sees_the_same(zfabric_fabric):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from zfabric.cli.options import connect, console, fabric_options, json_option, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Group
     from rich.table import Table
 
     from zfabric.model import MemberInfo
@@ -45,7 +47,7 @@ def command(watch: bool, url: str | None, timeout: float, as_json: bool) -> None
         elif as_json:
             click.echo(json.dumps([_document(member) for member in found]))
         else:
-            console().print(_table(found))
+            console().print(_shown(found))
 
 
 def _document(member: MemberInfo) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _follow(watch: MemberWatch) -> None:
             changed = watch.poll(LOOK_S)
             silence.tell(watch.age())
             if changed:
-                out.print(_table(watch.members()))
+                out.print(_shown(watch.members()))
                 sys.stdout.flush()
             pause(0)
     with Live(console=out, auto_refresh=False) as live:
@@ -105,7 +107,18 @@ def _follow(watch: MemberWatch) -> None:
             watch.poll(LOOK_S)
             age = watch.age()
             note = Text(_old(age) if age >= SILENT_S else "", style="bold red")
-            live.update(Group(_table(watch.members()), note), refresh=True)
+            live.update(Group(_shown(watch.members()), note), refresh=True)
+
+
+def _shown(members: Sequence[MemberInfo]) -> Group:
+    """Return the mesh's name with how many members are in which state, and the table of them."""
+    from rich.console import Group
+    from rich.text import Text
+
+    counts = Counter[str](member.state for member in members)
+    states = ", ".join(f"{counts[state]} {state}" for state in _STYLES if counts[state])
+    mesh = next((member.mesh for member in members), "")
+    return Group(Text(f"mesh {mesh}: {states}" if mesh else "no mesh: this fabric alone"), _table(members))
 
 
 def _table(members: Sequence[MemberInfo]) -> Table:

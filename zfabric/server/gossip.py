@@ -205,8 +205,9 @@ class Gossip:
         unanswered = self._mesh.unanswered
         if self._remarks.alone(self._mesh.live, len(unanswered), now):
             log.warning(
-                "mesh_alone mesh=%s seeds=%s hint=%s", self._options.name, ",".join(unanswered),
-                "none answers: not there, of another mesh or key (its log tells), or not the first port of a node",
+                "mesh_alone mesh=%s seeds=%s endpoint=%s hint=%s", self._options.name, ",".join(unanswered),
+                self._mesh.me.endpoint, "none answers: not there, of another mesh or key (its log tells), "
+                "not the first port of a node, or this endpoint does not lead here from there",
             )  # fmt: skip
         left_out = self._remarks.left_out()
         if left_out:

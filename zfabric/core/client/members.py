@@ -43,7 +43,7 @@ class Known(NamedTuple):
         id: 16 bytes. status: a :class:`~zfabric.wire.gossip.Status`. endpoint: as a client here reaches it.
         card: what it says of itself; an empty one where that cannot be read, or is another's.
         round_trip_us: 0 where not measured. since_ms: when the status began, ms since 1970 of leader 0's clock.
-        local: it is leader 0 itself.
+        local: it is leader 0 itself. mesh: its name, "" without one.
     """
 
     id: bytes
@@ -54,6 +54,7 @@ class Known(NamedTuple):
     round_trip_us: int
     since_ms: int
     local: bool
+    mesh: str = ""
 
     @property
     def living(self) -> bool:
@@ -270,7 +271,7 @@ class Members:
             card = Card()  # It claims to be another member: nothing of that is believed.
         return Known(
             entry.id, entry.status, entry.incarnation, endpoint, card,
-            entry.round_trip_us, entry.since_ms, local,
+            entry.round_trip_us, entry.since_ms, local, self.mesh,
         )  # fmt: skip
 
 
@@ -334,6 +335,7 @@ def info(member: Known) -> MemberInfo:
             if not s.name.startswith(GROUP_PREFIX)
         ],
         more=card.more,
+        mesh=member.mesh,
     )
 
 
