@@ -21,7 +21,8 @@ fail end in the same way to begin: ask the hub, seek there, go on.
 - *Nothing in silence*: what retention removed at the source before it was shipped, or what is damaged there, is a gap,
   counted and told, and the rest goes on. A source that has fewer records than the hub got from it (it was restored from
   a backup) is an error, SourceRewound: its next records would be taken for those that the hub has. So is one that is
-  set back while the uplink runs, however much it has grown since. A source that was
+  set back while the uplink runs, however much it has grown since. One that was set back with the uplink away, and has
+  grown past what the hub has, is not noticed: the hub knows offsets, not what was at them. A source that was
   made anew has another id, and a topic that was made anew as well: nothing of them is mixed up.
 - *On the disk first*: of a source topic with ``durability="os"`` only what a synced commit has covered is shipped, so
   that a power cut cannot give offsets that the hub has seen to other records.
