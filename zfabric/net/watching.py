@@ -4,10 +4,10 @@ A processor with nothing to do sleeps too. Where a machine has little to do, eac
 reply wakes one up, which takes longer than the hop. A caller that watches keeps its own awake, so that all the others
 share another one, which none of them leaves idle. On a busy machine it only takes time from those that it waits for.
 
-So one request in ``TRIES`` is waited for in the other way, and the better way is taken for the rest: to watch, if half
-of the replies come a fifth sooner so, and within ``LONGEST_NS``. Longer than that nobody watches: replies that take
-longer are not worth a processor. Each way's time is a running median, which takes a step towards each sample: a mean
-would follow the few that waited for a processor.
+So one request in ``TRIES`` (of the first hundred one in ``FIRST_TRIES``) is waited for in the other way, and the better
+way is taken for the rest: to watch, if half of the replies come a fifth sooner so, and within ``LONGEST_NS``. Replies
+that take longer are not worth a processor. Each way's time is a running median, which takes a step towards each sample:
+a mean would follow the few that waited for a processor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final
 
 LONGEST_NS: Final = 200_000
 TRIES: Final = 32
+FIRST: Final = 100
+FIRST_TRIES: Final = 4
 GAIN: Final = 0.8
 _UP: Final = 17 / 16
 _DOWN: Final = 16 / 17
@@ -43,7 +45,8 @@ class Watching:
             self._asleep_ns = _towards(waited_ns, self._asleep_ns)
         self._count += 1
         watch = self._awake_ns < min(GAIN * self._asleep_ns, LONGEST_NS)
-        if self._count % TRIES == 0 and self._asleep_ns < 2 * LONGEST_NS:
+        tries = TRIES if self._count > FIRST else FIRST_TRIES
+        if self._count % tries == 0 and self._asleep_ns < 2 * LONGEST_NS:
             watch = not watch
         self.limit_ns = LONGEST_NS if watch else 0
 

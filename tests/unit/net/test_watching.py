@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zfabric.net.watching import LONGEST_NS, TRIES, Watching
+from zfabric.net.watching import FIRST, LONGEST_NS, TRIES, Watching
 
 
 def waits(watching, asleep_ns, awake_ns, replies):
@@ -28,6 +28,12 @@ def test_nobody_watches_where_it_brings_little_or_takes_time_from_others(awake_n
     watching = Watching()
     waits(watching, 100_000, awake_ns, 2_000)
     assert waits(watching, 100_000, awake_ns, TRIES * 10) == 10
+
+
+def test_a_hundred_replies_are_enough_to_find_out():
+    watching = Watching()
+    waits(watching, 150_000, 95_000, FIRST)
+    assert waits(watching, 150_000, 95_000, TRIES) >= TRIES - 2
 
 
 def test_nobody_ever_watches_for_replies_that_take_long():
