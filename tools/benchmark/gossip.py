@@ -46,7 +46,8 @@ def measure(*, smoke: bool, big: bool, members: Sequence[int], tell: TELL) -> li
 
     def add(*measured: Row) -> None:
         for row in measured:
-            tell(f"{row.group}: {row.name}: {row.value:.4g} {row.unit}")
+            beside = "" if row.floor is None else f" (floor: {row.floor:.4g})"
+            tell(f"{row.group}: {row.name}: {row.value:.4g} {row.unit}{beside}")
         rows.extend(measured)
 
     gc.disable()  # Events make no cycles, and looking for some takes a tenth of the time.
