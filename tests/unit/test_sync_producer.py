@@ -34,9 +34,9 @@ class Pump:
         self.flushed.append(self.time)
 
 
-def sends(gap_ns, count):
+def sends(gap_ns, count, pump=None):
     """Return how often a producer looked while records were sent so far apart."""
-    pump = Pump()
+    pump = pump or Pump()
     producer = Producer(pump, Core(), None, block=True)
     producer.send("t", b"v")
     pump.flushed.clear()
@@ -54,3 +54,16 @@ def test_a_caller_that_pauses_between_records_looks_for_acknowledgements_at_each
 def test_a_caller_that_never_pauses_leaves_it_to_the_core_when_to_look():
     """A look costs as much as ten records."""
     assert sends(gap_ns=MS // 1_000, count=5_000) == 0
+
+
+def test_a_pump_is_told_whether_who_sends_pauses():
+    """One that does wants what it sends to go at once; one that does not fills batches, and takes turns by itself."""
+    pump = Pump()
+    sends(gap_ns=MS // 3, count=3, pump=pump)
+    assert pump.paced_ns == pump.time
+    producer = Producer(pump, Core(), None, block=True)
+    producer.send("t", b"v")
+    producer._core.wants_flush = True
+    pump.time += MS // 1_000
+    producer.send("t", b"v")
+    assert (pump.flushed[-1], pump.paced_ns) == (pump.time, 0)

@@ -183,6 +183,43 @@ class Post(Chatter):
         return (1, [b"message"])
 
 
+class Acknowledged(Post):
+    """Something is under way always, and its acknowledgement comes to whoever polls."""
+
+    producers = ()
+
+    def __init__(self):
+        super().__init__(lie=False)
+        self.taken = threading.Event()
+
+    def busy(self):
+        return True
+
+    def step(self, ready=None, until=None):
+        if ready == [self.reader]:
+            self.taken.set()
+
+    def run_callbacks(self):
+        return None
+
+
+@pytest.mark.parametrize("paced", [True, False])
+def test_while_somebody_sends_with_pauses_the_thread_takes_acknowledgements_as_they_come(paced):
+    """A record that waits for one would wait for a nap's end else, or for the next record."""
+    driver = Acknowledged()
+    pump = Pump(driver)
+    just_now = 1 << 62  # For as long as the test takes.
+    try:
+        with pump.lock:
+            pump.stepped_ns, pump.paced_ns = just_now, just_now if paced else 0
+            pump._attend()
+        assert driver.taken.wait(PATIENCE_S if paced else 0.05) == paced
+    finally:
+        pump.close()
+        os.close(driver.reader)
+        os.close(driver.writer)
+
+
 @pytest.mark.parametrize("lie", [True, False])
 def test_who_slept_for_a_message_gets_it_without_a_look_for_others(lie):
     """It is alone nearly always; where it lay there already, more may, and those are taken together."""

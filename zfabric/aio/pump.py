@@ -36,6 +36,7 @@ class Pump:
     Attributes:
         lock: never waited for: one loop is one thread. forked: this is a child's copy.
         stepped_ns: when the sockets were last driven (monotonic). now: gives the time (monotonic ns).
+        paced_ns: as the pump of threads has it; the loop attends to everybody anyway.
     """
 
     now = staticmethod(time.monotonic_ns)
@@ -44,7 +45,7 @@ class Pump:
         self.driver = driver
         self.lock = threading.RLock()
         self.forked = False
-        self.stepped_ns = 0
+        self.stepped_ns = self.paced_ns = 0
         self._owner = os.getpid()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -54,7 +54,7 @@ class SimPump:
         locate: called when the core asks for a leader (embedded mode). name: by which the network knows the client.
 
     Attributes:
-        alive: neither closed nor killed. stepped_ns: when :meth:`flush` was last called.
+        alive: neither closed nor killed. stepped_ns: when :meth:`flush` was last called. paced_ns: set by producers.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class SimPump:
         self.name = name
         self.alive = True
         self.stepped_ns = world.now
+        self.paced_ns = 0
         self.lock = threading.RLock()  # Nobody else takes it: facades ask for one.
         self._world = world
         self._network = network

@@ -131,8 +131,10 @@ class Producer:
                     delivery = core.append(topic, value, now)
                 else:
                     delivery = core.send(topic, value, key, headers, partition, timestamp, sequence, on_delivery, now)
-                if core.wants_flush or now - self._came_ns > _PAUSE_NS:
+                paced = now - self._came_ns > _PAUSE_NS
+                if paced or core.wants_flush:
                     core.wants_flush = False
+                    pump.paced_ns = now if paced else 0
                     pump.flush()
                 self._came_ns = now
             finally:
