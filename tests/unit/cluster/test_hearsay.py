@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zfabric.core.cluster import roster as rosters
 from zfabric.core.cluster.hearsay import ASK_NS, IDLE_NS, Hearsay
 from zfabric.core.cluster.roster import FORGOTTEN, Roster
 from zfabric.wire.card import Card
@@ -124,13 +125,29 @@ def test_keepers_that_are_silent_are_asked_in_turn_and_leave_doubts(roster, hear
     hearsay.ask(SECOND)
     hearsay.missed(SECOND)
     assert (hearsay.keeper, seen(roster)[1][0]) == (KEEPERS[1], Status.ALIVE)
+    version = roster.answer(Members()).version
     assert hearsay.ask(SECOND) == Members()
+    hearsay.heard(answer(told(1), told(2, Status.LEFT), run=77), SECOND)
+    assert roster.answer(Members()).version == version  # All of it was known.
+    hearsay.ask(SECOND)
+    hearsay.missed(SECOND)
+    hearsay.ask(SECOND)
     hearsay.missed(SECOND)
     assert {number: status for number, (status, _) in seen(roster).items()} == {1: Status.SUSPECT, 2: Status.LEFT}
-    assert hearsay.keeper == KEEPERS[0]
+    assert hearsay.keeper == KEEPERS[1]
     hearsay.ask(SECOND)
     hearsay.heard(answer(told(1)), SECOND)
     assert seen(roster) == {1: (Status.ALIVE, "tcp://h:1")}
+
+
+def test_what_a_keeper_says_has_a_bound(roster, hearsay, monkeypatch):
+    monkeypatch.setattr(rosters, "HEARD_MAX", 3)
+    hearsay.ask(SECOND)
+    hearsay.heard(answer(*(told(number) for number in range(1, 9))), SECOND)
+    assert sorted(seen(roster)) == [1, 2, 3]
+    hearsay.ask(SECOND)
+    hearsay.heard(answer(told(2, FORGOTTEN), told(3, incarnation=6), told(9), version=4), SECOND)
+    assert sorted(seen(roster)) == [1, 3, 9]
 
 
 def test_members_of_another_mesh_are_none_and_nobody_says_where_this_one_is(roster, hearsay):

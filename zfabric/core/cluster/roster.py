@@ -40,6 +40,8 @@ from zfabric.wire.metadata import TopicMeta
 FORGOTTEN: Final = 4
 """Status of a member that is told for the last time."""
 TOMBSTONES_MAX: Final = 1_000
+HEARD_MAX: Final = 10_000
+"""Members known by what keepers say alone: as many as gossip holds."""
 REPORT_NS: Final = 10_000_000_000
 REPORT_MEMBER_NS: Final = 1_000_000_000
 LOAD_STEP: Final = 5
@@ -159,8 +161,12 @@ class Roster:
         elif told.status == FORGOTTEN:
             self._unhear(told.id)
             return
+        if len(self._heard) >= HEARD_MAX and told.id not in self._heard:
+            return
         self._heard.add(told.id)
-        self._put(msgspec.structs.replace(told, round_trip_us=0))
+        entry = msgspec.structs.replace(told, round_trip_us=0)  # That is the keeper's.
+        if entry != known:
+            self._put(entry)
 
     def hear_only(self, listed: set[bytes]) -> None:
         """Forget what was heard of others than these."""
