@@ -70,6 +70,42 @@ def test_a_reader_of_an_origin_that_was_set_back_is_told_and_misses_nothing_of_w
         assert consumer.poll(timeout=5.0) == []
 
 
+def test_a_group_that_comes_back_is_told_though_it_has_received_nothing_since(simulation):
+    """It has asked where it was, and the origin is away until it is another one."""
+    origin, reader = simulation.connect("a", peer=0), simulation.connect("b", peer=1)
+    origin.topics.create("t")
+    send(origin, b"both", 3)
+    backup = simulation.processes[0].disk.items()
+    send(origin, b"lost", 2)
+    with reader.consumer("t", group="g") as consumer:
+        assert len(read(consumer, 5)) == 5
+        consumer.commit()
+    with reader.consumer("t", group="g") as consumer:
+        assert consumer.poll(timeout=5.0) == []
+        set_back(simulation, 0, backup)
+        send(simulation.connect("a again", peer=0), b"new", 5)
+        with pytest.raises(errors.LogRewound) as told:
+            read(consumer, 1)
+        consumer.seek(told.value.partition, told.value.parted)
+        assert read(consumer, 8 - told.value.parted)[-5:] == [b"new %d" % number for number in range(5)]
+
+
+def test_what_was_processed_of_a_log_that_was_set_back_is_not_committed_in_the_one_that_there_is(simulation):
+    origin, reader = simulation.connect("a", peer=0), simulation.connect("b", peer=1)
+    origin.topics.create("t")
+    send(origin, b"both", 3)
+    backup = simulation.processes[0].disk.items()
+    send(origin, b"lost", 2)
+    with reader.consumer("t", group="g") as consumer:
+        assert len(read(consumer, 5)) == 5
+        set_back(simulation, 0, backup)
+        send(simulation.connect("a again", peer=0), b"new", 5)
+        with pytest.raises(errors.LogRewound):
+            consumer.commit()
+    with simulation.connect("c", peer=2) as fabric, fabric.consumer("t", group="g") as consumer:
+        assert read(consumer, 8)[-5:] == [b"new %d" % number for number in range(5)]
+
+
 def test_one_that_skips_what_is_missing_goes_on_where_the_logs_part(simulation):
     origin, reader = simulation.connect("a", peer=0), simulation.connect("b", peer=1)
     origin.topics.create("t")

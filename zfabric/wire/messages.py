@@ -289,11 +289,8 @@ class OffsetsAre(Body, frozen=True):
     parts: Annotated[list[OffsetIs], ASKED]
 
 
-class CommitOffset(Body, frozen=True):
-    """A group has processed everything below this offset."""
-
-    partition: Id
-    offset: Count
+class CommitOffset(FetchPart, frozen=True):
+    """A group has processed everything below this offset; the rest says, as in FETCH, which log it has read."""
 
 
 class CommitOffsets(Body, frozen=True):
@@ -312,13 +309,15 @@ class GetOffsets(Body, frozen=True):
 
 
 class Committed(Body, frozen=True):
-    """What a group committed in a partition: offset -1 for nothing; timestamp in ms; the log's end."""
+    """What a group committed: offset -1 for nothing; timestamp in ms; the log's end; which batch is before it."""
 
     group: str
     partition: Id
     offset: Signed
     timestamp: Signed
     end_offset: Count
+    epoch: Count = 0
+    append_time: Signed = 0
 
 
 class ListGroups(Body, frozen=True):

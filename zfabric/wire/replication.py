@@ -50,7 +50,8 @@ class KeptPlace(Body, frozen=True):
 class SharedOffset(Body, frozen=True):
     """What a group has committed in a partition, and when (ms since 1970, of the clock of whoever took it).
 
-    ``deleted``: the group was, then.
+    ``deleted``: the group was, then. ``epoch`` and ``append_time`` are those of the batch before ``offset``, if it is
+    there: a log that has another one there has nothing to do with it.
     """
 
     partition: Id
@@ -59,6 +60,8 @@ class SharedOffset(Body, frozen=True):
     offset: Count
     timestamp: Signed
     deleted: bool = False
+    epoch: Count = 0
+    append_time: Signed = 0
 
 
 class FollowPart(Body, frozen=True):

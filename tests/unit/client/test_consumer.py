@@ -420,11 +420,20 @@ def test_a_commit_stores_what_changed_and_nothing_twice(wire):
     consumer.take(10)
     stored_ = consumer.commit(None, wire.now, wire.now + SECOND)
     command = wire.step()[0]
-    assert command.body.parts == [messages.CommitOffset(1, 5)]
+    assert command.body.parts == [messages.CommitOffset(1, 5, 5, 1, 600, 4, 600)]
     wire.answer(command, Type.DONE, messages.Empty())
     assert stored_.done
     again = consumer.commit(None, wire.now, wire.now + SECOND)
     assert (again.done, wire.step()) == (True, [])
+
+
+def test_a_member_that_begins_where_its_group_was_tells_which_batch_it_has_processed_last(wire):
+    consumer = wire.consumer(group="g")
+    consumer.open(wire.now, wire.now + SECOND)
+    [command] = wire.step()
+    committed = messages.Committed("g", 1, 4, 0, 9, 3, 500)
+    wire.answer(command, Type.COMMITTED_ARE, messages.CommittedAre([committed]))
+    assert wire.fetches()[0].body.parts == [messages.FetchPart(1, 4, 4, 3, 500, 4, 0)]
 
 
 # Topics that change.

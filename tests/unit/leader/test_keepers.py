@@ -228,14 +228,32 @@ def test_commits_are_told_once_and_all_of_them_to_a_new_run():
     node.produce(0, [b"a", b"b", b"c"])
     node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(1, 2)]))
     first = followed(follow(node, 3, epoch=1))
-    assert first.commits == [SharedOffset(1, "g", 0, 2, node.wall)]
+    assert first.commits == [SharedOffset(1, "g", 0, 2, node.wall, False, 1, node.wall)]
     assert followed(follow(node, 3, epoch=1, run=first.run, since=first.since)).commits == []
     node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [messages.CommitOffset(1, 1)], force=True))
     second = followed(follow(node, 3, epoch=1, run=first.run, since=first.since))
-    assert second.commits == [SharedOffset(1, "g", 1, 1, node.wall)]
+    assert second.commits == [SharedOffset(1, "g", 1, 1, node.wall, False, 1, node.wall)]
     node.restart()
     again = followed(follow(node, 3, epoch=1, run=second.run, since=second.since))
     assert (again.run != second.run, again.commits) == (True, second.commits)
+
+
+@pytest.mark.parametrize(("epoch", "later"), [(7, 0), (1, 1)], ids=["epoch", "append time"])
+def test_an_offset_that_was_committed_in_another_log_is_none_of_this_one(epoch, later):
+    node = Node()
+    node.produce(0, [b"a", b"b", b"c"])
+    node.ask(Type.SHARE, Share("f", [SharedOffset(1, "g", 0, 2, 5, False, epoch, node.wall + later)]))
+    assert node.ask(Type.GET_OFFSETS, messages.GetOffsets("g", [1])).parts[0].offset == -1
+    assert node.leader.copies.refused == 1
+    commit = messages.CommitOffset(1, 2, 3, epoch, node.wall + later, 0, node.wall + later)
+    with pytest.raises(errors.LogRewound) as told:
+        node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [commit]))
+    assert (told.value.topic, told.value.parted) == ("t", 0)
+    node.ask(Type.SHARE, Share("f", [SharedOffset(1, "g", 0, 2, 5, False, 1, node.wall)]))
+    commit = messages.CommitOffset(1, 3, 3, 1, node.wall, 0, node.wall)
+    node.ask(Type.COMMIT_OFFSETS, messages.CommitOffsets("g", [commit]))
+    [part] = node.ask(Type.GET_OFFSETS, messages.GetOffsets("g", [1])).parts
+    assert (part.offset, part.epoch, part.append_time) == (3, 1, node.wall)
 
 
 def test_merged_commits_never_undo_a_newer_one_or_a_reset():

@@ -125,16 +125,16 @@ EXAMPLES = {
         "7a66011b000000000900000000000000919194010c0a14",
     ),
     Type.COMMIT_OFFSETS: (
-        messages.CommitOffsets("g", [messages.CommitOffset(1, 12)], force=True),
-        "7a66011c00000000090000000000000093a1679192010cc3",
+        messages.CommitOffsets("g", [messages.CommitOffset(1, 12, 14, 3, 1000, 9, 900)], force=True),
+        "7a66011c00000000090000000000000093a1679197010c0e03cd03e809cd0384c3",
     ),
     Type.GET_OFFSETS: (
         messages.GetOffsets("g", [1, 2]),
         "7a66011e00000000090000000000000092a167920102",
     ),
     Type.COMMITTED_ARE: (
-        messages.CommittedAre([messages.Committed("g", 1, -1, 0, 20)]),
-        "7a66011f000000000900000000000000929195a16701ff0014c2",
+        messages.CommittedAre([messages.Committed("g", 1, 12, 2000, 20, 3, 1000)]),
+        "7a66011f000000000900000000000000929197a167010ccd07d01403cd03e8c2",
     ),
     Type.LIST_GROUPS: (
         messages.ListGroups("g", 1, "a"),
@@ -200,8 +200,8 @@ EXAMPLES = {
         "7a66013400000000090000000000000091a16f",
     ),
     Type.SHARE: (
-        Share("o", [SharedOffset(7, "g", 1, 12, 1000)]),
-        "7a66013600000000090000000000000092a16f919607a167010ccd03e8c2",
+        Share("o", [SharedOffset(7, "g", 1, 12, 1000, False, 3, 900)]),
+        "7a66013600000000090000000000000092a16f919807a167010ccd03e8c203cd0384",
     ),
     Type.ADOPT: (
         Adopt("o", [AdoptedTopic("t", TopicConfig(), [(0, 7)])], [2]),
@@ -255,7 +255,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
         (Type.CREATE_TOPIC, 3, CreateTopic("t", 2, TopicConfig())),
         (Type.DELETE_TOPIC, 1, DeleteTopic("t")),
         (Type.ALTER_TOPIC, 2, AlterTopic("t", TopicConfig(retention_ms=1000))),
-        (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12)])),
+        (Type.COMMIT_OFFSETS, 2, messages.CommitOffsets("g", [messages.CommitOffset(1, 12, 14, 3, 1000, 9, 900)])),
         (
             Type.FETCH,
             2,
@@ -272,6 +272,17 @@ def test_fields_that_an_older_version_does_not_send_take_their_defaults(kind, fi
     values = msgspec.msgpack.decode(frame(kind)[messages.COMMAND_BYTES :])
     older = frame(kind)[: messages.COMMAND_BYTES] + msgspec.msgpack.encode(values[:fields])
     assert messages.read([older]).body == body
+
+
+def test_an_offset_that_an_older_version_commits_tells_or_shares_says_nothing_of_what_is_before_it():
+    older = {
+        "7a66011c00000000090000000000000093a1679192010cc3": messages.CommitOffset(1, 12),
+        "7a66011f000000000900000000000000929195a16701ff0014c2": messages.Committed("g", 1, -1, 0, 20),
+    }
+    for frame, part in older.items():
+        assert messages.read([bytes.fromhex(frame)]).body.parts == [part]
+    shared = messages.read([bytes.fromhex("7a66013600000000090000000000000092a16f919607a167010ccd03e8c2")]).body
+    assert shared.commits == [SharedOffset(7, "g", 1, 12, 1000)]
 
 
 def test_an_assignment_without_its_beginning_is_one_of_all():
@@ -308,7 +319,7 @@ def test_a_followed_carries_its_batches_in_one_frame():
     golden = [
         (
             "7a66013300000000090000000000000097a16f0304099295010a296fc09502000000921882a66c656164657202"
-            "a9706172746974696f6e07919607a167010ccd03e8c2c3"
+            "a9706172746974696f6e07919807a167010ccd03e8c20000c3"
         ),
         stored,
     ]

@@ -75,7 +75,8 @@ class Commits:
         done: Pending[None] = Pending()
         until_ns = min(deadline_ns, client.now + ABSENT_NS) if client.scattered else deadline_ns
         body = messages.CommitOffsets(
-            consumer.group, [messages.CommitOffset(cursor.id, offsets[cursor.number]) for cursor in cursors]
+            consumer.group,
+            [messages.CommitOffset(cursor.id, offsets[cursor.number], *cursor.read()) for cursor in cursors],
         )
         call = client.call_partition(
             cursors[0].leader, Type.COMMIT_OFFSETS, body, client.now, until_ns, "commit", consumer.topic
@@ -137,7 +138,7 @@ class Commits:
 
 def _named(error: Exception, cursors: list[Cursor]) -> Exception:
     """Return a leader's error with the number by which users know the partition."""
-    if not isinstance(error, errors.OffsetOutOfRange):
+    if not isinstance(error, errors.OffsetOutOfRange | errors.LogRewound):
         return error
     number = next((cursor.number for cursor in cursors if cursor.there == error.partition), error.partition)
     return type(error)(**error.values | {"partition": number})

@@ -76,7 +76,17 @@ class Cursor:
 
     def wanted(self) -> messages.FetchPart:
         """Return what to ask the leader for, and what it is to compare first."""
-        return messages.FetchPart(self.id, self.expected, self.seen, self.epoch, self.seen_ms, *self.first)
+        return messages.FetchPart(self.id, self.expected, *self.read())
+
+    def read(self) -> tuple[int, int, int, int, int]:
+        """Return what tells which log was read, as FETCH and COMMIT_OFFSETS say it."""
+        return self.seen, self.epoch, self.seen_ms, *self.first
+
+    def resume(self, offset: int, epoch: int, append_time: int) -> None:
+        """Go on where a group has committed, in a log that has a batch of this epoch and time before that."""
+        self.clear(offset)
+        if epoch:
+            self.seen, self.epoch, self.seen_ms, self.first = offset, epoch, append_time, (offset, 0)
 
     def changed(self) -> None:
         """Tell the lists that there may be something to take here, or something to ask for."""
@@ -160,7 +170,7 @@ class Cursor:
         self.untouched = False
         self.seen = self.expected = end = header.base_offset + header.span
         self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
-        if header.leader_epoch != self.epoch:
+        if header.leader_epoch != self.epoch or not self.first[1]:
             self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
         self.end = max(self.end, end)
         if header.records > entry.first:

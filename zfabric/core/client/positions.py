@@ -138,7 +138,7 @@ class Positions:
                     if part.offset >= 0 and cursor is not None:
                         cursor.committed = part.offset
                         cursor.end = part.end_offset
-                        cursor.clear(part.offset)
+                        cursor.resume(part.offset, part.epoch, part.append_time)
             rest = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
             _relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(rest)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zfabric import errors
-from zfabric.core.leader import groups, keys
+from zfabric.core.leader import groups, keys, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.cutting import cut
 from zfabric.core.leader.damage import Damage, Patch
@@ -190,8 +190,8 @@ class Copies:
     ) -> list[tuple[int, str, groups.GroupRow]]:
         """Take committed offsets that are ahead of ours; returns those that changed something.
 
-        Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here, nor of a
-        group whose name is none.
+        Of a partition that is not here nothing is taken, nor anything beyond the end of one that is led here, nor what
+        was committed in another log, nor of a group whose name is none.
         """
         changed: list[tuple[int, str, groups.GroupRow]] = []
         for shared in commits:
@@ -199,6 +199,9 @@ class Copies:
                 check_name("group", shared.group, GROUP_BYTES_MAX)
                 partition = self._assigned.partition(shared.partition, txn)
                 known = shared.offset <= partition.log.state.end or shared.partition in self._assigned.kept
+                if known and lineage.is_of_another(partition.log, shared, txn):
+                    self.refused += 1
+                    continue
                 row = groups.merge(partition, shared, wall_ms, txn) if known else None
             except (errors.InvalidArgument, errors.NotLeader, errors.CorruptRow, errors.LimitExceeded):
                 self.refused += 1
@@ -329,5 +332,6 @@ class Copies:
                     whole = False
                     continue
                 if row is not None:
-                    found.append(row.shared(partition_id, group))
+                    log = self._assigned.partition(partition_id, txn).log
+                    found.append(lineage.marked(row.shared(partition_id, group), log, txn))
         return found, whole

@@ -39,7 +39,7 @@ from zfabric.core.transaction import Transaction
 from zfabric.settings import FETCH_BYTES_MAX, FETCH_PART_BYTES_MIN, UNCONFIRMED_MAX, check_range
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
-from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart, Held
+from zfabric.wire.replication import Follow, Followed, FollowedPart, FollowPart, Held, SharedOffset
 
 SHOWN_NS = 600_000_000_000
 """A keeper that has not asked for so long is not shown any more: it asks each minute, and may have another disk now."""
@@ -267,6 +267,7 @@ class Keepers:
         run = assigned.epoch
         since = body.since if body.run == run else 0
         commits, since = self._commits.after(since, {part.partition for part in body.parts})
+        commits = [self._marked(shared, txn) for shared in commits]
         news = parts or commits or body.run != run or body.version != assigned.version
         if not news and body.wait_ms and len(self._held) < HELD_MAX:
             self._held[peer] = _Held(command, now + body.wait_ms * 1_000_000)
@@ -292,6 +293,13 @@ class Keepers:
         head = messages.command(Type.FOLLOWED, command.request, followed)
         answers.append((peer, in_parts(head, joined, body.part_bytes)))
         return answers
+
+    def _marked(self, shared: SharedOffset, txn: Transaction) -> SharedOffset:
+        try:
+            log = self._assigned.partition(shared.partition, txn).log
+        except errors.ZFabricError:
+            return shared  # Its part of the answer says what is wrong with it.
+        return lineage.marked(shared, log, txn)
 
     def _hear(self, keeper: str, now: int) -> None:
         self._heard[keeper] = now

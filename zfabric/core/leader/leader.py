@@ -28,7 +28,7 @@ from itertools import islice
 
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Publish, Reply
-from zfabric.core.leader import groups
+from zfabric.core.leader import groups, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.copies import Copies, Keep
@@ -408,6 +408,8 @@ class Leader:
                 raise errors.OffsetOutOfRange(
                     topic=place[0].name, partition=place[1], offset=part.offset, start=0, end=state.end
                 )
+            if part.seen:
+                lineage.check(partition, part, txn, kept=part.partition in self._assigned.kept)
             groups.check_room(partition, body.group, txn)
         for part in body.parts:
             partition = self._assigned.partition(part.partition, txn)

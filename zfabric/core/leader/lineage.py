@@ -5,6 +5,10 @@ epochs, or under the same numbers if the backup was taken before the leader's la
 offset, its leader epoch and the time at which it was appended; one that is not there at all tells as much. This is
 the truncation detection of KIP-320, for logs whose epochs are not unique.
 
+Committed offsets are told with what stands before them (:func:`mark`): whoever takes them to another log is told, be it
+a consumer that begins there, one that commits, or a keeper that shares them. Their rows need not say it: a log and its
+groups' rows are of one disk, and are set back together.
+
 Nothing is known of what retention has removed, and of batches that were compacted the times are not compared: then
 the log counts as the same.
 """
@@ -13,10 +17,16 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
+from zfabric import errors
 from zfabric.core.leader import keys
-from zfabric.core.leader.log import StoredLog
+from zfabric.core.leader.log import Log, StoredLog
+from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.wire.batch import COMPACTED
+from zfabric.wire.messages import FetchPart
+from zfabric.wire.replication import SharedOffset
 
 _EPOCH_MAX: Final = (1 << 32) - 1
 
@@ -46,6 +56,51 @@ def epochs(log: StoredLog, txn: Transaction) -> list[tuple[int, int]]:
         known.append((int.from_bytes(cursor.key()[5:], "big"), int.from_bytes(cursor.value(), "big")))
         found = cursor.next()
     return known
+
+
+def mark(log: Log, offset: int, txn: Transaction) -> tuple[int, int]:
+    """Return the leader epoch and the append time (ms) of the batch before ``offset``, 0 where they are not known."""
+    if not isinstance(log, StoredLog) or not log.state.start < offset <= log.state.end:
+        return 0, 0
+    header = log.header_at(offset - 1, txn)
+    if header is None or header.flags & COMPACTED:
+        return epoch_at(log, offset - 1, txn), 0
+    return header.leader_epoch, header.append_time
+
+
+def marked(shared: SharedOffset, log: Log, txn: Transaction) -> SharedOffset:
+    """Return what a group has committed in this log with what stands before that."""
+    epoch, append_time = mark(log, shared.offset, txn)
+    return msgspec.structs.replace(shared, epoch=epoch, append_time=append_time) if epoch else shared
+
+
+def is_of_another(log: Log, shared: SharedOffset, txn: Transaction) -> bool:
+    """Tell whether a group has committed this in a log that parted from this one before it, as far as one knows."""
+    if shared.deleted or not shared.epoch or not isinstance(log, StoredLog) or shared.offset > log.state.end:
+        return False
+    return bool(difference(log, shared.offset, shared.epoch, shared.append_time, txn))
+
+
+def check(partition: Partition, part: FetchPart, txn: Transaction, *, kept: bool) -> None:
+    """Make sure that a reader who has read up to ``part.seen`` has read this log.
+
+    Args:
+        kept: it is a copy.
+
+    Raises:
+        LogRewound: it has not, and would go on, or has processed records, behind where the logs part.
+    """
+    log = partition.log
+    if not isinstance(log, StoredLog) or (kept and part.seen > log.state.end):
+        return  # A ring is gone with its leader, and a copy may be behind.
+    problem = difference(log, part.seen, part.epoch, part.append_time, txn)
+    if problem:
+        parted = parting(log, part.seen, part.epoch, part.first, part.first_time, txn)
+        if parted < part.offset:
+            raise errors.LogRewound(
+                topic=partition.topic, partition=partition.number, offset=part.seen, start=log.state.start,
+                end=log.state.end, parted=parted, problem=problem,
+            )  # fmt: skip
 
 
 def difference(log: StoredLog, end: int, epoch: int, append_time: int, txn: Transaction) -> str:

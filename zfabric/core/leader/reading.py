@@ -20,7 +20,6 @@ from zfabric.core.leader.cutting import in_parts
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
 from zfabric.core.leader.log import SEARCH_BYTES, StoredLog
-from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import (
@@ -124,7 +123,7 @@ class Reading:
             try:
                 partition = assigned.partition(part.partition, txn)
                 if part.seen:
-                    self._compare(partition, part, txn)
+                    lineage.check(partition, part, txn, kept=partition.id in assigned.kept)
                 found, size = partition.log.read(part.offset, budget, txn) if budget > 0 else ([], 0)
             except errors.ZFabricError as error:
                 self._damage.see(part.partition, error)
@@ -146,24 +145,6 @@ class Reading:
         counters.bytes_out += len(joined)
         head = messages.command(Type.FETCHED, command.request, messages.Fetched(results))
         return in_parts(head, joined, body.part_bytes)
-
-    def _compare(self, partition: Partition, part: messages.FetchPart, txn: Transaction) -> None:
-        """Make sure that a reader who has read up to ``part.seen`` has read this log.
-
-        Raises:
-            LogRewound: it has not, and would go on behind where the logs part.
-        """
-        log = partition.log
-        if not isinstance(log, StoredLog) or (part.seen > log.state.end and partition.id in self._assigned.kept):
-            return  # A ring is gone with its leader, and a copy may be behind.
-        problem = lineage.difference(log, part.seen, part.epoch, part.append_time, txn)
-        if problem:
-            parted = lineage.parting(log, part.seen, part.epoch, part.first, part.first_time, txn)
-            if parted < part.offset:
-                raise errors.LogRewound(
-                    topic=partition.topic, partition=partition.number, offset=part.seen, start=log.state.start,
-                    end=log.state.end, parted=parted, problem=problem,
-                )  # fmt: skip
 
     def _describe(self, command: Command, txn: Transaction) -> Frames:
         body: messages.Describe = command.body
@@ -228,9 +209,11 @@ class Reading:
 
     def _committed(self, group: str, partition_id: int, txn: Transaction) -> messages.Committed:
         row = groups.committed(partition_id, group, txn)
-        end = self._assigned.partition(partition_id, txn).log.state.end
-        offset, timestamp = (row.offset, row.timestamp) if row is not None else (-1, 0)
-        return messages.Committed(group, partition_id, offset, timestamp, end)
+        log = self._assigned.partition(partition_id, txn).log
+        if row is None:
+            return messages.Committed(group, partition_id, -1, 0, log.state.end)
+        epoch, append_time = lineage.mark(log, row.offset, txn)
+        return messages.Committed(group, partition_id, row.offset, row.timestamp, log.state.end, epoch, append_time)
 
     def _list_groups(self, command: Command, txn: Transaction) -> Frames:
         body: messages.ListGroups = command.body
