@@ -14,6 +14,7 @@ import pytest
 import zfabric
 from tests.process import test_sdk
 from zfabric import errors
+from zfabric.store import keyfile
 
 PATIENCE_S = 60.0
 
@@ -384,6 +385,25 @@ def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_iden
 def test_a_mesh_key_that_cannot_be_read_is_told(peers):
     with pytest.raises(errors.ConfigurationError, match="none"):
         zfabric.connect(peers.url("a"), key=str(peers.directory / "none"))
+
+
+def test_another_key_than_that_of_the_running_leader_is_refused(peers):
+    """Whoever gives a key would else use a mesh that others can speak in; who gives none may have more."""
+    keys = [str(peers.directory / name) for name in ("right.key", "wrong.key")]
+    for key in keys:
+        keyfile.create_key(key)
+    for name, led, given, problem in (("a", keys[0], keys[1], "another key"), ("b", "", keys[0], "none")):
+        options = {"key": led} if led else {}
+        with zfabric.connect(peers.url(name), **options, timeout=PATIENCE_S) as first:
+            first.topics.list()
+            with (
+                zfabric.connect(peers.url(name), key=given, timeout=PATIENCE_S) as second,
+                pytest.raises(errors.ConfigurationError, match=f"with {problem}"),
+            ):
+                second.topics.list()
+            for same in ({}, options):
+                with zfabric.connect(peers.url(name), **same, timeout=PATIENCE_S) as third:
+                    assert third.topics.list() == []
 
 
 def test_options_of_a_peer_are_for_peers_alone(tmp_path):

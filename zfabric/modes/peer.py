@@ -51,6 +51,7 @@ class Peer(Embedded):
             advertise=target.advertise,
             beacon=target.beacon,
         )
+        self._key = keyfile.fingerprint(target.key)
         self._keep = tuple(check_pattern("keep", pattern) for pattern in target.keep)
         self._keepers = tuple(f"tcp://{_place(keeper, 'keeper')}" for keeper in target.keepers)
         place = Target(target.url, "embedded", target.data, "", 0)
@@ -58,11 +59,19 @@ class Peer(Embedded):
         self.publish = self._publish
 
     def _check_holder(self, holder: Holder) -> None:
-        if holder["mode"] == "peer" and holder["listen"] == f"{SCHEME}://{self._peer.mesh}":
+        url, _, key = holder["listen"].partition("#")
+        if holder["mode"] == "peer" and url == f"{SCHEME}://{self._peer.mesh}":
+            if self._key not in ("", key):
+                raise errors.ConfigurationError(
+                    source=f"key={self._peer.key!r}",
+                    problem=f"the leader of {self._directory.path!r}, process {holder['pid']}, was started with "
+                    f"{'another key' if key else 'none'}",
+                    instead="give all processes of a peer the same; a leader ends two seconds after the last of them",
+                )
             return
         if not holder["mode"]:
             return  # It has not written down yet what it is.
-        where = {"embedded": f"zf+file:{self._directory.path}", "peer": holder["listen"]}
+        where = {"embedded": f"zf+file:{self._directory.path}", "peer": url}
         if holder["mode"] in where:
             raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"], where=where[holder["mode"]])
         super()._check_holder(holder)

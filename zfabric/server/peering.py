@@ -18,6 +18,7 @@ from zfabric.net.addresses import bindable, free_run
 from zfabric.net.places import split_place
 from zfabric.server.config import MeshSection
 from zfabric.server.joining import PARAMETERS, mesh_options
+from zfabric.store import keyfile
 
 PORTS = 2
 PATIENCE_S = 1.0
@@ -25,9 +26,10 @@ PAUSE_S = 0.005
 
 
 def holder_url(options: LeaderOptions) -> str:
-    """Return what the directory's lock says of a peer's leader."""
+    """Return what the directory's lock says of a peer's leader: the mesh, and by what its key is known."""
     assert options.peer is not None
-    return f"{SCHEME}://{options.peer.mesh}"
+    key = keyfile.fingerprint(options.peer.key)
+    return f"{SCHEME}://{options.peer.mesh}" + (f"#{key}" if key else "")
 
 
 def settle(options: LeaderOptions, path: str) -> LeaderOptions:

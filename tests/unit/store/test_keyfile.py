@@ -21,6 +21,16 @@ def test_a_new_key_is_its_owners_alone_and_read_back(tmp_path):
     assert keyfile.read_key(str(tmp_path / "other")) != key
 
 
+def test_keys_are_told_from_each_other_by_what_does_not_tell_them(tmp_path):
+    paths = [str(tmp_path / name) for name in "ab"]
+    for path in paths:
+        keyfile.create_key(path)
+    first, second = map(keyfile.fingerprint, paths)
+    assert first == keyfile.fingerprint(paths[0]) != second
+    assert first not in keyfile.read_key(paths[0]).hex()
+    assert keyfile.fingerprint("") == ""
+
+
 def test_a_key_is_never_overwritten(tmp_path):
     path = str(tmp_path / "key")
     keyfile.create_key(path)
