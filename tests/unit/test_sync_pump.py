@@ -281,6 +281,18 @@ def test_who_waits_for_a_reply_watches_for_it_and_then_sleeps(limit_ns, late):
         os.close(driver.writer)
 
 
+def test_what_is_due_in_an_age_is_slept_for():
+    """A poll takes no timeout of more than 24 days."""
+    pump = Pump(Letter(Pending()))
+    pump._wake()
+    try:
+        with pump.lock:
+            now = time.monotonic_ns()
+            assert pump._poll(now, now + 10**18) == [pump._wake_reader]
+    finally:
+        pump.close()
+
+
 def test_who_waits_for_an_arrival_does_so_until_its_time_is_up():
     driver = Letter(Pending())
     driver.received = 1  # There is none.

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.net.driver import FAR_NS
 from zfabric.net.watching import Watching
 from zfabric.sync import interrupts
 from zfabric.sync.interrupts import held, take_over
@@ -295,9 +296,10 @@ class Pump:
     def _poll(self, now: int, due_ns: int | None) -> Sequence[int]:
         """Poll outside the lock, which the caller holds once; returns the descriptors found readable."""
         self._polls_until_ns = due_ns
-        return self._readable(self._sleep(None if due_ns is None else max(0.0, (due_ns - now) / 1e6), 0))
+        left_ns = FAR_NS if due_ns is None else min(max(0, due_ns - now), FAR_NS)
+        return self._readable(self._sleep(left_ns / 1e6, 0))
 
-    def _sleep(self, left_ms: float | None, watch_ns: int) -> Sequence[tuple[int, int]]:
+    def _sleep(self, left_ms: float, watch_ns: int) -> Sequence[tuple[int, int]]:
         """Return what a poll finds outside the lock, which the caller holds once, after watching for so long."""
         if self._generation != self.driver.ports.generation:
             self._register()
