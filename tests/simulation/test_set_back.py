@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 from zfabric import errors
@@ -32,6 +34,20 @@ def set_back(simulation, number, items):
         txn.put(key, value)
     process.disk.commit()
     process.start()
+
+
+@contextmanager
+def kept(seed, lost):
+    """Peer 0 originates three records, and so many more after a backup; peer 1 keeps all. Gives the backup too."""
+    with Simulation(seed=seed, peers=3, keep={1: ["t"]}) as simulation:
+        simulation.advance(1.0)
+        simulation.restart = False
+        origin = simulation.connect("a", peer=0)
+        origin.topics.create("t")
+        send(origin, b"both", 3)
+        backup = simulation.processes[0].disk.items()
+        send(origin, b"lost", lost)
+        yield simulation, backup
 
 
 @pytest.fixture
@@ -134,14 +150,7 @@ def test_a_keeper_that_has_the_log_as_it_was_is_no_place_for_readers_of_the_one_
     """Its copy stays as it is and says so; who has read at the origin goes on there."""
     from zfabric.core.client import origins, routes
 
-    with Simulation(seed=3, peers=3, keep={1: ["t"]}) as simulation:
-        simulation.advance(1.0)
-        simulation.restart = False
-        origin = simulation.connect("a", peer=0)
-        origin.topics.create("t")
-        send(origin, b"both", 3)
-        backup = simulation.processes[0].disk.items()
-        send(origin, b"lost", 9)
+    with kept(seed=3, lost=9) as (simulation, backup):
         simulation.advance(5.0)
         set_back(simulation, 0, backup)
         origin = simulation.connect("a again", peer=0)
@@ -158,27 +167,19 @@ def test_a_keeper_that_has_the_log_as_it_was_is_no_place_for_readers_of_the_one_
 
 def test_what_groups_have_committed_in_the_log_as_it_was_is_not_told_to_the_one_that_there_is():
     """By a keeper: once that has grown so far, its offsets would leave out what came instead."""
-    with Simulation(seed=4, peers=3, keep={1: ["t"]}) as simulation:
-        simulation.advance(1.0)
-        simulation.restart = False
-        origin = simulation.connect("a", peer=0)
-        origin.topics.create("t")
-        send(origin, b"both", 3)
-        backup = simulation.processes[0].disk.items()
-        send(origin, b"lost", 5)
-        with simulation.connect("b", peer=2) as fabric:
-            with fabric.consumer("t", group="g") as consumer:
-                assert len(read(consumer, 8)) == 8
-                consumer.commit()
-            simulation.advance(5.0)
-            set_back(simulation, 0, backup)
-            send(simulation.connect("a again", peer=0), b"new", 9)
-            simulation.advance(40.0)
-            simulation.processes[1].kill()
-            simulation.start_leader(1)  # It tells all once more.
-            simulation.advance(40.0)
-            with fabric.consumer("t", group="g") as consumer:
-                assert read(consumer, 12) == [b"both %d" % n for n in range(3)] + [b"new %d" % n for n in range(9)]
+    with kept(seed=4, lost=5) as (simulation, backup), simulation.connect("b", peer=2) as fabric:
+        with fabric.consumer("t", group="g") as consumer:
+            assert len(read(consumer, 8)) == 8
+            consumer.commit()
+        simulation.advance(5.0)
+        set_back(simulation, 0, backup)
+        send(simulation.connect("a again", peer=0), b"new", 9)
+        simulation.advance(40.0)
+        simulation.processes[1].kill()
+        simulation.start_leader(1)  # It tells all once more.
+        simulation.advance(40.0)
+        with fabric.consumer("t", group="g") as consumer:
+            assert read(consumer, 12) == [b"both %d" % n for n in range(3)] + [b"new %d" % n for n in range(9)]
 
 
 def test_of_many_origins_one_that_was_set_back_is_read_itself_and_not_at_the_keeper_of_its_old_log(monkeypatch):
@@ -187,14 +188,7 @@ def test_of_many_origins_one_that_was_set_back_is_read_itself_and_not_at_the_kee
 
     monkeypatch.setattr(routes, "DIRECT_MAX", 0)
     monkeypatch.setattr(origins, "DIRECT_MAX", 0)
-    with Simulation(seed=5, peers=3, keep={1: ["t"]}) as simulation:
-        simulation.advance(1.0)
-        simulation.restart = False
-        origin = simulation.connect("a", peer=0)
-        origin.topics.create("t")
-        send(origin, b"both", 3)
-        backup = simulation.processes[0].disk.items()
-        send(origin, b"lost", 2)
+    with kept(seed=5, lost=2) as (simulation, backup):
         simulation.advance(5.0)
         set_back(simulation, 0, backup)
         origin = simulation.connect("a again", peer=0)
