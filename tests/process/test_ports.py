@@ -1,6 +1,8 @@
 """The sessions of a client on real sockets: what a socket's life tells, and that its end harms no other."""
 
 import select
+import subprocess
+import sys
 import time
 
 import pytest
@@ -177,3 +179,51 @@ def test_a_first_part_of_so_many_bytes_is_taken_for_a_whole_message(ports, serve
         assert time.monotonic() < deadline
         taken += [parts for _, parts in ports.drain()]
     assert taken == [[b"alone"], [b"head", b"tail", b"end"], [b"bare"], [b"", b""], [b"whole"], [b"rest"], [b"last!"]]
+
+
+HELD = """
+import sys
+from zfabric.net import sockets
+ctx = sockets.context()
+socket = getattr(sockets, sys.argv[1])(ctx, 1 << 20)
+print(sockets.bind(socket, "tcp://127.0.0.1:*"), flush=True)
+sys.stdin.readline()  # Nobody reads until here.
+print(len([socket.recv_multipart() for _ in range(1_000)]), flush=True)
+"""
+FLOOD = """
+import os, sys, zmq
+from zfabric.net import sockets
+socket = sockets.dealer(sockets.context(), 1 << 20)
+sockets.alert(socket)
+socket.set(zmq.SNDHWM, 0)
+sockets.connect(socket, sys.argv[1])
+for _ in range(5_000):
+    socket.send(bytes(100))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_whoever_fills_a_services_queue_and_dies_does_not_take_it_along(tmp_path):
+    """A process that probes such a connection is aborted by libzmq."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", HELD, "service"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        endpoint = server.stdout.readline().strip()
+        floods = [subprocess.Popen([sys.executable, "-c", FLOOD, endpoint]) for _ in range(3)]
+        for flood in floods:
+            flood.wait(timeout=60)
+        time.sleep(1.0)  # As long as four probes take.
+        answer, _ = server.communicate("go\n", timeout=60)
+        assert (answer, server.returncode) == ("1000\n", 0)
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.mark.parametrize("kind", ["service", "sub"])
+def test_no_application_probes_where_others_can_fill_its_queue(kind):
+    with sockets.context() as ctx:
+        made = sockets.sub(ctx, 1 << 20, 256) if kind == "sub" else getattr(sockets, kind)(ctx, 1 << 20)
+        with made:
+            assert (made.get(zmq.HEARTBEAT_IVL), made.get(zmq.TCP_KEEPALIVE)) == (0, 1)

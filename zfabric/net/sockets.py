@@ -14,26 +14,38 @@ IMMEDIATE          1                   Nothing is queued for a connection that d
                                        a queue outlives its connection, and libzmq 4.3.5 aborts the process
                                        (``Assertion failed: _input_stopped``) when a connection is lost while its
                                        receive queue is full, then made again.
-HEARTBEAT_IVL      1,000 ms            Idle connections are probed; a peer that answers nothing for 3 s after that is
-HEARTBEAT_TIMEOUT  3,000 ms            gone: frozen, unplugged, or behind a dead link. libzmq's own thread answers, so
-                                       neither a long commit nor a busy interpreter looks like death. Shorter: false
-                                       alarms on a machine without a free core; longer: work moves later.
-for SUB, keepers,  4,000 ms            A SUB can wait: what a dead one loses, the idle FETCH brings, over the DEALER to
-listens                                the same leader. So can a leader: nothing hangs on a client that is gone. So can
-                                       keepers and their origins, which are many: a copy is late by seconds. libzmq
-                                       looks through the timers of all connections whenever one is answered, so probing
-                                       1,000 consumers each second, from both sides, took a tenth of a core.
+HEARTBEAT_IVL      1,000 ms            DEALER: idle connections are probed; a peer that answers nothing for 3 s after
+HEARTBEAT_TIMEOUT  3,000 ms            that is gone: frozen, unplugged, or behind a dead link. libzmq's own thread
+                                       answers, so neither a long commit nor a busy interpreter looks like death.
+                                       Shorter: false alarms on a busy machine; longer: work moves later.
+for keepers,       4,000 ms            Keepers and their origins are many, and can wait: a copy is late by seconds. So
+listens                                can a leader: nothing hangs on a client that is gone. libzmq looks through the
+                                       timers of all connections whenever one is answered, so probing 1,000 consumers
+                                       each second, from both sides, took a tenth of a core.
 for ROUTER         20,000 ms           The timeout of leaders: a client's answer waits behind the frame that it sends,
                                        and one of 512 KiB takes 17 s at 256 kbit/s. Whoever is cut off is noticed by
                                        TCP_MAXRT, as the probes are not acknowledged; a frozen client keeps its
                                        connection for up to 24 s.
+for services' and  none                **No application probes where others can fill its queue.** libzmq 4.3.5 aborts
+SUB                                    the process (``Assertion failed: !_io_error``) when it is time for a probe of a
+                                       connection that has ended while that queue was full: as that of a service whose
+                                       caller sent 1,000 messages at once and was killed (measured). A leader may,
+                                       since it looks at its queue all the time, and has a supervisor. What is behind a
+                                       SUB is found out by the DEALER to the same leader, and by TCP.
+TCP_KEEPALIVE      4 s, 3 times 1 s    Of those: whoever is cut off is noticed though nothing is sent to it, by the
+                                       kernel, which needs no timers of libzmq's.
 on slow links      15,000 ms           Timeout of a session whose predecessor was lost with much on its way. The kernel
                                        takes 250 to 500 KB at once: at 384 kbit/s, or 1 Mbit/s, the probe behind them
                                        takes four to five seconds.
-HEARTBEAT_TTL      not set             For the same reason: it is a timer more for each connection.
-for services       250 / 600 ms        Heartbeats of connections between callers and instances: a frozen or cut off one
-                                       is noticed within 0.85 s. A false alarm costs a new connection, and is told to
-                                       whoever had a request there that must not be repeated.
+for callers        250 / 600 ms        Heartbeats of a caller's connection to an instance: a frozen or cut off one is
+                                       noticed within 0.85 s. A false alarm costs a new connection, and is told to
+                                       whoever had a request there that must not be repeated. The queue holds all that
+                                       the requests under way can bring, so that it is never full.
+SNDBUF             128 KiB             Of the same: a probe waits behind what the kernel has taken of a body. So a
+                                       request may be of any size where 128 KiB pass in 600 ms, which a reply's parts
+                                       want too.
+HEARTBEAT_TTL      600 ms              Of the same: an instance closes the connection of an idle caller that is frozen.
+                                       Elsewhere it is not set: it is a timer more for each connection.
 HANDSHAKE_IVL      3,000 ms            A peer that connects and stays silent holds a descriptor this long (30 s by
                                        default).
 CONNECT_TIMEOUT    3,000 ms            An address that drops packets is given up and tried again, instead of after the
@@ -92,6 +104,9 @@ CUT_OFF_MS: Final = HEARTBEAT_PATIENT_MS + HEARTBEAT_TIMEOUT_MS
 ALERT_INTERVAL_MS: Final = 250
 ALERT_TIMEOUT_MS: Final = 600
 HANDSHAKE_MS: Final = 3_000
+CALLER_SEND_BYTES: Final = 128 << 10
+KEEPALIVE_S: Final = HEARTBEAT_PATIENT_MS // 1_000
+KEEPALIVE_PROBES: Final = HEARTBEAT_TIMEOUT_MS // 1_000
 REPLIES_QUEUED_MAX: Final = 10_000
 """Messages for one caller: its requests under way, each with all chunks that its window allows, are fewer."""
 SERVER_LINGER_MS: Final = 1_000
@@ -169,7 +184,9 @@ def link(ctx: Context, frame_max: int) -> Socket:
 
 
 def alert(socket: Socket) -> None:
-    """Let a socket notice within a second that the other side is gone."""
+    """Let a caller's socket notice within a second that the other side is gone, and the other side that it is."""
+    socket.set(zmq.SNDBUF, CALLER_SEND_BYTES)
+    socket.set(zmq.RCVHWM, REPLIES_QUEUED_MAX)
     socket.set(zmq.HEARTBEAT_IVL, ALERT_INTERVAL_MS)
     socket.set(zmq.HEARTBEAT_TIMEOUT, ALERT_TIMEOUT_MS)
     socket.set(zmq.HEARTBEAT_TTL, ALERT_TIMEOUT_MS)
@@ -181,10 +198,10 @@ def slow(socket: Socket) -> None:
 
 
 def service(ctx: Context, frame_max: int) -> Socket:
-    """Return an unbound ROUTER for the requests of callers, as :func:`router`, but quick to notice a lost one."""
+    """Return an unbound ROUTER for the requests of callers, as :func:`router`."""
     socket = router(ctx, frame_max)
     socket.set(zmq.SNDHWM, REPLIES_QUEUED_MAX)
-    alert(socket)
+    _leave_to_tcp(socket)
     return socket
 
 
@@ -192,7 +209,7 @@ def sub(ctx: Context, frame_max: int, queue: int) -> Socket:
     """Return an unconnected SUB that keeps ``queue`` messages of at most ``frame_max`` bytes a frame."""
     socket = _socket(ctx, zmq.SUB, frame_max, receive=queue, send=SUBSCRIPTIONS_QUEUED_MAX)
     socket.set(zmq.IMMEDIATE, 1)
-    patient(socket)
+    _leave_to_tcp(socket)
     return socket
 
 
@@ -362,6 +379,15 @@ def _socket(ctx: Context, kind: int, frame_max: int, *, receive: int, send: int)
     ):
         socket.set(option, value)
     return socket
+
+
+def _leave_to_tcp(socket: Socket) -> None:
+    """Send no probes: whoever is cut off is noticed by the kernel."""
+    socket.set(zmq.HEARTBEAT_IVL, 0)
+    socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.set(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.set(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
 
 
 def _serve(socket: Socket) -> None:
