@@ -27,6 +27,7 @@ from zfabric.wire.crc import crc32c
 from zfabric.wire.membership import Announce, MembersAre
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import CreateTopic, LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
+from zfabric.wire.replication import Follow, FollowPart, Held, Share, SharedOffset
 
 PLACE = 7
 RAW_MAX = 1 << 16
@@ -343,6 +344,12 @@ def seeds(name: str) -> list[bytes]:
         messages.command(Type.HELLO, 1, messages.Hello("x", 1, 1)),
         messages.command(
             Type.FETCH, 1, messages.Fetch(100, [messages.FetchPart(1, 2), messages.FetchPart(1, 2, 2, 1, 500, 0, 400)])
+        ),
+        messages.command(Type.FOLLOW, 1, Follow("f", "k", 100, 5, 1, 2, 3, [FollowPart(1, 2, 3, 400)], 65_536, True)),
+        messages.command(Type.HELD, 1, Held(100)),
+        messages.command(Type.SHARE, 1, Share("f", [SharedOffset(1, "g", 0, 2, 500, False, 3, 400)])),
+        messages.command(
+            Type.COMMIT_OFFSETS, 1, messages.CommitOffsets("g", [messages.CommitOffset(1, 2, 2, 1, 500, 0, 400)])
         ),
         messages.failure(3, errors.OffsetOutOfRange(topic="t", partition=1, offset=9, start=0, end=5)),
         messages.command(Type.CREATE_TOPIC, 1, CreateTopic("t", 1, TopicConfig())),

@@ -82,9 +82,12 @@ def test_a_leaders_own_words_are_refused_from_a_client(node, kind):
     refused(node, packed(kind, bodies.get(kind, b"\x90")))
 
 
-@pytest.mark.parametrize("kind", [Type.KEEP, Type.ADOPT, Type.FOLLOWED, Type.OFFER])
+@pytest.mark.parametrize("kind", [Type.KEEP, Type.ADOPT, Type.FOLLOWED, Type.OFFER, Type.HELD])
 def test_what_a_keeper_says_to_itself_and_an_offer_to_whoever_keeps_nothing_are_refused(node, kind):
-    bodies = {Type.ADOPT: encode(["o", []]), Type.OFFER: encode(["o"]), Type.FOLLOWED: encode(["o", 1, 1, 1, []])}
+    bodies = {
+        Type.ADOPT: encode(["o", []]), Type.OFFER: encode(["o"]), Type.FOLLOWED: encode(["o", 1, 1, 1, []]),
+        Type.HELD: encode([9]),
+    }  # fmt: skip
     frames = [packed(kind, bodies.get(kind, b"\x90"))]
     refused(node, *frames, *([b""] if kind == Type.FOLLOWED else []))
 

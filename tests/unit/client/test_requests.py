@@ -94,6 +94,14 @@ def test_a_leader_that_has_said_held_may_be_silent_for_longer(wire):
     assert len(wire.opened) == 3, "the new session has heard nothing of it"
 
 
+def test_a_leader_that_says_held_unasked_gets_no_more_time(wire):
+    pending = ask(wire, seconds=4.0)
+    [command] = wire.step()
+    wire.answer(command, Type.HELD, Held(1 << 20))
+    wire.pass_time(5.1)
+    assert isinstance(pending.error, errors.RequestTimeout)
+
+
 def test_an_answer_that_was_announced_has_the_time_that_its_bytes_take_on_the_slowest_link(wire):
     pending = hold(wire, held_s=5.0, seconds=10.0)
     [command] = wire.step()

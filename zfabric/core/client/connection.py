@@ -23,7 +23,8 @@ class Request:
         answered: called with the answer. expired: called at the deadline.
         size: bytes of it and of its answer, if those are many.
         name: that it was sent to, if that is one that another's session serves; else "".
-        held_ns: the patience once the other side has said that it has it (HELD). announced: bytes of the answer, as
+        held_ns: the patience once the other side has said that it has it (HELD); None: that is not asked for, and
+            changes nothing. announced: bytes of the answer, as
             HELD told them; -1 while it has said nothing. behind: what its connection's ``pace.loose`` was when it was
             sent.
     """
@@ -51,7 +52,7 @@ class Request:
         self.patience_ns = patience_ns
         self.size = size
         self.name = ""
-        self.held_ns = patience_ns
+        self.held_ns: int | None = None
         self.announced = -1
         self.behind = 0
         self.sent_ns = 0
@@ -65,6 +66,8 @@ class Request:
 
     def held(self, size: int, now: int) -> None:
         """The other side has it, and an answer of ``size`` bytes is on its way; 0: not yet."""
+        if self.held_ns is None:
+            return
         self.announced = size
         if self.deadline_ns is not None:
             self.deadline_ns = max(self.deadline_ns, now + self.held_ns + size * SLOWEST_KIB_NS // 1_024)
@@ -75,7 +78,7 @@ class Request:
 
     def patience(self) -> int:
         """Return how long its session may be silent about it, in ns, beside what those bytes take."""
-        return self.patience_ns if self.announced < 0 else self.held_ns
+        return self.patience_ns if self.held_ns is None or self.announced < 0 else self.held_ns
 
 
 class Connection:

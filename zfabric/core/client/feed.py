@@ -30,6 +30,7 @@ from zfabric.core.appetite import Appetite
 from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
+from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
 from zfabric.settings import FETCH_PARTITIONS_MAX
 from zfabric.wire import batch, messages
@@ -183,7 +184,7 @@ class Feed:
         size = max(most, FETCH_BATCH_BYTES) if any(cursor.behind for cursor in wanted) else 0
         body = messages.Fetch(most, parts, self._appetite.part_bytes, self._appetite.part_bytes > 0)
         call = self._client.requests.call(
-            endpoint, Type.FETCH, body, now, now + CALL_NS, "fetch", CALL_NS / 1e9, size=size
+            endpoint, Type.FETCH, body, now, now + CALL_NS, "fetch", CALL_NS / 1e9, size=size, held_ns=PATIENCE_NS
         )
 
         def fetched() -> None:

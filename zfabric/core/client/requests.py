@@ -110,7 +110,7 @@ class Requests:
     ) -> Pending[Command]:  # fmt: skip
         """Send a command and return its answer to come; an ERROR answer comes as an error.
 
-        Once HELD has come, the patience is ``held_ns``, and the deadline no earlier than that.
+        With ``held_ns`` HELD may come first: then that is the patience, and the deadline no earlier.
 
         The error at the deadline is RequestTimeout, or Unreachable if the endpoint has never answered anything.
         """
@@ -136,8 +136,7 @@ class Requests:
         number = self.next_id()
         frames = (messages.command(kind, number, body),)
         request = Request(number, frames, answered, expired, deadline_ns, patience_ns, size)
-        if held_ns is not None:
-            request.held_ns = held_ns
+        request.held_ns = held_ns
         self.send(endpoint, request, now)
         return pending
 

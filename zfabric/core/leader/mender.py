@@ -86,7 +86,14 @@ class Mender:
         body = messages.Fetch(BYTES, [messages.FetchPart(there, first)], PART_BYTES, True)
         entry.asking = True
         answer = self._caller.call(
-            source.endpoint, Type.FETCH, body, now, now + ASK_NS, "fetch of what is damaged", ASK_NS / 1e9
+            source.endpoint,
+            Type.FETCH,
+            body,
+            now,
+            now + ASK_NS,
+            "fetch of what is damaged",
+            ASK_NS / 1e9,
+            held_ns=ASK_NS,
         )
         answer.on_done(lambda: self._answered(where, entry, source, there, answer))
 
