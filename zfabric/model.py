@@ -176,7 +176,8 @@ class LeaderInfo(msgspec.Struct, frozen=True):
         mesh_refused_members, mesh_refused_metadata: claims about members that were not believed, and what members
             tell of themselves that was not kept, for want of room or because of an impossible incarnation.
         mesh_seeds_unanswered: seeds behind which nobody of this mesh was found since the start.
-        mesh_strangers: of those that are no members. mesh_collisions: claims of an id that another process bears.
+        mesh_strangers: of those that are no members. mesh_put_off: comparisons, where too many were asked for.
+        mesh_collisions: claims of an id that another process bears.
         mesh_refutations: claims about itself that it has refuted. mesh_beacons: of this mesh on the local network, its
             own included. mesh_beacons_refused: of other meshes, or garbage, or too many.
     """
@@ -224,6 +225,7 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     mesh_refused_members: int = 0
     mesh_refused_metadata: int = 0
     mesh_seeds_unanswered: int = 0
+    mesh_put_off: int = 0
 
 
 MemberState = Literal["alive", "suspect", "failed", "left"]

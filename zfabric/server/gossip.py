@@ -184,6 +184,7 @@ class Gossip:
             "mesh_seeds_unanswered": len(self._mesh.unanswered),
             "mesh_replayed": counters.replayed,
             "mesh_strangers": counters.strangers,
+            "mesh_put_off": counters.put_off,
             "mesh_collisions": counters.collisions,
             "mesh_refutations": counters.refutations,
             "mesh_beacons": self._introductions.heard,

@@ -8,6 +8,7 @@ import pytest
 
 from zfabric import errors
 from zfabric.core.mesh import rules, suspicion
+from zfabric.core.mesh.health import STATED_MAX
 from zfabric.core.mesh.membership import Mesh
 from zfabric.settings import MeshSettings
 from zfabric.wire import gossip
@@ -244,6 +245,32 @@ def test_a_stranger_that_repeats_our_number_becomes_a_member():
     assert (to, state.type) == ("x:z", Type.STATE)
     assert {member.id for member in state.updates} >= {b"a" * 16}
     assert [event.kind for event in driven.mesh.take_events()] == ["joined"]
+
+
+def test_who_asks_for_the_whole_table_again_and_again_is_told_to_ask_later():
+    """A question of 150 bytes can have a megabyte for an answer. Newcomers get in all the same, and learn it later."""
+    driven = Driven("a")
+    driven.mesh.restore([Member(number.to_bytes(16, "big"), 1, 1, 0, f"x:{number}") for number in range(1, 5_001)])
+
+    def ask(name, answers=0):
+        return driven.hear(name, Type.PUSH_PULL, gossip.PushPull(7, answers, peer(name), 1, bytes(8)))
+
+    answers = [ask("a") for _ in range(100)]
+    told = [sum(len(message.updates) for _, message in answer) for answer in answers]
+    assert told[0] == 5_001
+    assert sum(told) <= STATED_MAX
+    assert told[-1] == 0
+    [(_, last)] = answers[-1]
+    assert last.body.more
+    assert driven.mesh.counters.put_off == told.count(0) > 50
+    [(_, number)] = ask("z")
+    assert number.type == Type.PUSH_PULL, "it is a stranger"
+    body = gossip.State(number.body.sequence, peer("z"), 1, [0], False, [])
+    [(_, answer)] = driven.hear("z", Type.STATE, body)
+    assert answer.body.more
+    assert driven.mesh.member(b"z" * 16) is not None
+    driven.wait(1.1)
+    assert sum(len(message.updates) for _, message in ask("z")) > 4_000
 
 
 def test_equal_tables_cost_two_small_frames():

@@ -43,6 +43,7 @@ class Counters:
         incarnations_refused: claims with an incarnation far above the known one.
         collisions: claims of an id that another process bears.
         news_dropped: from a full queue. events_dropped: that nobody took. relays_refused: probes for others not done.
+        put_off: comparisons, since too much was told within a second.
         probes, probes_failed: rounds. refutations: of claims about this member. pauses: wake-ups that came too late.
     """
 
@@ -65,6 +66,7 @@ class Counters:
     news_dropped: int = 0
     events_dropped: int = 0
     relays_refused: int = 0
+    put_off: int = 0
     probes: int = 0
     probes_failed: int = 0
     refutations: int = 0

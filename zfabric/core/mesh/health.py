@@ -47,6 +47,9 @@ class Awareness:
 STRANGERS_MAX: Final = 100
 """Strangers that are answered in a second: each costs a connection to wherever it says that it is."""
 
+STATED_MAX: Final = 200_000
+"""Members that are looked through and told in a second for those who compare tables: about a third of a core."""
+
 
 class Allowance:
     """So many in each second, and no more: what others can make this member do."""
@@ -56,9 +59,10 @@ class Allowance:
         self._began = 0
         self._done = 0
 
-    def allow(self, now: int) -> bool:
-        """Tell whether one more may be done at ``now`` (monotonic ns), and count it."""
+    def allow(self, now: int, cost: int = 1) -> bool:
+        """Tell whether one more may be done at ``now`` (monotonic ns), and count it for ``cost``."""
         if now - self._began >= SECOND:
             self._began, self._done = now, 0
-        self._done += 1
-        return self._done <= self._most
+        allowed = self._done < self._most
+        self._done += cost
+        return allowed

@@ -383,7 +383,7 @@ class Mesh:
         self._beliefs.merge(body.me, now, by=message)
         mine = self._voice.hashes(body.buckets)
         numbers = differing(gossip.unpack_hashes(body.hashes), mine)
-        self._voice.state(endpoint, body.sequence, body.buckets, numbers, message.sender, want=True)
+        self._voice.state(endpoint, body.sequence, body.buckets, numbers, message.sender, now, want=True)
 
     def _on_state(self, endpoint: str, message: Message, now: int) -> None:
         body = message.body
@@ -394,7 +394,7 @@ class Mesh:
         self._beliefs.merge_all(message, now)
         if body.want:
             known = {member.id: member.incarnation for member in message.updates if member.status == Status.ALIVE}
-            self._voice.state(endpoint, 0, body.buckets, body.want, message.sender, known=known)
+            self._voice.state(endpoint, 0, body.buckets, body.want, message.sender, now, known=known)
         if body.more:
             self._timers.add(now + SECOND, self._on_more, message.sender)
 

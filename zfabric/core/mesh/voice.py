@@ -11,6 +11,7 @@ from zfabric.core.effects import Datagram
 from zfabric.core.mesh.antientropy import Exchanges, state_frames
 from zfabric.core.mesh.dissemination import Queue, transmit_limit
 from zfabric.core.mesh.events import Counters
+from zfabric.core.mesh.health import STATED_MAX, Allowance
 from zfabric.core.mesh.table import Table
 from zfabric.core.mesh.timers import Timers
 from zfabric.settings import MeshSettings
@@ -49,6 +50,7 @@ class Voice:
         self._counters = counters
         self._settings = settings
         self._random = random
+        self._stated = Allowance(STATED_MAX)
         self._number = 0
         self._hashed: tuple[tuple[int, int, int], list[int]] = (-1, 0, 0), []
         self._gossip_at = 0
@@ -106,10 +108,18 @@ class Voice:
         return self._hashed[1]
 
     def state(
-        self, endpoint: str, answers: int, buckets: int, numbers: list[int], receiver: bytes,
+        self, endpoint: str, answers: int, buckets: int, numbers: list[int], receiver: bytes, now: int,
         *, want: bool = False, known: dict[bytes, int] | None = None,
     ) -> None:  # fmt: skip
-        """Send what is known of some buckets; see :func:`~zfabric.core.mesh.antientropy.state_frames`."""
+        """Send what is known of some buckets; see :func:`~zfabric.core.mesh.antientropy.state_frames`.
+
+        A small question can ask for a megabyte. Where too much was told within a second, the answer is to ask again.
+        """
+        size = len(self._table) * (2 if numbers else 1)
+        if not self._stated.allow(now, size):
+            self._counters.put_off += 1
+            self.send(endpoint, Type.STATE, gossip.State(answers, self.me, buckets, [], True, []))
+            return
         for body in state_frames(self.me, self._table, answers, buckets, numbers, receiver, want=want, known=known):
             self.send(endpoint, Type.STATE, body)
 
