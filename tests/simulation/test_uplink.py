@@ -102,6 +102,26 @@ def test_how_far_it_is_behind_is_told_once_both_sides_were_heard_and_grows_while
     assert values(there, "t") == numbers(0, 90)
 
 
+def test_a_hub_that_takes_nothing_is_told_with_its_reason_long_before_it_is_given_up(plant, hub):
+    here, there = plant.connect(), hub.connect("uplink")
+    here.topics.create("t")
+    uplink = Uplink(here, there, topics="t", delivery_timeout=3_600.0)
+    ship_until(uplink, lambda: uplink.status().lag == 0)
+    hub.fill_disk(0)
+    fill(here, "t", numbers(0, 3))
+    ship_until(uplink, lambda: uplink.status().problem)
+    assert "reserve" in uplink.status().problem
+    hub.fill_disk(0, full=False)
+    ship_until(uplink, lambda: uplink.status().lag == 0)
+    assert uplink.status().problem is None
+    hub.partition("uplink", 0)
+    fill(here, "t", numbers(3, 6))
+    ship_until(uplink, lambda: uplink.status().problem == "nothing was acknowledged for 15 s")
+    hub.heal()
+    ship_until(uplink, lambda: uplink.status().lag == 0)
+    assert [notice.kind for notice in uplink.take_notices()] == ["begun", "trouble", "trouble"]
+
+
 def test_a_name_that_the_source_does_not_have_is_told_and_with_once_an_error(plant, hub):
     here, there = plant.connect(), hub.connect()
     here.topics.create("sensor.a")

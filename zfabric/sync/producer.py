@@ -75,6 +75,12 @@ class Producer:
         """Bytes handed to sockets so far, repeats included."""
         return self._core.sender.sent_bytes
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why leaders last refused something that is under way, though they may take it later; None if none did."""
+        with self._pump.lock:
+            return self._core.refusal
+
     @staticmethod
     def delivery(pump: Pump) -> Callable[[OutBatch, int], Delivery]:
         """Return the class of deliveries that wait with ``pump``."""

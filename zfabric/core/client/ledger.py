@@ -139,6 +139,11 @@ class Ledger:
         if self._room is not None:
             self._room.resolve(None)
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why leaders last refused something that is under way, though for a passing reason; None if none did."""
+        return next((batch.refusal for batch in self._live if batch.refusal is not None), None)
+
     def expire(self, now: int) -> None:
         """Report the batches whose time is up; their outcome is unknown, so they are not settled yet."""
         self.close_lanes()

@@ -89,6 +89,11 @@ class Producer:
         return self._ledger.used - sum(lane.room for lane in self._lanes.values())
 
     @property
+    def refusal(self) -> Exception | None:
+        """Why leaders last refused something that is under way, though for a passing reason; None if none did."""
+        return self._ledger.refusal
+
+    @property
     def failures(self) -> Failures:
         """What a flush has to raise."""
         return self._ledger.failures

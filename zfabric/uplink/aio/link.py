@@ -33,6 +33,8 @@ BATCH_BYTES_MAX = 512 * KIB
 BATCHES = 16
 """Batches that are read before the next topic has its turn."""
 COMMIT_NS = 5_000_000_000
+STALL_NS = 15_000_000_000
+"""Without an acknowledgement after which that is a problem; a slow link may need that long for a batch."""
 LOOK_NS = 30_000_000_000
 """How often a link with nothing to do looks at its lanes all the same, where there may be thousands."""
 
@@ -47,7 +49,8 @@ class Link:
     Attributes:
         topic, target: names at the source and at the hub. lanes: by partition number. opened: it is at work.
         backoff: when it may open again. problem: why it does not work, if that is so.
-        sent_bytes: towards the hub so far.
+        sent_bytes: towards the hub so far. stall: why nothing is acknowledged though something is under way, after a
+            while without; None where things go on.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Link:
         self.backoff = Backoff()
         self.problem: errors.ZFabricError | None = None
         self.sent_bytes = 0
+        self.stall: str | None = None
         self._source = source
         self._hub = hub
         self._settings = settings
@@ -84,7 +88,7 @@ class Link:
         self._begun = False
         self._sent_before = 0
         self._committed_ns = 0
-        self._looked_ns = 0
+        self._looked_ns = self._acknowledged_ns = 0
 
     # Opening and closing.
 
@@ -128,6 +132,7 @@ class Link:
                 await self._seek(part.partition, lane)
         self.opened = self._begun = True
         self.problem = None
+        self._acknowledged_ns = 0
 
     async def _begin_reading(self, info: TopicInfo) -> dict[int, int]:
         """Have something to read from; returns the positions where it reads already."""
@@ -177,6 +182,7 @@ class Link:
         """End without waiting for anything: what is under way is asked for when it opens again."""
         self.opened = self._begun = False
         self.problem = problem
+        self.stall = None
         self._waiting.clear()
         consumer, self._consumer = self._consumer, None
         producer, self._producer = self._producer, None
@@ -215,6 +221,7 @@ class Link:
         assert self._producer is not None
         self._looked_ns = now
         moved = await self._look()
+        self._watch(now, moved=moved)
         batches: list[RecordBatch] = []
         while room > 0 and len(batches) < BATCHES:
             if not self._waiting:
@@ -318,6 +325,17 @@ class Link:
             self.backoff.succeeded()
         self._count(self._producer)
         return moved
+
+    def _watch(self, now: int, *, moved: bool) -> None:
+        """Say so if the hub acknowledges nothing for a while."""
+        assert self._producer is not None
+        if moved or not self.in_flight or not self._acknowledged_ns:
+            self._acknowledged_ns, self.stall = now, None
+        elif self.stall is None and now - self._acknowledged_ns >= STALL_NS:
+            refusal = self._producer.refusal
+            why = "" if refusal is None else f"; last refused: {refusal}"
+            self.stall = f"nothing was acknowledged for {STALL_NS // 1_000_000_000} s{why}"
+            self._tell(Notice("trouble", self.topic, None, self.stall))
 
     def _move(self) -> None:
         """Follow the consumer over what it skipped where nothing came after it."""

@@ -402,7 +402,8 @@ class Uplink:
         """Return how far it is. May be called from any thread, beside :meth:`run`."""
         links = list(self._links.values())
         parts = [part for link in links for part in link.status()]
-        problem = self._trouble()
+        error = self._trouble()
+        problem = str(error) if error is not None else next((link.stall for link in links if link.stall), None)
         known = self._scan_ns and all(link.lanes for link in links)
         return UplinkStatus(
             topics=sorted({link.topic for link in links}),
@@ -411,7 +412,7 @@ class Uplink:
             lag=sum(part.lag for part in parts) if known else None,
             sent_bytes=self._sent_bytes(),
             in_flight_bytes=sum(link.in_flight + link.waiting for link in links),
-            problem=None if problem is None else str(problem),
+            problem=problem,
             partitions=parts,
         )
 
