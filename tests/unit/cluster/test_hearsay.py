@@ -140,6 +140,18 @@ def test_keepers_that_are_silent_are_asked_in_turn_and_leave_doubts(roster, hear
     assert seen(roster) == {1: (Status.ALIVE, "tcp://h:1")}
 
 
+def test_keepers_that_know_nothing_of_the_mesh_are_not_asked_all_the_time(roster, hearsay):
+    """As those that are members of none."""
+    for _ in range(2):
+        assert hearsay.next_deadline() <= 2 * SECOND + ASK_NS
+        hearsay.ask(2 * SECOND)
+        hearsay.heard(answer(told(1), mesh=""), 2 * SECOND)
+    assert hearsay.next_deadline() == 2 * SECOND + IDLE_NS
+    roster.clock(3 * SECOND, 1_000)
+    roster.serve(Members())
+    assert hearsay.next_deadline() == 2 * SECOND + ASK_NS
+
+
 def test_what_a_keeper_says_has_a_bound(roster, hearsay, monkeypatch):
     monkeypatch.setattr(rosters, "HEARD_MAX", 3)
     hearsay.ask(SECOND)

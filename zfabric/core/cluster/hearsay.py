@@ -93,4 +93,5 @@ class Hearsay:
             self._roster.doubt_heard()
         self._number = (self._number + 1) % len(self._keepers)
         self._question = Members()
-        self._asked_ns, self._due = 0, now + ASK_NS
+        self._asked_ns = 0 if self._missed % len(self._keepers) else now  # After each round it is not urgent.
+        self._due = now + ASK_NS
