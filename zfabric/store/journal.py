@@ -34,6 +34,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from _thread import get_ident  # All that is wanted of threading, which a leader does not load for it.
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -61,6 +62,7 @@ class Journal:
 
     Attributes:
         bytes: length of the entries that count.
+        lent_bytes: what other threads than the one that opened it have appended.
         dropped_bytes: what followed them when the file was opened: stale entries, or a tail that a crash tore.
 
     Raises:
@@ -69,6 +71,8 @@ class Journal:
 
     def __init__(self, directory: str, generation: int) -> None:
         self._directory = directory
+        self._thread = get_ident()
+        self.lent_bytes = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(os.path.join(directory, JOURNAL), flags, 0o600)
         self.bytes = 0
@@ -97,6 +101,8 @@ class Journal:
         except OSError as error:
             self._undo(error)
         self.bytes += _HEAD.size + length
+        if get_ident() != self._thread:
+            self.lent_bytes += _HEAD.size + length
 
     def entries(self, generation: int) -> Iterator[bytes]:
         """Yield the entries that no commit covers, oldest first."""

@@ -79,9 +79,9 @@ class VolumeStats:
         map_bytes: address space of the map. used_bytes: length of the data file that LMDB uses, free pages included.
         free_bytes: what the disk has left for this user, as of the last :meth:`Volume.refresh_room`.
         commits: that wrote something.
-        bytes_written: what the opening thread made the kernel write to disks (pages made dirty, counted by the
-            kernel): LMDB's pages and its meta page, and the journal. A page that is overwritten before the kernel
-            writes it counts once. Zero on file systems in memory.
+        bytes_written: what the opening thread made the kernel write to disks (pages made dirty, counted by it): LMDB's
+            pages, its meta page, and the journal, where other threads' entries count too. A page that is overwritten
+            before the kernel writes it counts once. Zero on file systems in memory, but for those entries.
         journal_bytes: entries that no commit covers yet.
         journal_dropped_bytes: stale or torn bytes that opening removed from the journal.
     """
@@ -357,7 +357,7 @@ class Volume:
             used_bytes=self._used_bytes,
             free_bytes=self._free_bytes - self._journal.bytes,
             commits=self._commits,
-            bytes_written=(_blocks_written() - self._written_before) * _USAGE_BLOCK,
+            bytes_written=(_blocks_written() - self._written_before) * _USAGE_BLOCK + self._journal.lent_bytes,
             journal_bytes=self._journal.bytes,
             journal_dropped_bytes=self._journal.dropped_bytes,
         )

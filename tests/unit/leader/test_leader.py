@@ -200,7 +200,9 @@ def test_nothing_is_told_of_a_turn_that_was_not_committed(node):
     leader.abandon()
     assert leader.take_effects() == []
     assert node.fetch(0) == []
+    assert leader.counters.records_in == 0
     assert node.produce(0).base_offset == 0
+    assert (leader.counters.records_in, leader.counters.batches_in) == (1, 1)
 
 
 def test_a_batch_is_published_as_it_is_stored(node):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import lmdb
 import pytest
@@ -445,6 +446,15 @@ def test_stats_show_the_pages_written(volume):
     assert stats.used_bytes >= MIB // 4
     # A file system in memory writes nothing.
     assert stats.bytes_written == 0 or stats.bytes_written >= MIB // 4
+
+
+def test_stats_show_what_another_thread_has_written_to_the_journal(volume):
+    """A lent turn's entries."""
+    before = volume.stats().bytes_written
+    lent = threading.Thread(target=volume.journal, args=(bytes(MIB // 4),))
+    lent.start()
+    lent.join()
+    assert volume.stats().bytes_written - before >= MIB // 4
 
 
 def test_deleted_values_leave_pages_to_reuse(volume):

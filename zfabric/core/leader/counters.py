@@ -20,6 +20,7 @@ class Counters:
     """
 
     __slots__ = (
+        "_settled",
         "batches_in",
         "bytes_in",
         "bytes_out",
@@ -49,6 +50,15 @@ class Counters:
         self.errors = 0
         self.damaged = 0
         self.mended = 0
+        self._settled = (0, 0, 0, 0, 0)
+
+    def settled(self) -> None:
+        """What the turn did counts."""
+        self._settled = self.batches_in, self.records_in, self.bytes_in, self.published, self.trimmed
+
+    def abandon(self) -> None:
+        """The turn was given up: what it did is done again, or not at all."""
+        self.batches_in, self.records_in, self.bytes_in, self.published, self.trimmed = self._settled
 
     def values(self) -> dict[str, int | float | str]:
         """Return those that STATUS tells as they are."""

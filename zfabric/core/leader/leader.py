@@ -227,6 +227,7 @@ class Leader:
         self._staging.settled()
         self._keepers.settled()
         self.damage.settled()
+        self.counters.settled()
         self.copies.lost = False
         for partition in self._touched_rings.values():
             assert isinstance(partition.log, MemoryLog)
@@ -250,6 +251,7 @@ class Leader:
         self._commits.forget()
         self.copies.abandon()
         self.damage.abandon()
+        self.counters.abandon()
         self._touched_rings.clear()
 
     def postpone(self) -> None:
