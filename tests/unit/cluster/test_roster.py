@@ -258,6 +258,17 @@ def test_a_client_that_fills_the_table_makes_room_for_others_up_to_their_share()
     assert len(held(roster)) == SERVICES_MAX
 
 
+def test_a_client_with_many_instances_does_not_fill_the_card_alone():
+    """What is not on it is found later, by asking its member."""
+    roster = made()
+    for number in range(200):
+        announce(roster, instance(number), client=b"greedy")
+    announce(roster, instance(1_000), client=b"modest")
+    announce(roster, instance(1_001), client=b"modest")
+    shown = [service.instance for service in card_of(ask(roster)).services]
+    assert shown[:5] == [0, 1_000, 1, 1_001, 2]
+
+
 def test_what_a_client_holds_follows_its_instances_to_its_next_connection_and_ends_with_their_leases():
     roster = made()
     for number in range(SERVICES_MAX):

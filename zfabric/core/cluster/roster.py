@@ -10,8 +10,8 @@ dropped under a new ``run``, and every client reads the whole table once. Anothe
 **Leases.** An instance of a service is there until its lease ends or it says that it has ended. At most
 ``SERVICES_MAX`` are: one more is refused, since forgetting another one would take it from its callers. Only a client
 that has at least two fewer than the one with most takes a place from that one, its latest: so nobody can fill the table
-alone, and what a client has within its fair share stays. While an instance is there, its number is not taken for
-another endpoint from another client.
+alone, and what a client has within its fair share stays. The card has room for some; clients have it in turns. While an
+instance is there, its number is not taken for another endpoint from another client.
 
 **The card** says what this member leads and offers. Topics and services change it at once. End offsets and load go
 onto it when they are reported: every 10 s, or as many seconds as there are members, so that all members of a mesh
@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -298,12 +299,21 @@ class Roster:
         self._services_version = self._version
 
     def _renew(self) -> None:
-        services = [lease.service for lease in self._leases.values()]
+        services = self._in_turns()
         more = self._card.more or len(services) > CARD_SERVICES_MAX
         card = msgspec.structs.replace(self._card, services=services[:CARD_SERVICES_MAX], more=more)
         self.metadata = cards.fitting(card)
         me = MemberIs(self.me, Status.ALIVE, self._incarnation, self._endpoint, self.metadata, 0, self._since_ms)
         self._put(me)
+
+    def _in_turns(self) -> list[ServiceCard]:
+        """Return the services as the card shows them while it has room: each client's first, then each one's second."""
+        before: Counter[bytes] = Counter()
+        ranked = []
+        for lease in self._leases.values():
+            ranked.append((before[lease.client], lease.service))
+            before[lease.client] += 1
+        return [service for _, service in sorted(ranked, key=itemgetter(0))]
 
     # What clients ask.
 
