@@ -139,12 +139,16 @@ def test_a_copied_directory_does_not_take_the_place_of_the_first(mesh, tmp_path)
     assert first.sees(copy) is None
 
 
-def test_garbage_forged_replayed_and_oversized_frames_are_counted_and_hurt_nobody(mesh):
-    """On the ROUTER that serves clients as well."""
+@pytest.mark.parametrize("keyed", [False, True])
+def test_garbage_forged_replayed_and_oversized_frames_are_counted_and_hurt_nobody(mesh, tmp_path, keyed):
+    """On the ROUTER that serves clients as well, whether the mesh has a key or not."""
+    key = str(tmp_path / "key") if keyed else ""
+    if keyed:
+        keyfile.create_key(key)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as listener, context.socket(zmq.DEALER) as attacker:
         port = listener.bind_to_random_port("tcp://127.0.0.1", 10_000, 20_000)
-        victim = mesh("0")
-        other = mesh("1", seeds=[victim, f"tcp://127.0.0.1:{port}"])
+        victim = mesh("0", key_file=key)
+        other = mesh("1", key_file=key, seeds=[victim, f"tcp://127.0.0.1:{port}"])
         assert agree([victim, other])
         assert listener.poll(60_000), "a seed is spoken to"
         _, captured = listener.recv_multipart()
