@@ -30,8 +30,9 @@ for services' and  none                **No application probes where others can 
 SUB                                    the process (``Assertion failed: !_io_error``) when it is time for a probe of a
                                        connection that has ended while that queue was full: as that of a service whose
                                        caller sent 1,000 messages at once and was killed (measured). A leader may,
-                                       since it looks at its queue all the time, and has a supervisor. What is behind a
-                                       SUB is found out by the DEALER to the same leader, and by TCP.
+                                       since nothing else tells it of frozen clients: it looks at its queue all the
+                                       time, and has a supervisor (one of 282 such floods ended one, for 0.3 s). What
+                                       is behind a SUB is found out by the DEALER to the same leader, and by TCP.
 TCP_KEEPALIVE      4 s, 3 times 1 s    Of those: whoever is cut off is noticed though nothing is sent to it, by the
                                        kernel, which needs no timers of libzmq's.
 on slow links      15,000 ms           Timeout of a session whose predecessor was lost with much on its way. The kernel
