@@ -238,6 +238,60 @@ def test_who_slept_for_a_message_gets_it_without_a_look_for_others(lie):
         os.close(driver.writer)
 
 
+class Elsewhere(Chatter):
+    """All that comes is taken by another thread; nobody may sleep once ``pending`` is done."""
+
+    def __init__(self, pending):
+        super().__init__()
+        self.due_ns = FAR_NS
+        self.pending = pending
+        self.waited = threading.Event()
+
+    def fds(self):
+        return []
+
+    def unread(self):
+        assert not self.pending.done, "it would sleep, though what it waits for is there"
+
+    def step(self, ready=None, until=None):
+        self.waited.set()
+
+    def run_callbacks(self):
+        return None
+
+
+@pytest.mark.parametrize("calling", [False, True])
+def test_who_waits_does_not_sleep_once_another_thread_has_what_it_waits_for(calling):
+    """Nothing would wake it before something is due: an acknowledgement would be seen half a second late."""
+    pending = Pending()
+    driver = Elsewhere(pending)
+    pump = Pump(driver)
+
+    def answer():
+        assert driver.waited.wait(PATIENCE_S)
+        with pump.lock:  # Which is free once the other one waits.
+            pending.resolve(None)
+            pump._driving = False
+            pump._changed.notify_all()
+
+    def call_back():
+        driver.calling = False
+        pending.resolve(None)
+
+    driver.calling = calling
+    driver.run_callbacks = call_back if calling else driver.run_callbacks
+    other = threading.Thread(target=answer)
+    if not calling:
+        pump._driving = True  # As while the thread polls.
+        other.start()
+    try:
+        assert pump.wait(pending, PATIENCE_S)
+    finally:
+        if not calling:
+            other.join(PATIENCE_S)
+        pump.close()
+
+
 class Sight:
     """Says that one is to watch, and keeps what one says of it."""
 

@@ -268,11 +268,11 @@ class Pump:
         interrupts.deliver()
         if self.driver.core.calling:
             self._call_back()
-            return ()
+            return None if pending.done else ()
         due_ns = _earlier(due_ns, deadline_ns)
         if self._driving:
             self._changed.wait(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            return ()
+            return None if pending.done else ()  # Who polled meanwhile has stepped with what it found.
         if not self.driver.core.restless:
             return ()
         return self._poll(time.monotonic_ns(), due_ns)
