@@ -268,11 +268,11 @@ class Pump:
         interrupts.deliver()
         if self.driver.core.calling:
             self._call_back()
-            return None if pending.done else ()
+            return None if _is_done(pending) else ()
         due_ns = _earlier(due_ns, deadline_ns)
         if self._driving:
             self._changed.wait(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            return None if pending.done else ()  # Who polled meanwhile has stepped with what it found.
+            return None if _is_done(pending) else ()  # Who polled meanwhile has stepped with what it found.
         if not self.driver.core.restless:
             return ()
         return self._poll(time.monotonic_ns(), due_ns)
@@ -443,6 +443,11 @@ class Pump:
             os.close(self._wake_reader)
             os.close(self._wake_writer)
         self.driver.ended()
+
+
+def _is_done(pending: Awaited) -> bool:
+    """Tell whether it is by now: others may have had the lock since one looked."""
+    return pending.done
 
 
 def _earlier(due_ns: int | None, other_ns: int | None) -> int | None:
