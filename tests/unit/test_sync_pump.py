@@ -260,8 +260,8 @@ class Elsewhere(Chatter):
         return None
 
 
-@pytest.mark.parametrize("calling", [False, True])
-def test_who_waits_does_not_sleep_once_another_thread_has_what_it_waits_for(calling):
+@pytest.mark.parametrize("meanwhile", ["another polls", "callbacks", "it polls itself"])
+def test_who_waits_does_not_sleep_once_another_thread_has_what_it_waits_for(meanwhile):
     """Nothing would wake it before something is due: an acknowledgement would be seen half a second late."""
     pending = Pending()
     driver = Elsewhere(pending)
@@ -271,23 +271,29 @@ def test_who_waits_does_not_sleep_once_another_thread_has_what_it_waits_for(call
         assert driver.waited.wait(PATIENCE_S)
         with pump.lock:  # Which is free once the other one waits.
             pending.resolve(None)
-            pump._driving = False
-            pump._changed.notify_all()
+            driver.restless = False
+            if meanwhile == "another polls":
+                pump._driving = False
+                pump._changed.notify_all()
+            else:
+                pump._wake()
 
     def call_back():
         driver.calling = False
         pending.resolve(None)
 
-    driver.calling = calling
-    driver.run_callbacks = call_back if calling else driver.run_callbacks
     other = threading.Thread(target=answer)
-    if not calling:
-        pump._driving = True  # As while the thread polls.
+    if meanwhile == "callbacks":
+        driver.calling, driver.run_callbacks = True, call_back
+        driver.waited.set()
+    else:
+        pump._driving = meanwhile == "another polls"
+        driver.restless = meanwhile == "it polls itself"
         other.start()
     try:
         assert pump.wait(pending, PATIENCE_S)
     finally:
-        if not calling:
+        if other.ident is not None:
             other.join(PATIENCE_S)
         pump.close()
 

@@ -250,7 +250,8 @@ class Pump:
             more = self._drive(pending, deadline_ns, more)
             if more is not None and deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                 return False
-            if more == () and not (core.restless or self._driving):
+            # Others have had the lock meanwhile: who has what it waits for by now must not sleep for more.
+            if more == () and not (pending.done or core.restless or self._driving):
                 more = self._exchange(pending, deadline_ns)
         return True
 
@@ -268,11 +269,11 @@ class Pump:
         interrupts.deliver()
         if self.driver.core.calling:
             self._call_back()
-            return None if _is_done(pending) else ()
+            return ()
         due_ns = _earlier(due_ns, deadline_ns)
         if self._driving:
             self._changed.wait(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            return None if _is_done(pending) else ()  # Who polled meanwhile has stepped with what it found.
+            return ()
         if not self.driver.core.restless:
             return ()
         return self._poll(time.monotonic_ns(), due_ns)
@@ -443,11 +444,6 @@ class Pump:
             os.close(self._wake_reader)
             os.close(self._wake_writer)
         self.driver.ended()
-
-
-def _is_done(pending: Awaited) -> bool:
-    """Tell whether it is by now: others may have had the lock since one looked."""
-    return pending.done
 
 
 def _earlier(due_ns: int | None, other_ns: int | None) -> int | None:
