@@ -36,18 +36,23 @@ def set_back(simulation, number, items):
     process.start()
 
 
+def originate(simulation, lost):
+    """Have peer 0 originate three records, and so many more after a backup, which is returned."""
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t")
+    send(origin, b"both", 3)
+    backup = simulation.processes[0].disk.items()
+    send(origin, b"lost", lost)
+    return backup
+
+
 @contextmanager
 def kept(seed, lost):
     """Peer 0 originates three records, and so many more after a backup; peer 1 keeps all. Gives the backup too."""
     with Simulation(seed=seed, peers=3, keep={1: ["t"]}) as simulation:
         simulation.advance(1.0)
         simulation.restart = False
-        origin = simulation.connect("a", peer=0)
-        origin.topics.create("t")
-        send(origin, b"both", 3)
-        backup = simulation.processes[0].disk.items()
-        send(origin, b"lost", lost)
-        yield simulation, backup
+        yield simulation, originate(simulation, lost)
 
 
 @pytest.fixture
@@ -88,11 +93,8 @@ def test_a_reader_of_an_origin_that_was_set_back_is_told_and_misses_nothing_of_w
 
 def test_a_group_that_comes_back_is_told_though_it_has_received_nothing_since(simulation):
     """It has asked where it was, and the origin is away until it is another one."""
-    origin, reader = simulation.connect("a", peer=0), simulation.connect("b", peer=1)
-    origin.topics.create("t")
-    send(origin, b"both", 3)
-    backup = simulation.processes[0].disk.items()
-    send(origin, b"lost", 2)
+    backup = originate(simulation, 2)
+    reader = simulation.connect("b", peer=1)
     with reader.consumer("t", group="g") as consumer:
         assert len(read(consumer, 5)) == 5
         consumer.commit()
@@ -107,11 +109,8 @@ def test_a_group_that_comes_back_is_told_though_it_has_received_nothing_since(si
 
 
 def test_what_was_processed_of_a_log_that_was_set_back_is_not_committed_in_the_one_that_there_is(simulation):
-    origin, reader = simulation.connect("a", peer=0), simulation.connect("b", peer=1)
-    origin.topics.create("t")
-    send(origin, b"both", 3)
-    backup = simulation.processes[0].disk.items()
-    send(origin, b"lost", 2)
+    backup = originate(simulation, 2)
+    reader = simulation.connect("b", peer=1)
     with reader.consumer("t", group="g") as consumer:
         assert len(read(consumer, 5)) == 5
         set_back(simulation, 0, backup)
