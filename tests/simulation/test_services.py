@@ -90,6 +90,54 @@ def test_what_one_instance_refuses_another_takes_and_all_refuse_only_when_all_ar
         assert all(service.stats()["overloaded"] > 0 for service in services)
 
 
+def test_an_instance_that_is_full_does_not_draw_the_requests_that_another_one_has_room_for():
+    """It refuses at once, so by latency it is the best: were that all, repeats would soon have used up their budget."""
+    with Simulation(1) as simulation:
+
+        async def method(request):
+            await simulation.sleep(50.0 if request.value else 0.05)
+            return b"done"
+
+        async def play():
+            full = await offer(simulation, "host-1", method, concurrency=1, queue=0)
+            await offer(simulation, "host-2", method)
+            hog, fabric = simulation.connect_async("hog"), simulation.connect_async("caller")
+            held = simulation.start(hog.request("s.m", b"hold", instance=full.instance, timeout=60.0))
+            await simulation.sleep(1.0)
+            for _ in range(30):
+                assert await outcomes(simulation, fabric, 10) == [b"done"] * 10
+            assert await simulation.world.join(held) == b"done"
+            return full
+
+        (full,) = simulation.run(play(), seconds=600.0)
+        assert full.stats()["overloaded"] < 100
+
+
+def test_instances_of_one_service_may_have_different_methods():
+    """As while a version with a new method is rolled out; one that nobody has is still told at once."""
+    with Simulation(1) as simulation:
+
+        async def method(request):
+            return request.method.encode()
+
+        async def play():
+            for number, name in enumerate(["old", "new"]):
+                service = simulation.connect_async(f"host-{number}").service("s")
+                service.method(name)(method)
+                await service.start()
+            fabric = simulation.connect_async("caller")
+            for _ in range(200):
+                assert await fabric.request("s.old") == b"old"
+                assert await fabric.request("s.new") == b"new"
+            began = simulation.now
+            for _ in range(50):
+                with pytest.raises(errors.UnknownMethod):
+                    await fabric.request("s.none")
+            assert simulation.now - began < 1.0
+
+        simulation.run(play(), seconds=600.0)
+
+
 def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while():
     with Simulation(1) as simulation:
         executed = []

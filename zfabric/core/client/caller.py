@@ -11,8 +11,8 @@ drain; a request without one waits here, where it is certainly not sent.
 not sent               placed as soon as some instance can take it, within ``HUNGER_NS`` and its deadline
 REFUSED, draining or   not executed: to another instance at once, for nothing
 another instance
-REFUSED, overloaded    not executed: to another instance, for one of the budget; the error if all have refused
-or no such method
+REFUSED, overloaded    not executed: to another instance, for nothing to one that has refused none lately
+or no such method      (:mod:`zfabric.core.client.refusals`), to an overloaded one for one of the budget; else the error
 lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, the
                        first time for nothing (each connection is lost once), then for one of the budget; else
                        CalleeLost
@@ -318,7 +318,7 @@ class Caller:
         self._remember(attempt.errand.method, idempotent=bool(answer.flags & calls.FLAG_IDEMPOTENT))
         if kind == calls.REPLY and attempt.errand.inflow is None:
             channel.observe(now - attempt.sent_ns)
-            self._succeeded(pool, channel)
+            self._succeeded(pool, attempt)
             errand = self._end(attempt)
             self._finish(errand, now)
             errand.resolve(answer.body)
@@ -334,7 +334,7 @@ class Caller:
                 if isinstance(error, errors.RemoteError):
                     self._failed(pool, channel, now, own=False)
                 else:
-                    self._succeeded(pool, channel)
+                    self._succeeded(pool, attempt)
                 errand = self._end(attempt)
                 self._finish(errand, now)
                 errand.fail(error)
@@ -378,7 +378,7 @@ class Caller:
             problem = f"chunk {answer.value} of a stream, which is not the next one"
             self.give_up(errand, errors.ProtocolViolation(problem=problem, allowed="each chunk once, in order"), now)
         elif end:
-            self._succeeded(pool, channel)
+            self._succeeded(pool, attempt)
             self._end(attempt)
             self._finish(errand, now)
             errand.resolve(b"")
@@ -391,18 +391,15 @@ class Caller:
         free = isinstance(error, _FREE)
         if isinstance(error, errors.ServiceDraining) and not channel.draining:
             self._retire(pool, channel)
-        if errand.attempts:
-            return  # The other one of two goes on.
         elsewhere = isinstance(error, _ELSEWHERE)
         if elsewhere:
             errand.refused = error
-        if errand.refusals > REFUSALS_MAX or not (free or elsewhere) or errand.instance:
-            again = False
-        elif free:
-            again = True
-        else:
-            again = pool.choose(errand, now) is not None and pool.budget.spend()
-        if again:
+            channel.breaker.wary = True
+            pool.refusals.note(channel.instance, errand.method, error, now)
+        if errand.attempts:
+            return  # The other one of two goes on.
+        possible = errand.refusals <= REFUSALS_MAX and not errand.instance
+        if possible and (free or (elsewhere and pool.takes_over(errand, error, now))):
             self._place(pool, errand, now)
         else:
             self._not_done(errand, error, now)
@@ -412,10 +409,13 @@ class Caller:
         self._finish(errand, now)
         errand.fail(errors.CalleeLost(what=errand.what, endpoint=errand.lost) if errand.lost else error)
 
-    def _succeeded(self, pool: Pool, channel: Channel) -> None:
+    def _succeeded(self, pool: Pool, attempt: Attempt) -> None:
+        channel = attempt.channel
         if channel.breaker.trial:
             pool.changed()
         channel.breaker.success()
+        if pool.refusals.any and pool.refusals.answered(channel.instance, attempt.sent_ns):
+            channel.breaker.wary = True
 
     def _failed(self, pool: Pool, channel: Channel, now: int, *, own: bool) -> None:
         if channel.breaker.failure(now, pool.best_share(channel), own=own):

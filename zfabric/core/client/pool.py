@@ -11,7 +11,8 @@ long, for whatever reason, does not make an instance slow: it counts as at most 
 weights differ within a version, the first of the two is drawn by weight, and gives way to the second only when it is
 more than twice as busy for its weight: by the lower cost alone an instance of weight 50 would get nothing while another
 one is idle. Two random choices keep callers that know nothing of each other from running to the same idle instance
-(Mitzenmacher 2001). What is not connected, draining, ejected or full is left out; if all are ejected, none is.
+(Mitzenmacher 2001). What is not connected, draining, ejected or full is left out; if all are ejected, none is. What has
+refused the like lately is left aside while there is another one (:mod:`zfabric.core.client.refusals`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from zfabric import errors
 from zfabric.core.client.breaker import Breaker
 from zfabric.core.client.budget import Budget
 from zfabric.core.client.errand import Attempt, Errand
+from zfabric.core.client.refusals import Refusals
 from zfabric.settings import CALLS_PER_INSTANCE_MAX, ERROR_TEXT_MAX
 from zfabric.wire.card import DRAINING, ServiceCard
 
 VERSIONS_MAX: Final = 100
-"""Versions that were asked for, whose instances are remembered."""
+"""Versions that were asked for, and sets of who is left aside, whose instances are remembered."""
 LATENCY_MIN_NS: Final = 20_000
 LATENCY_WEIGHT: Final = 0.2
 LATENCY_JUMP: Final = 4
@@ -161,6 +163,7 @@ class Pool:
     Attributes:
         channels: by instance. hungry: errands that no instance could take yet. budget: for repeats.
         used_ns: when it was last asked for something. only: the instance that all get who want any, if there is one.
+        refusals: what its instances have refused lately.
     """
 
     def __init__(self, service: str, random: Callable[[], float]) -> None:
@@ -170,8 +173,10 @@ class Pool:
         self.budget = Budget()
         self.used_ns = 0
         self.only: Channel | None = None
+        self.refusals = Refusals()
         self._random = random
-        self._groups: dict[str, list[tuple[float, _Group]]] = {}
+        # By version, and who is left aside.
+        self._groups: dict[tuple[str, tuple[int, ...]], list[tuple[float, _Group]]] = {}
 
     def changed(self) -> None:
         """An instance came, went, or may be asked now and could not before, or the other way round."""
@@ -193,12 +198,26 @@ class Pool:
             channel = self.channels.get(errand.instance)
             able = channel is not None and channel.ready and not channel.draining and not channel.full
             return channel if able else None
-        groups = self._groups.get(errand.version)
+        if self.refusals.any:
+            found = self._among(errand, self.refusals.aside(errand.method, now), now)
+            if found is not None:
+                return found
+        return self._among(errand, (), now)
+
+    def takes_over(self, errand: Errand, error: errors.ZFabricError, now: int) -> bool:
+        """Tell whether another instance is to be asked for what was refused with an error; it may cost a repeat."""
+        if self._among(errand, self.refusals.aside(errand.method, now), now) is not None:
+            return True
+        lacking = isinstance(error, errors.UnknownMethod)
+        return not lacking and self._among(errand, (), now) is not None and self.budget.spend()
+
+    def _among(self, errand: Errand, aside: tuple[int, ...], now: int) -> Channel | None:
+        groups = self._groups.get((errand.version, aside))
         if groups is None:
             if len(self._groups) >= VERSIONS_MAX:
                 self.changed()
-            groups = self._groups[errand.version] = self._grouped(errand.version)
-            if not errand.version and len(groups) == 1:
+            groups = self._groups[errand.version, aside] = self._grouped(errand.version, aside)
+            if not errand.version and not aside and len(groups) == 1:
                 self.only = groups[0][1].only
         if not groups:
             return None
@@ -248,9 +267,10 @@ class Pool:
         place = self._random() * groups[-1][0]
         return next((group for bound, group in groups if place < bound), groups[-1][1])
 
-    def _grouped(self, wanted: str) -> list[tuple[float, _Group]]:
+    def _grouped(self, wanted: str, aside: tuple[int, ...]) -> list[tuple[float, _Group]]:
         able = [c for c in self.channels.values() if c.ready and not c.draining and fits(c.card.version, wanted)]
         able = [channel for channel in able if not channel.breaker.until_ns] or able
+        able = [channel for channel in able if channel.instance not in aside]
         groups, bound = [], 0.0
         for version in sorted({channel.card.version for channel in able}):
             channels = [channel for channel in able if channel.card.version == version]
