@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from zfabric.core.client.job import Job
     from zfabric.core.client.responder import Responder
 
+STREAMS = (AsyncIterator, Iterator)
+"""What a handler may return in place of being a generator."""
 CONCURRENCY = 100
 """Requests that run at once by default: tasks cost little."""
 PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from zfabric.errors.base import Value, ZFabricError
+from zfabric.errors.base import OWN, Value, ZFabricError
 from zfabric.errors.calls import (
     AlreadyExists,
     BadInput,
@@ -168,5 +168,25 @@ def from_wire(code: int, values: dict[str, Value]) -> ZFabricError:
         given = {name: values[name] for name in (*wanted, *kind.defaults) if name in values}
         with suppress(KeyError, ValueError, TypeError):
             if all(isinstance(given[name], fits) for name, fits in wanted.items()):
-                return kind(**given)
+                error = kind(**given)
+                return _applications(error) if kind is RemoteError else error
+    elif isinstance(message := values.get("message"), str) and len(values) == 1:
+        return ZFabricError(message=message[:_UNKNOWN_TEXT_MAX])
     return ZFabricError(message=f"error {code}: {values}"[:_UNKNOWN_TEXT_MAX])
+
+
+def _applications(remote: ZFabricError) -> ZFabricError:
+    """Return an application's own error, where it is known here and takes these values; else what tells of it."""
+    code, details, trace = (remote.values[name] for name in ("error", "details", "traceback"))
+    kind = OWN.get(code) if isinstance(code, int) else None
+    if kind is None or not isinstance(details, str):
+        return remote
+    import json
+
+    try:
+        own = kind(**json.loads(details))
+    except Exception:  # noqa: BLE001 - a class of the application's, and values that another process gave
+        return remote
+    if trace:
+        own.add_note(str(trace))
+    return own

@@ -74,11 +74,15 @@ class CalleeLost(ZFabricError):
 
 
 class RemoteError(ZFabricError):
-    """The handler raised something that is no ZFabricError: the exception's type and text, as it has them."""
+    """The handler raised something that is none of these errors: the exception's type and text, as it has them.
+
+    ``traceback`` is there if the caller wanted it. Of an application's own error, which is not known here, ``error`` is
+    the code, and ``details`` are the values in JSON.
+    """
 
     code = 96
     template = "{method!r} raised {kind}: {text}"
-    defaults: ClassVar[dict[str, Value]] = {"traceback": ""}
+    defaults: ClassVar[dict[str, Value]] = {"traceback": "", "error": 0, "details": ""}
     method: str
     kind: str
     text: str

@@ -148,6 +148,7 @@ class Calling:
         It returns ``proceed(call)``, or another result, or raises.
         """
         check_callable("middleware", hook)
+        workers.check("middleware", hook)
         self._call_hooks.append(hook)
         return hook
 

@@ -18,6 +18,7 @@ from zfabric.core.client import arguments, tracing
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.responder import Responder
 from zfabric.core.client.tracing import ALONE, ALONE_BYTES
+from zfabric.errors.base import OWN_CODE_MIN
 from zfabric.settings import CALL_BYTES_MAX, ERROR_TEXT_MAX, check_callable, check_flag, check_name, check_range
 from zfabric.sync import workers
 from zfabric.wire import calls
@@ -136,8 +137,10 @@ class Service:
     def method(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
         """Offer the decorated function under ``name``, which has no dot; callers ask for ``SERVICE.name``.
 
-        It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream. What it raises goes to
-        the caller: a ZFabricError as itself, anything else as RemoteError. ``health`` and ``stats`` are there from the
+        It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream; a function that
+        returns one, as a decorated generator, gives them to those who ask for a stream. What it raises goes to
+        the caller: a ZFabricError as itself, one of the application's own where the caller knows its ``code`` too, and
+        anything else as RemoteError. ``health`` and ``stats`` are there from the
         beginning, and may be replaced.
 
         Args:
@@ -151,6 +154,7 @@ class Service:
 
         def offer(handler: Handler) -> Handler:
             check_callable("handler", handler)
+            workers.check("handler", handler)
             stream = inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
             self._responder.offer(Method(name, handler, idempotent=idempotent, stream=stream))
             return handler
@@ -163,6 +167,7 @@ class Service:
         It returns ``proceed(request)``, or another result, or raises. For a stream the result is its iterator.
         """
         check_callable("middleware", hook)
+        workers.check("middleware", hook)
         self._middleware.append(hook)
         return hook
 
@@ -302,7 +307,8 @@ class Service:
         try:
             body = self._handle(job)
         except errors.ZFabricError as error:
-            self._fail(job, error)
+            known = type(error) is errors.ZFabricError or 1 < error.code < OWN_CODE_MIN
+            self._fail(job, error if known else self._remote(job, error))
         except BaseException as error:  # noqa: BLE001, RUF100 - a handler's; its caller is told
             self._fail(job, self._remote(job, error))
             _log.info("handler_failed service=%s method=%s error=%r", self.name, job.method.name, error)
@@ -331,7 +337,7 @@ class Service:
             result = handler(request)
         if type(result) is bytes and self._serializer is None and len(result) <= CALL_BYTES_MAX and not method.stream:
             return result
-        if method.stream:
+        if method.stream or (job.streaming and isinstance(result, workers.STREAMS)):
             self._stream(job, workers.chunks(result))
             return b""
         return self._encoded(method, result)
@@ -367,7 +373,8 @@ class Service:
         if self._serializer is not None:
             result = self._serializer(method.name, result)
         if type(result) is not bytes and not isinstance(result, bytes | bytearray | memoryview):
-            raise TypeError(f"the handler gave {type(result).__name__}; allowed: bytes")
+            instead = ", and for whoever asks for a stream, an iterator" * isinstance(result, workers.STREAMS)
+            raise TypeError(f"the handler gave {type(result).__name__}; allowed: bytes{instead}")
         body = calls.flat(result)
         if len(body) > CALL_BYTES_MAX:
             what = f"bytes that method {method.name!r} gave"
@@ -382,12 +389,11 @@ class Service:
     def _remote(self, job: Job, error: BaseException) -> errors.RemoteError:
         wanted = b"" if not job.headers else calls.read_headers(job.headers).get(TRACEBACK_HEADER, b"")
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_MAX:] if wanted else ""
-        return errors.RemoteError(
-            method=f"{self.name}.{job.method.name}",
-            kind=type(error).__name__,
-            text=_text(error),
-            traceback=trace,
-        )
+        values: dict[str, Any] = {"traceback": trace}
+        if isinstance(error, errors.ZFabricError) and error.code >= OWN_CODE_MIN:
+            values |= {"error": error.code, "details": msgspec.json.encode(calls.plain_values(error)).decode()}
+        method, kind = f"{self.name}.{job.method.name}", type(error).__name__
+        return errors.RemoteError(method=method, kind=kind, text=_text(error), **values)
 
 
 def _text(error: BaseException) -> str:

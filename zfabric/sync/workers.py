@@ -10,6 +10,7 @@ front: they may take long, and ask this very service.
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from zfabric.sync.pump import Pump
 
 END_S = 1.0
+STREAMS = (Iterator,)
+"""What a handler may return in place of being a generator."""
 CONCURRENCY = 8
 """Threads, and so requests that run at once, by default."""
 
@@ -159,6 +162,13 @@ class Workers:
                 stop()
             finally:
                 signal.signal(signal.SIGTERM, terminate)
+
+
+def check(name: str, function: Callable[..., Any]) -> None:
+    """Raise InvalidArgument if it wants an event loop, which threads do not have."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        allowed = "a function without async; those with it are for zfabric.aio"
+        raise errors.InvalidArgument(name=name, value=repr(function)[:100], allowed=allowed)
 
 
 def settle(result: Any) -> Any:

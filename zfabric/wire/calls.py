@@ -235,9 +235,13 @@ def failure(kind: int, number: int, error: errors.ZFabricError, flags: int = 0) 
 
     The error may be a handler's, and its values anything: what a caller could not read becomes text, and text is cut.
     """
+    return [COMMAND.pack(SIGNATURE, VERSION, kind, flags, number) + _encode(Failure(error.code, plain_values(error)))]
+
+
+def plain_values(error: errors.ZFabricError) -> dict[str, str | int | float | None]:
+    """Return the values of an error as they are sent."""
     given = vars(error).get("values")
-    values = {name: _plain(value) for name, value in given.items()} if isinstance(given, dict) else {}
-    return [COMMAND.pack(SIGNATURE, VERSION, kind, flags, number) + _encode(Failure(error.code, values))]
+    return {name: _plain(value) for name, value in given.items()} if isinstance(given, dict) else {}
 
 
 def _plain(value: object) -> str | int | float | None:

@@ -56,7 +56,8 @@ def flat(value: object) -> Buffer:
         raise errors.InvalidArgument(name="value", value=type(value).__name__, allowed="bytes, or with a serializer")
     body = calls.flat(value)
     if len(body) > CALL_BYTES_MAX:
-        raise errors.LimitExceeded(what="bytes of a request", value=len(body), limit=CALL_BYTES_MAX)
+        what, instead = "bytes of a request", "send them in several requests, or a reference to where they are"
+        raise errors.LimitExceeded(what=what, value=len(body), limit=CALL_BYTES_MAX, instead=instead)
     return body
 
 
