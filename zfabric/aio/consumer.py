@@ -284,7 +284,7 @@ class Consumer:
         """
         check_range("total_bytes", total_bytes, 1 << 10, 1 << 34, "bytes")
         with self._pump.lock:
-            self._core.total_bytes = total_bytes
+            self._core.bound(total_bytes)
 
     @property
     def position(self) -> dict[int, int]:

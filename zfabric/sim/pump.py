@@ -15,6 +15,7 @@ from zfabric.core.client.client import Client
 from zfabric.core.effects import ClientEffect, CloseSession, Listen, Locate, OpenSession, Send, Subscribe
 from zfabric.core.effects import Frames as Parts
 from zfabric.sim.network import Frames, Network
+from zfabric.sim.walk import next_deadline
 from zfabric.sim.world import EPOCH_MS, Task, World
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class SimPump:
             return
         self.stepped_ns = world.now
         while True:
-            due_ns = core.next_deadline()
+            due_ns = next_deadline(core)
             if due_ns is not None and due_ns <= world.now:
                 core.tick(world.now)
             effects = core.take_effects()
@@ -117,7 +118,7 @@ class SimPump:
                 self._perform(effect)
         for callback, delivery, error in core.take_callbacks():
             callback(delivery, error)
-        due_ns = core.next_deadline()
+        due_ns = next_deadline(core)
         assert due_ns is None or due_ns > world.now, "a deadline that a tick does not move would make a pump spin"
         if due_ns is not None and (self._due is None or due_ns < self._due):
             self._due = due_ns

@@ -159,6 +159,28 @@ def test_a_record_of_one_partition_costs_no_look_at_the_others():
     assert [(record.partition, record.value) for record in taken] == [(1_233, b"a")]
 
 
+def test_a_record_of_one_consumer_costs_no_look_at_the_others_and_nor_does_what_is_due_for_one():
+    wire = Wire()
+    consumers = [wire.consumer() for _ in range(100)]
+    for consumer in consumers:
+        wire.open(consumer)
+        wire.fetched(wire.fetches()[0])
+    wire.serve(0.1)
+    consumer, session, frames = consumers[-1], max(wire.sessions), published(1, 0, [b"a"])
+
+    def cycle():
+        consumer.ready()
+        wire.client.receive(session, frames, wire.now)
+        wire.client.next_deadline()
+        assert len(consumer.take(10)) == 1
+        consumer.ready()
+
+    assert calls_of(cycle) < 200
+    wire.client.lost(session, wire.now)
+    due = wire.client.next_deadline()
+    assert calls_of(lambda: (wire.client.tick(due), wire.client.next_deadline())) < 200
+
+
 def test_partitions_come_in_turn_whatever_the_order_in_which_they_get_something():
     wire = many(4)
     consumer = following(wire)

@@ -10,6 +10,7 @@ from zfabric.core.client.consumer import Consumer
 from zfabric.core.client.producer import Producer
 from zfabric.model import TopicConfig
 from zfabric.settings import ProducerSettings
+from zfabric.sim.walk import next_deadline
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
@@ -62,12 +63,12 @@ class Wire:
         """Do what is due and what is wanted, until nothing is left; returns the requests sent meanwhile."""
         before = len(self.sent)
         for _ in range(1_000):
-            due = self.client.next_deadline()
+            due = next_deadline(self.client)
             if due is not None and due <= self.now:
                 self.client.tick(self.now)
             wanted = self.client.take_effects()
             if not wanted:
-                due = self.client.next_deadline()
+                due = next_deadline(self.client)
                 assert due is None or due > self.now, "a deadline that a tick does not move would make a pump spin"
                 return [command for _, command in self.sent[before:]]
             for effect in wanted:

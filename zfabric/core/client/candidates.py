@@ -19,11 +19,12 @@ class Candidates:
     """Cursors in order of their places.
 
     Args:
-        true: tells whether it is true of a cursor.
+        true: tells whether it is true of a cursor. added: is called when one has become a candidate.
     """
 
-    def __init__(self, true: Callable[[Cursor], bool]) -> None:
+    def __init__(self, true: Callable[[Cursor], bool], added: Callable[[], None] | None = None) -> None:
         self._true = true
+        self._added = added
         self._places: list[int] = []
         self._by_place: dict[int, Cursor] = {}
 
@@ -32,6 +33,8 @@ class Candidates:
         if cursor.place not in self._by_place and self._true(cursor):
             self._by_place[cursor.place] = cursor
             insort(self._places, cursor.place)
+            if self._added is not None:
+                self._added()
 
     def forget(self, cursor: Cursor) -> None:
         """Strike a cursor off."""

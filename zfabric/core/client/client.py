@@ -19,7 +19,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from zfabric.core.client.agenda import Agenda, Chore
 from zfabric.core.client.anchor import Anchor, Observed
+from zfabric.core.client.later import Later
 from zfabric.core.client.machine import Listener, Machine, Reader
 from zfabric.core.client.members import Members
 from zfabric.core.client.origins import MESH_NUMBER_MAX, OWN_LEADERS, Origins, mesh_number
@@ -60,6 +62,7 @@ class Client:
 
     Attributes:
         now: time of the last call that brought one (monotonic ns). fabric: id of the own one, "" until it is known.
+        readers: consumers. agenda: what they have to do.
         origins: of a mesh; None where there is one fabric alone.
         restless: something may have changed the next deadline since a pump that minds it, and clears this, asked.
         handing: a service has requests for its workers, which the pump calls.
@@ -83,9 +86,10 @@ class Client:
         self.members = Members(self)
         self.observer = observed is not None
         self.origins = Origins(self) if mesh else None
-        self.fabric, self.places = "", 0
+        self.fabric, self.places, self._told_places = "", 0, 0
         self.producers: list[Producer] = []
-        self._readers: list[Reader] = []
+        self.readers: list[Reader] = []
+        self.agenda = Agenda()
         self._by_session: dict[int, Reader] = {}
         self.machines: list[Machine] = []
         self.caller: Caller | None = None
@@ -99,7 +103,7 @@ class Client:
         self._asking: set[str] = set()
         self._age_ns: int | None = None
         self._reconnects = 0
-        self._later: list[tuple[int, Callable[[], None]]] = []
+        self._later = Later()
         # Threads take from it without a lock: single operations of a deque are atomic, an exchanged list is not.
         self._callbacks: deque[Callback] = deque()
         self.anchor = None if observed is None else Anchor(self, observed)
@@ -153,7 +157,7 @@ class Client:
     def show(self, name: str) -> None:
         """Tell readers how a topic of a mesh looks now."""
         view = self.view(name) or TopicMeta(name, 0, TopicConfig(), [])
-        for reader in self._readers:
+        for reader in self.readers:
             reader.learn(view, self.now)
 
     def number(self, number: int) -> int:
@@ -162,11 +166,16 @@ class Client:
 
     def read_topics(self) -> set[str]:
         """Return the topics that somebody reads."""
-        return {reader.topic for reader in self._readers}
+        return {reader.topic for reader in self.readers}
 
     def leaders(self) -> list[int]:
         """Return the ids of the known leaders."""
         return sorted(self.addresses)
+
+    def due(self, chore: Chore) -> None:
+        """A chore of a consumer may be due earlier than it was."""
+        self.restless = True
+        self.agenda.note(chore)
 
     def open(self, reader: Reader, session: int) -> None:
         """Note that ``session`` is a subscription of ``reader``."""
@@ -190,8 +199,8 @@ class Client:
 
     def after(self, at_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` in the tick at or after ``at_ns``."""
-        self.restless = True
-        self._later.append((at_ns, action))
+        self._later.add(at_ns, action)
+        self.due(self._later)
 
     # For facades.
 
@@ -199,17 +208,19 @@ class Client:
         """Let a consumer take part in ticks."""
         if self.origins is not None:
             self.members.use(self.now)
-        self._readers.append(reader)
+        self.readers.append(reader)
 
     def dismiss(self, producer: Producer) -> None:
         """The producer is closed."""
-        if producer in self.producers:
+        with suppress(ValueError):
             self.producers.remove(producer)
 
     def remove(self, reader: Reader) -> None:
         """The consumer is closed."""
-        if reader in self._readers:
-            self._readers.remove(reader)
+        if reader in self.readers:
+            self.readers.remove(reader)
+            for chore in reader.chores():
+                self.due(chore)  # Which is never, from now on.
             if self.origins is not None:
                 self.members.release()
 
@@ -327,7 +338,7 @@ class Client:
         if self.origins is not None:
             self.origins.adoption.lose(name)
         else:
-            users: list[Producer | Reader] = [*self.producers, *self._readers]
+            users: list[Producer | Reader] = [*self.producers, *self.readers]
             for user in users:
                 user.gone(name, self.now)
 
@@ -419,11 +430,6 @@ class Client:
     def tick(self, now: int) -> None:
         """Do what is due."""
         self.now = now
-        if self._later:
-            due = [action for at_ns, action in self._later if at_ns <= now]
-            self._later = [entry for entry in self._later if entry[0] > now]
-            for action in due:
-                action()
         self.requests.tick(now)
         if self._reconnects != self.requests.reconnects:
             self._reconnects = self.requests.reconnects
@@ -440,8 +446,11 @@ class Client:
             self.origins.tick(now)
         for producer in self.producers:
             producer.tick(now)
-        for reader in self._readers:
-            reader.tick(now)
+        if self._told_places != self.places:
+            self._told_places = self.places
+            for reader in self.readers:
+                reader.moved(now)
+        self.agenda.tick(now)
         for other in list(self.machines):  # One that has ended goes.
             other.tick(now)
         self.members.tick(now)  # Last: the others may have found reasons to doubt the table.
@@ -451,31 +460,21 @@ class Client:
         nearest = self.requests.next_deadline()
         if self._age_ns is not None and (nearest is None or self._age_ns < nearest) and self._aging():
             nearest = self._age_ns
-        for at_ns, _ in self._later:
-            if nearest is None or at_ns < nearest:
-                nearest = at_ns
-        wanted = self.members.next_deadline()
-        if wanted is not None and (nearest is None or wanted < nearest):
-            nearest = wanted
         origins = () if self.origins is None else (self.origins,)
-        for machines in (self.producers, self._readers, self.machines, origins):
-            for machine in machines:
-                wanted = machine.next_deadline()
-                if wanted is not None and (nearest is None or wanted < nearest):
-                    nearest = wanted
+        for machine in (self.agenda, self.members, *origins, *self.producers, *self.machines):
+            wanted = machine.next_deadline()
+            if wanted is not None and (nearest is None or wanted < nearest):
+                nearest = wanted
         return nearest
 
     def busy(self) -> bool:
         """Tell whether something goes on that a pump has to attend to though nobody waits."""
-        if self._later or self._callbacks or self._in_use() or self.requests.outstanding():
+        if self._later or self._callbacks or self.readers or self.members.used or self.requests.outstanding():
             return True
-        return any(machine.busy() for machine in self.machines)
+        return any(producer.used for producer in self.producers) or any(machine.busy() for machine in self.machines)
 
     def _aging(self) -> bool:
-        return bool(self._readers) or any(producer.in_use(self.now) for producer in self.producers)
-
-    def _in_use(self) -> bool:
-        return self.members.used or bool(self._readers) or any(producer.used for producer in self.producers)
+        return bool(self.readers) or any(producer.in_use(self.now) for producer in self.producers)
 
     def take_effects(self) -> list[ClientEffect]:
         """Return what the pump has to do, in order."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zfabric import errors
+from zfabric.core.client.agenda import Chore
 from zfabric.core.client.pending import Pending, gather
 from zfabric.core.client.positions import ABSENT_NS, by_leader
 from zfabric.wire import messages
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 AGAIN_NS: Final = 500_000_000
 
 
-class Commits:
+class Commits(Chore):
     """The commits of one consumer, which has a group."""
 
     def __init__(self, client: Client, consumer: Consumer) -> None:
@@ -67,6 +68,7 @@ class Commits:
         self._owed.update(offsets)
         if self._owed and self._due_ns is None:
             self._due_ns = self._client.now + AGAIN_NS
+            self._client.due(self)
 
     def _send(self, cursors: list[Cursor], offsets: Mapping[int, int], deadline_ns: int) -> Pending[None]:
         """Store offsets at one leader, or where their partitions have gone meanwhile."""
@@ -118,7 +120,7 @@ class Commits:
 
     def tick(self, now: int) -> None:
         """Store what is owed, where that can be done now."""
-        if self._due_ns is None or self._due_ns > now:
+        if self._due_ns is None or self._due_ns > now or self._consumer.closed:
             return
         known = self._consumer.cursors
         self._owed = {number: offset for number, offset in self._owed.items() if number in known}
@@ -133,7 +135,7 @@ class Commits:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        return self._due_ns
+        return None if self._consumer.closed else self._due_ns
 
 
 def _named(error: Exception, cursors: list[Cursor]) -> Exception:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.core.client.agenda import Chore
 from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.committing import Commits
 from zfabric.core.client.cursor import Cursor, Tally
@@ -52,7 +53,7 @@ class Consumer:
             memory topics only.
 
     Attributes:
-        total_bytes: no more is received while :attr:`tally` has reached it; None: each partition has its own bound.
+        tally: what all partitions hold; no more is received while that has reached its limit.
     """
 
     def __init__(
@@ -79,8 +80,7 @@ class Consumer:
         self._numbers = None if numbers is None else dict.fromkeys(numbers)
         self.skip_missing = skip_missing
         self.buffer_bytes = buffer_bytes
-        self.total_bytes: int | None = None
-        self.tally = Tally()
+        self.tally = Tally(eased=self._eased)
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
         self._waiting: Pending[None] | None = None
@@ -121,7 +121,7 @@ class Consumer:
             for cursor in self.cursors.values():
                 cursor.lists = ()
             self.cursors.clear()
-            self.tally = Tally()
+            self.tally = Tally(self.tally.limit, self._eased)
             self._stocked.clear()
             self._failed.clear()
             for feed in self._feeds.values():
@@ -157,7 +157,7 @@ class Consumer:
     def _join(self, cursor: Cursor) -> None:
         """Read a partition at its leader from now on."""
         feed = self._feed(cursor.leader)
-        feed.by_id[cursor.id] = cursor
+        feed.join(cursor)
         cursor.lists = (self._stocked, self._failed, feed.behind)
         cursor.changed()
 
@@ -202,7 +202,17 @@ class Consumer:
     @property
     def full(self) -> bool:
         """Whether all partitions together hold as much as they may."""
-        return self.total_bytes is not None and self.tally.bytes >= self.total_bytes
+        return self.tally.limit is not None and self.tally.bytes >= self.tally.limit
+
+    def bound(self, total_bytes: int) -> None:
+        """Receive no more while all partitions together hold so many bytes."""
+        self.tally.limit = total_bytes
+        self._eased()
+
+    def _eased(self) -> None:
+        """There may be room for more: of any partition."""
+        for feed in self._feeds.values():
+            self._client.due(feed)
 
     def seek(self, number: int, start: Start, now: int, deadline_ns: int) -> Pending[None]:
         """Go on from ``start`` in one partition; comes when the offset is known."""
@@ -256,13 +266,7 @@ class Consumer:
                 break
             self._last = cursor.place
             taken += cursor.take(most - len(taken))
-            self._took(cursor)
         return taken
-
-    def _took(self, cursor: Cursor) -> None:
-        """Something was taken: there may be room to ask for more."""
-        if self.total_bytes is not None or not cursor.live:
-            self._client.restless = True
 
     @property
     def wants(self) -> bool:
@@ -272,10 +276,7 @@ class Consumer:
     def take_batch(self) -> RecordBatch | None:
         """Return the next whole batch; the position moves behind it. Raises as :meth:`take` does."""
         cursor = self._next()
-        if cursor is None:
-            return None
-        self._took(cursor)
-        return cursor.take_batch()
+        return None if cursor is None else cursor.take_batch()
 
     def rewind(self, numbers: Iterable[int], now: int) -> None:
         """Read these partitions again from their positions, which the facade had moved back."""
@@ -309,6 +310,8 @@ class Consumer:
         for feed in list(self._sessions.values()):
             feed.end()
         self._sessions.clear()
+        for feed in self._feeds.values():
+            feed.clear()
         if self._share is not None:
             self._share.stop()
         self._client.remove(self)
@@ -376,7 +379,7 @@ class Consumer:
             return
         if self.skip_missing:
             for feed in self._feeds.values():
-                feed.retry_ns = now + IDLE_NS
+                feed.wait_until(now + IDLE_NS)
         else:
             for cursor in self.cursors.values():
                 self._missing(cursor, errors.UnknownTopic(topic=topic))
@@ -400,23 +403,18 @@ class Consumer:
             feed.lost(now)
 
     def tick(self, now: int) -> None:
-        """Fetch for whoever is behind, and for everybody after a silence."""
+        """Do what is due; whatever became due of the partitions has told so."""
         self._client.restless = True
-        if self.closed:
-            return
-        self._commits.tick(now)
-        if self._share is not None:
-            self._share.tick(now)
-        for feed in list(self._feeds.values()):
-            if feed.by_id:
-                feed.tick(now)
+        self._client.agenda.tick(now)
 
-    def next_deadline(self) -> int | None:
-        """When :meth:`tick` is wanted next (monotonic ns)."""
-        deadlines = [due for feed in self._feeds.values() if feed.by_id and (due := feed.next_deadline()) is not None]
-        share_ns = None if self._share is None else self._share.next_deadline()
-        deadlines += [wanted for wanted in (share_ns, self._commits.next_deadline()) if wanted is not None]
-        return min(deadlines, default=None)
+    def chores(self) -> list[Chore]:
+        """Return what there is to do at times: fetch from each leader, store what is owed, find the share."""
+        return [*self._feeds.values(), self._commits, *(() if self._share is None else (self._share,))]
+
+    def moved(self, now: int) -> None:
+        """Leaders publish elsewhere."""
+        for feed in list(self._feeds.values()):
+            feed.moved(now)
 
     def _feed(self, leader: int) -> Feed:
         feed = self._feeds.get(leader)

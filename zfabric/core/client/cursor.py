@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Bytes that all cursors of one consumer hold, batches with their headers."""
+    """Bytes that all cursors of one consumer hold, batches with their headers.
 
-    __slots__ = ("bytes",)
+    Args:
+        limit: of all together; None if each has its own alone. eased: is called when they are fewer than that again.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("bytes", "eased", "limit")
+
+    def __init__(self, limit: int | None = None, eased: Callable[[], None] | None = None) -> None:
         self.bytes = 0
+        self.limit = limit
+        self.eased = eased
 
 
 class Cursor:
@@ -110,11 +117,19 @@ class Cursor:
 
     @buffered.setter
     def buffered(self, size: int) -> None:
-        self._hold(size - self._buffered)
+        self._let_go(self._buffered - size)
 
     def _hold(self, more: int) -> None:
         self.tally.bytes += more
         self._buffered += more
+
+    def _let_go(self, less: int) -> None:
+        self._buffered -= less
+        tally = self.tally
+        before = tally.bytes
+        tally.bytes = left = before - less
+        if tally.limit is not None and left < tally.limit <= before and tally.eased is not None:
+            tally.eased()
 
     @property
     def live(self) -> bool:
@@ -245,7 +260,7 @@ class Cursor:
             return
         if self.buffer:
             first = self.buffer.popleft()
-            self._hold(-first.header.payload_length - HEADER_BYTES)
+            self._let_go(first.header.payload_length + HEADER_BYTES)
             self.position = first.header.next_offset if self.buffer else self.expected
             for behind in self.lists[2:]:
                 behind.note(self)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.appetite import Appetite
+from zfabric.core.client.agenda import Chore
 from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.cursor import Cursor
 from zfabric.core.client.pending import Pending
@@ -55,30 +56,29 @@ _NAMING = frozenset(kind.code for kind in (errors.CorruptBatch, errors.OffsetOut
 """Errors that name a partition, by which a user seeks on."""
 
 
-class Feed:
+class Feed(Chore):
     """What comes from one leader.
 
     Args:
         consumer: whose partitions these are. leader: id of the leader.
 
     Attributes:
-        retry_ns: nothing is asked before; None if there is no reason to wait.
         by_id: cursors of the partitions that are read here, by their ids at this leader.
         behind: those of them that want a FETCH and have room for what it brings.
         trusted: what the subscription brings is the leader's: see :meth:`Feed.connected`.
     """
 
     def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
-        self.retry_ns: int | None = None
         self.by_id: dict[int, Cursor] = {}
-        self.behind = Candidates(self._wanting)
+        self.behind = Candidates(self._wanting, lambda: client.due(self))
         self.trusted = False
         self._client = client
         self._consumer = consumer
         self._leader = leader
         self._session: int | None = None
         self._endpoint = ""
-        self._places = -1
+        # Nothing is asked before; None if there is no reason to wait.
+        self._retry_ns: int | None = None
         self._fetching = False
         self._appetite = Appetite(FETCH_BYTES)
         self._due_ns: int | None = None
@@ -91,27 +91,30 @@ class Feed:
 
     def tick(self, now: int) -> None:
         """Fetch for whoever is behind, and for everybody after a silence."""
-        if self._session is not None and self._places != self._client.places:
-            self._places = self._client.places
-            if self._client.publish_endpoint(self._leader) != self._endpoint:
-                self.end()
-                self._consumer.lost(self._session, now)
+        if not self.by_id:
+            return
         idle = self._due_ns is not None and self._due_ns <= now and not self._consumer.full
-        if self.retry_ns is not None and self.retry_ns <= now:
-            self.retry_ns = None
-        if self.retry_ns is None and (idle or self._is_wanting()):
+        if self._retry_ns is not None and self._retry_ns <= now:
+            self._retry_ns = None
+        if self._retry_ns is None and (idle or self._is_wanting()):
             self._fetch(now)
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        if self.retry_ns is not None:
-            return self.retry_ns
+        if not self.by_id:
+            return None
+        if self._retry_ns is not None:
+            return self._retry_ns
         if self._fetching:
             return None
-        # What was taken may have made room for more.
         if self._consumer.full:
             return None  # Whoever takes something makes room.
         return self._due_ns if self.behind.first() is None else 0
+
+    def join(self, cursor: Cursor) -> None:
+        """Read a partition here."""
+        self.by_id[cursor.id] = cursor
+        self._client.due(self)
 
     def leave(self, cursor: Cursor) -> None:
         """Read a partition no more."""
@@ -123,6 +126,11 @@ class Feed:
         """Read none of them any more."""
         self.by_id.clear()
         self.behind.clear()
+
+    def wait_until(self, retry_ns: int) -> None:
+        """Ask for nothing before that."""
+        self._retry_ns = retry_ns
+        self._client.due(self)
 
     # Fetching.
 
@@ -144,13 +152,17 @@ class Feed:
         self._silence_ns = IDLE_NS
         before_ns = self._due_ns
         self._due_ns = due_ns = min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
-        return before_ns is not None and before_ns <= due_ns
+        if before_ns is not None and before_ns <= due_ns:
+            return True
+        self._client.due(self)
+        return False
 
     def _settle(self, now: int) -> None:
         """Ask for what is silent in a moment, then after a silence."""
         self._silence_ns = IDLE_NS // 2
         self._due_ns = now + SETTLE_NS
         self._asked_ns = self._due_ns - IDLE_MAX_NS
+        self._client.due(self)
 
     def _fetch(self, now: int) -> None:
         if self._fetching or self._consumer.closed or self._consumer.full:
@@ -171,7 +183,7 @@ class Feed:
         if endpoint is None:
             self._postpone(now)
             if not self._client.own(self._leader):
-                self.retry_ns = now + AWAY_NS
+                self.wait_until(now + AWAY_NS)
             return
         self._fetching = True
         first = self._turns % len(wanted)
@@ -206,11 +218,12 @@ class Feed:
 
     def _postpone(self, now: int) -> None:
         """Try again soon; the leader may be elsewhere by then."""
-        self.retry_ns = now + RETRY_NS
+        self.wait_until(now + RETRY_NS)
         self._client.refresh(self._consumer.topic, now, self._leader)
 
     def _fetched(self, asked_from: dict[int, int], connections: int, call: Pending[Command]) -> None:
         self._fetching = False
+        self._client.due(self)
         now = self._client.now
         consumer = self._consumer
         if consumer.closed:
@@ -250,11 +263,11 @@ class Feed:
 
     def _go_on(self, asked_from: dict[int, int], now: int) -> None:
         """Fetch what is left of a backlog."""
-        if self.retry_ns is None and self._is_wanting():
+        if self._retry_ns is None and self._is_wanting():
             if any(c.expected != before for known, before in asked_from.items() if (c := self.by_id.get(known))):
                 self._fetch(now)
             else:
-                self.retry_ns = now + RETRY_NS  # It has more and gave nothing of it: not at once again.
+                self.wait_until(now + RETRY_NS)  # It has more and gave nothing of it: not at once again.
 
     def _failed(self, cursor: Cursor, part: messages.FetchedPart, now: int) -> None:
         assert part.failure is not None
@@ -333,9 +346,16 @@ class Feed:
         self._connections, self.trusted = 0, False
         for cursor in self.by_id.values():
             cursor.live = cursor.subscribed = False
-        self.retry_ns = now + self._pause_ns
+        self.wait_until(now + self._pause_ns)
         self._pause_ns = min(self._pause_ns * 2, RETRY_MAX_NS)
         self._client.refresh(self._consumer.topic, now, self._leader)
+
+    def moved(self, now: int) -> None:
+        """Leaders publish elsewhere: perhaps this one."""
+        if self._session is not None and self._client.publish_endpoint(self._leader) != self._endpoint:
+            session = self._session
+            self.end()
+            self._consumer.lost(session, now)
 
     def end(self) -> None:
         """Close the subscription session, if there is one."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from zfabric.core.client.agenda import Chore
     from zfabric.wire.metadata import TopicMeta
 
 
@@ -82,10 +83,10 @@ class Reader(Protocol):
         """A topic does not exist any more."""
         ...
 
-    def tick(self, now: int) -> None:
-        """Do what is due."""
+    def moved(self, now: int) -> None:
+        """Leaders publish elsewhere."""
         ...
 
-    def next_deadline(self) -> int | None:
-        """When :meth:`tick` is wanted next."""
+    def chores(self) -> Sequence[Chore]:
+        """Return all that it has to do at times; each that may be due earlier tells the client (``agenda.py``)."""
         ...

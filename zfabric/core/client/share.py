@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_64_hexdigest
 
 from zfabric.core.assignment import owner
+from zfabric.core.client.agenda import Chore
 from zfabric.core.client.completion import Completion
 from zfabric.core.client.members import Change
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
@@ -63,7 +64,7 @@ def agreement(members: Collection[int]) -> str:
     return xxh3_64_hexdigest(",".join(map(str, sorted(members))).encode())[:12]
 
 
-class Share:
+class Share(Chore):
     """The share of one consumer.
 
     Attributes:
@@ -120,7 +121,9 @@ class Share:
 
     def tick(self, now: int) -> None:
         """Do what is due."""
-        if self._renew_ns is not None and self._renew_ns <= now:
+        if self._renew_ns is None:
+            return
+        if self._renew_ns <= now:
             self._announce(now)
             for member in self._client.members.all():
                 if member.living:
@@ -188,6 +191,7 @@ class Share:
         """Look at the members more often than usual while something is waited for."""
         self._client.members.doubt(now)
         self._look_ns = min(now + LOOK_NS, max(until_ns, now + 1))
+        self._client.due(self)
 
     def _give_up(self, lost: list[int], members: frozenset[int]) -> None:
         self._giving = True
@@ -221,6 +225,7 @@ class Share:
 
     def _announce(self, now: int) -> None:
         self._renew_ns = now + RENEW_NS
+        self._client.due(self)
         self._say(LEASE_MS, now)
 
     def _say(self, lease_ms: int, now: int) -> None:
