@@ -102,7 +102,7 @@ class Workers:
         ready, effects = _Ready(core, responder), core.requests.effects
         while True:
             with pump.lock:
-                job = responder.take(pump.now()) if responder.queue or responder.handed is not None else None
+                job = responder.take(pump.now()) if responder.backlog.waiting or responder.handed is not None else None
                 while job is None and not (responder.attended or responder.ended or core.calling):
                     responder.attended = True
                     try:
@@ -116,7 +116,7 @@ class Workers:
                     parks = not core.calling
                     if parks:
                         self._idle += 1
-                elif responder.queue:
+                elif responder.backlog.waiting:
                     self.wake()
                 if effects:
                     pump.flush(look=False)

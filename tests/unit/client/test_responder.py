@@ -217,3 +217,50 @@ def test_what_would_be_far_too_much_for_a_caller_that_does_not_read_is_an_error_
     assert (reply.type, failure.type) == (calls.REPLY, calls.FAILED)
     assert failure.failure.code == errors.LimitExceeded.code
     assert (stage.responder.running, stage.responder.counts["failures"]) == (0, 1)
+
+
+def test_callers_take_turns_however_much_one_of_them_asks():
+    stage = Stage()
+    for _ in range(6):
+        stage.ask(peer=b"much")
+    for _ in range(2):
+        stage.ask(peer=b"little")
+    assert stage.work(10) == [b"much", b"little", b"much", b"little"] + [b"much"] * 4
+
+
+def test_when_there_is_no_room_the_newest_request_of_the_caller_with_the_most_gives_way():
+    """Ten wait beside what two workers would take: each of the callers gets its share of that."""
+    stage = Stage()
+    for _ in range(20):
+        stage.ask(peer=b"much")
+    assert len(stage.sent(b"much")) == 8
+    for _ in range(20):
+        stage.ask(peer=b"late")
+    (*given_way,) = (answer.number for answer in stage.sent(b"much"))
+    assert given_way == [12, 11, 10, 9, 8, 7]
+    assert stage.responder.counts["overloaded"] == 8 + 20
+    answered = stage.work(10)
+    assert (answered.count(b"much"), answered.count(b"late")) == (6, 6)
+    assert (stage.responder.jobs, stage.responder.backlog.bytes) == ({}, 0)
+
+
+def test_bytes_that_wait_are_shared_as_well():
+    """Four bodies of 16 MiB fill what may wait."""
+    stage = Stage()
+    large = bytes(16 << 20)
+    for _ in range(5):
+        stage.ask(large, peer=b"much")
+    assert [answer.number for answer in stage.sent(b"much")] == [5]
+    stage.ask(peer=b"little")
+    assert [answer.number for answer in stage.sent(b"much")] == [4]
+    assert stage.work(10) == [b"much", b"little", b"much", b"much"]
+
+
+def test_a_caller_that_reads_nothing_takes_nobody_s_place():
+    stage = Stage()
+    full(stage)
+    for _ in range(20):
+        stage.ask(peer=b"other")
+    assert all(answer.type != calls.REFUSED for answer in stage.sent(b"deaf"))
+    stage.ask(peer=b"deaf")
+    assert stage.sent(b"other") == []

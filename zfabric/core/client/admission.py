@@ -21,7 +21,7 @@ def refusal(
     service: Responder, peer: bytes, asked: calls.Asked, method: Method | None, name: str
 ) -> errors.ZFabricError | None:
     """Return why an instance does not take what a caller asks of its method ``name``; None if it does."""
-    card, backlog = service.card, service.backlog
+    card = service.card
     if asked.instance not in (0, card.instance):
         return errors.WrongInstance(instance=asked.instance)
     if service.draining and asked.type == calls.REQUEST:
@@ -30,19 +30,34 @@ def refusal(
         kind = "for requests that want one reply" if method is not None else "for requests"
         known = ", ".join(sorted(service.methods))[:ERROR_TEXT_MAX]
         return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
-    waiting = len(backlog) - max(service.concurrency - service.running, 0)
+    full = _room(service, peer, asked)
+    if full is not None:
+        return full
+    if service.running >= service.concurrency and asked.type == calls.REQUEST:
+        methods, jobs = service.methods.values(), service.jobs.values()
+        if circles.closed(asked.headers, methods, jobs, service.running):
+            return errors.WouldDeadlock(service=card.name, method=name, concurrency=service.concurrency)
+    return None
+
+
+def _room(service: Responder, peer: bytes, asked: calls.Asked) -> errors.ZFabricError | None:
+    """Return why there is no room for what a caller asks; None: there is, or one that waits has made some."""
+    card, backlog = service.card, service.backlog
     limit = service.limit // 2 if peer in service.unread.full else service.limit
-    if waiting >= limit or backlog.bytes + len(asked.body) > QUEUED_BYTES_MAX:
+    while True:
+        waiting = len(backlog) - max(service.concurrency - service.running, 0)
+        for_bytes = backlog.bytes + len(asked.body) > QUEUED_BYTES_MAX
+        if waiting < limit and not for_bytes:
+            return None
         service.counts["overloaded"] += 1
-        return errors.Overloaded(
+        error = errors.Overloaded(
             service=card.name,
             running=min(service.running + len(backlog), service.concurrency),
             concurrency=service.concurrency,
             queued=max(waiting, 0),
             limit=limit,
         )
-    if service.running >= service.concurrency and asked.type == calls.REQUEST:
-        methods, jobs = service.methods.values(), service.jobs.values()
-        if circles.closed(asked.headers, methods, jobs, service.running):
-            return errors.WouldDeadlock(service=card.name, method=name, concurrency=service.concurrency)
-    return None
+        giving = backlog.yielding(peer, len(asked.body), for_bytes=for_bytes)
+        if giving is None or peer in service.unread.full:
+            return error
+        service.yield_place(giving, error)

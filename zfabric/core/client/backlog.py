@@ -1,79 +1,154 @@
-"""Requests that wait for a worker, in order; those of callers that read nothing wait aside, and hold nobody up."""
+"""Requests that wait for a worker: those of one caller in order, callers in turns.
+
+So a caller with a thousand requests that wait holds up another one by one of them, not by a thousand. When there is no
+room, it is the caller with the most that gives way: the newest of its requests is refused, which nobody has begun,
+rather than the one that comes from a caller with fewer. Requests of callers that read nothing wait aside, and take no
+turns.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Container
+from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from zfabric.core.client.job import Job
 
 WITHDRAWN_MAX: Final = 64
+CALLERS_COMPARED: Final = 100
+"""Of those that wait, the next ones: the caller with the most is looked for among these."""
+
+
+class _Line(msgspec.Struct, eq=False):
+    """Of one caller: its requests, with those that are not wanted any more; how many are wanted, and their bytes."""
+
+    jobs: deque[Job]
+    wanted: int = 0
+    bytes: int = 0
 
 
 class Backlog:
-    """Of one instance.
+    """Of one service.
 
     Args:
         full: callers for which nothing is begun (:class:`zfabric.core.client.unread.Unread`).
 
     Attributes:
-        jobs: in order, with those that are not wanted any more; always the same deque. bytes: of all bodies that wait.
+        waiting: how many wait that may be begun. bytes: of all bodies that wait.
     """
 
     def __init__(self, full: Container[bytes]) -> None:
-        self.jobs: deque[Job] = deque()
+        self.waiting = 0
         self.bytes = 0
         self._full = full
-        self._withdrawn = 0
-        self._aside: dict[bytes, deque[Job]] = {}
+        # The only one that waits, as nearly all do; there is no line then.
+        self._lone: Job | None = None
+        self._lines: OrderedDict[bytes, _Line] = OrderedDict()
+        self._aside: dict[bytes, _Line] = {}
 
     def add(self, job: Job) -> None:
         """A request waits."""
-        self.jobs.append(job)
-        self.bytes += len(job.body)
+        if not (self.waiting or self._aside):
+            self._lone = job
+            self.waiting = 1
+            self.bytes = len(job.body)
+            return
+        self._line_up()
+        self._append(job)
+
+    def _line_up(self) -> None:
+        job, self._lone = self._lone, None
+        if job is not None:
+            self.waiting = self.bytes = 0
+            self._append(job)
+
+    def _append(self, job: Job) -> None:
+        line = self._aside.get(job.peer)
+        if line is None:
+            line = self._lines.get(job.peer)
+            if line is None:
+                line = self._lines[job.peer] = _Line(deque())
+            self.waiting += 1
+        size = len(job.body)
+        line.jobs.append(job)
+        line.wanted += 1
+        line.bytes += size
+        self.bytes += size
 
     def take(self) -> Job | None:
         """Return the next one that is wanted and may be begun; None if there is none."""
-        while self.jobs:
-            job = self.jobs.popleft()
-            if job.over:
-                self._withdrawn -= 1
-            elif job.peer in self._full:
-                self._aside.setdefault(job.peer, deque()).append(job)
-            else:
-                self.bytes -= len(job.body)
-                return job
+        lone = self._lone
+        if lone is not None and lone.peer not in self._full:
+            self._lone = None
+            self.waiting = self.bytes = 0
+            return lone
+        self._line_up()
+        while self._lines:
+            peer, line = self._lines.popitem(last=False)
+            if peer in self._full:
+                self._aside[peer] = line
+                self.waiting -= line.wanted
+                continue
+            job = line.jobs.popleft()
+            while job.over:
+                job = line.jobs.popleft()
+            self._less(line, len(job.body))
+            self.waiting -= 1
+            if line.wanted:
+                self._lines[peer] = line
+            return job
         return None
 
+    def _less(self, line: _Line, size: int) -> None:
+        line.wanted -= 1
+        line.bytes -= size
+        self.bytes -= size
+
     def free(self) -> None:
-        """Some callers may be full no more: what waits aside for them goes on waiting in order."""
+        """Some callers may be full no more: what waits aside for them takes turns again."""
+        self._line_up()
         for peer in [peer for peer in self._aside if peer not in self._full]:
-            self.jobs.extend(self._aside.pop(peer))
+            line = self._lines[peer] = self._aside.pop(peer)
+            self.waiting += line.wanted
 
     def withdraw(self, job: Job) -> None:
         """A waiting one is not wanted any more: its place and its memory are free at once."""
-        self.bytes -= len(job.body)
+        self._line_up()
+        peer = job.peer
+        lines = self._aside if peer in self._aside else self._lines
+        line = lines[peer]
+        self._less(line, len(job.body))
+        if lines is self._lines:
+            self.waiting -= 1
         job.over = True
         job.body = job.headers = b""
-        aside = self._aside.get(job.peer)
-        if aside is not None and job in aside:
-            aside.remove(job)
-            if not aside:
-                del self._aside[job.peer]
-            return
-        self._withdrawn += 1
-        if self._withdrawn > max(WITHDRAWN_MAX, len(self.jobs) - self._withdrawn):  # Cheaper than to look for each.
-            wanted = [waiting for waiting in self.jobs if not waiting.over]
-            self.jobs.clear()
-            self.jobs.extend(wanted)
-            self._withdrawn = 0
+        if not line.wanted:
+            del lines[peer]
+        elif len(line.jobs) - line.wanted > max(WITHDRAWN_MAX, line.wanted):  # Cheaper than to look for each.
+            line.jobs = deque(waiting for waiting in line.jobs if not waiting.over)
 
-    @property
-    def any(self) -> bool:
-        """Whether one waits that :meth:`take` may return."""
-        return len(self.jobs) > self._withdrawn
+    def yielding(self, peer: bytes, size: int, *, for_bytes: bool) -> Job | None:
+        """Return the request that gives way to one of a caller with fewer; None if there is none with more.
+
+        Args:
+            size: of the body that comes. for_bytes: it is bytes for which there is no room, rather than requests.
+        """
+        self._line_up()
+        own = self._lines.get(peer) or self._aside.get(peer)
+        among = islice(reversed(self._lines.values()), CALLERS_COMPARED)
+        if for_bytes:
+            most = max(among, key=lambda line: line.bytes, default=None)
+            less = most is not None and (0 if own is None else own.bytes) + size < most.bytes
+        else:
+            most = max(among, key=lambda line: line.wanted, default=None)
+            less = most is not None and (0 if own is None else own.wanted) + 1 < most.wanted
+        if most is None or not less:
+            return None
+        return next(job for job in reversed(most.jobs) if not job.over)
 
     def __len__(self) -> int:
-        return len(self.jobs) - self._withdrawn + sum(map(len, self._aside.values()))
+        return self.waiting + sum(line.wanted for line in self._aside.values())

@@ -2,7 +2,8 @@
 
 **A request** is refused, that is answered without being executed, when it cannot be read, is for another instance or
 for a method that there is not, when the instance drains, when its time is over before a worker takes it, and when
-``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``), and when it would wait for
+``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``; see
+:mod:`zfabric.core.client.backlog` for whose is), and when it would wait for
 its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a worker; what the handler returns or raises
 is the answer. CANCEL takes a waiting request away, and tells a running one. Who talks nonsense again and again is not
 listened to any more (:mod:`zfabric.core.client.nonsense`); who does not read what it is sent gets nothing more
@@ -64,8 +65,8 @@ class Responder:
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
         ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
-        jobs: requests that wait or run, by caller and number. backlog: those that wait; queue: its jobs. methods,
-        concurrency: as given; limit: queue, as given. unread: what callers have not read.
+        jobs: requests that wait or run, by caller and number. backlog: those that wait. methods, concurrency: as given;
+        limit: queue, as given. unread: what callers have not read.
         prompt: the pump calls workers itself after each step, so ``wake`` is not called. attended: a worker looks for
             requests by itself, so neither is. running: requests at workers.
         counts: of what became of requests, by name.
@@ -101,7 +102,6 @@ class Responder:
         self._outflows = Outflows(card.name, patience_ns)
         self.unread = Unread(client.random.getrandbits)
         self.backlog = Backlog(self.unread.full)
-        self.queue = self.backlog.jobs
         self.jobs: dict[tuple[bytes, int], Job] = {}
         self._peers: dict[bytes, None] = {}
         self._nonsense = Nonsense()
@@ -279,17 +279,17 @@ class Responder:
     def _begin(self, job: Job, now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
         key = job.peer, job.number
-        jobs, queue, running = self.jobs, self.queue, self.running
-        if key in jobs or len(queue) + running >= self.concurrency:
+        jobs, backlog, running = self.jobs, self.backlog, self.running
+        if key in jobs or backlog.waiting + running >= self.concurrency:
             return False
-        if self.attended and self.handed is None and not queue:
+        if self.attended and self.handed is None and not backlog.waiting:
             self.running = running + 1
             job.started_ns = now
             self.handed = job
-        elif self.backlog.bytes + len(job.body) > QUEUED_BYTES_MAX:
+        elif backlog.bytes + len(job.body) > QUEUED_BYTES_MAX:
             return False
         else:
-            self.backlog.add(job)
+            backlog.add(job)
             if not self.attended:
                 self._call()
         self.counts["requests"] += 1
@@ -327,7 +327,7 @@ class Responder:
         """Whether :meth:`take` has a request for a worker, or there will never be one again."""
         if self.handed is not None:
             return True
-        return self.ended or (self.backlog.any and self.running < self.concurrency)
+        return self.ended or (self.backlog.waiting > 0 and self.running < self.concurrency)
 
     def take(self, now: int) -> Job | None:
         """Return the next request for a worker; it must come back by :meth:`end`."""
@@ -344,6 +344,11 @@ class Responder:
             job.started_ns = now
             return job
         return None
+
+    def yield_place(self, job: Job, error: errors.ZFabricError) -> None:
+        """Refuse one that waits, for another caller's that comes."""
+        self.backlog.withdraw(job)
+        self._refuse(job, error)
 
     def _refuse(self, job: Job, error: errors.ZFabricError) -> None:
         self.counts["refused"] += 1
@@ -415,7 +420,7 @@ class Responder:
             self._client.restless = True
         if self.unread.asking:
             self._ask()
-        if self.queue and not self.attended:
+        if self.backlog.waiting and not self.attended:
             self._call()
 
     def _call(self) -> None:
