@@ -6,11 +6,13 @@ failure after two probe intervals, the longest suspicion time and a few rounds.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from random import Random
 
 import msgspec
 
-from zfabric.core.mesh import suspicion
+from zfabric.core.mesh import rules, suspicion
 from zfabric.sim.mesh import MeshWorld, pause_some
 from zfabric.sim.world import SECOND
 from zfabric.wire import gossip
@@ -379,3 +381,181 @@ def flood(seed):
     records = [target.mesh.member(host.id) for host in world.hosts[1:9]]
     kept = all(known is not None and known.status <= Status.SUSPECT for known in records)
     return wrong(unbounded=not bounded, uncounted=not counted, shut_out=not came, hurt=not kept)
+
+
+def healthy(hosts, failures):
+    """Which of these were taken for failed by others of them."""
+    numbers = {host.number for host in hosts}
+    return {host.id for host in hosts if failures.seen.get(host.id, set()) & numbers}
+
+
+@scenario
+def mute(seed):
+    """One hears everybody and is heard by nobody: it has failed, and blames nobody that others believe it about."""
+    world = MeshWorld(seed)
+    hosts = world.grow(20)
+    failures = Failures(world)
+    world.cuts = {(0, number) for number in range(1, 20)}
+    world.run(90)
+    gone = all(host.mesh.member(hosts[0].id).status == Status.FAILED for host in hosts[1:])
+    world.cuts = set()
+    settled = world.until(world.agree, 30)
+    return wrong(undetected=not gone, false_failure=healthy(hosts[1:], failures), disagree=not settled)
+
+
+@scenario
+def deaf(seed):
+    """One is heard by everybody and hears nobody: it accuses all, again and again, and all refute."""
+    world = MeshWorld(seed)
+    hosts = world.grow(20)
+    failures = Failures(world)
+    world.cuts = {(number, 0) for number in range(1, 20)}
+    world.run(90)
+    gone = all(host.mesh.member(hosts[0].id).status == Status.FAILED for host in hosts[1:])
+    world.cuts = set()
+    settled = world.until(world.agree, 30)
+    return wrong(undetected=not gone, false_failure=healthy(hosts[1:], failures), disagree=not settled)
+
+
+@scenario
+def one_way_links(seed):
+    """A third of all links carry nothing in one direction: nobody fails to those that hear it."""
+    world = MeshWorld(seed)
+    hosts = world.grow(20)
+    failures = Failures(world)
+    random = Random(seed)
+    world.cuts = {(one, other) for one in range(20) for other in range(20) if one != other and random.random() < 0.3}
+    world.run(60)
+    heard = {
+        host.number for host in hosts for by in failures.seen.get(host.id, ()) if (host.number, by) not in world.cuts
+    }
+    world.cuts = set()
+    settled = world.until(world.agree, 90)
+    return wrong(never_suspected="suspected" not in failures.kinds, false_failure=heard, disagree=not settled)
+
+
+@scenario
+def doubled(seed):
+    """Each frame arrives twice, the second up to eight seconds late: nothing is answered twice, nobody is blamed."""
+    world = MeshWorld(seed, delay=(0.0002, 0.2))
+    hosts = world.grow(15, key=b"k" * 32)
+    random, at = Random(seed), {host.endpoint: host for host in hosts}
+    answered = []
+
+    def again(to, source, frame):
+        before = world.frames
+        world.inject(to, frame, source)
+        answered.append(world.frames - before)
+
+    def tap(host, to, frame):
+        late = world.now + int((0.5 + 7.5 * random.random()) * SECOND)
+        world.world.at(late, partial(again, at[to], host.endpoint, frame))
+
+    world.tap = tap
+    failures = Failures(world)
+    for number in range(20):
+        world.update(hosts[number % 15], b"%d" % number)
+        world.run(1)
+    world.tap = None
+    settled = world.until(world.agree, 10)
+    return wrong(answered_twice=sum(answered), false_failure=failures.seen, disagree=not settled)
+
+
+@scenario
+def churn(seed):
+    """A third of all come and go within a minute, some at once at the same place: those that stay are not blamed."""
+    world = MeshWorld(seed, loss=0.02)
+    world.grow(40)
+    world.run(2)
+    failures = Failures(world)
+    random, stayed, back = Random(seed), set(world.hosts[3:]), []
+    seeds = [host.endpoint for host in world.hosts[:3]]
+    for second in range(60):
+        if random.random() < 0.2:
+            goer = random.choice(sorted(stayed, key=lambda host: host.number))
+            stayed.discard(goer)
+            if random.random() < 0.5:
+                world.crash(goer)
+                back.append((second + random.randrange(20), goer))
+            else:
+                world.leave(goer)
+                world.add(seeds=seeds, metadata=b"new")
+        for when, goer in [entry for entry in back if entry[0] <= second]:
+            back.remove((when, goer))
+            world.add(id=goer.id, endpoint=goer.endpoint, metadata=b"again", seeds=seeds)
+        world.run(1)
+    settled = world.until(world.agree, 60)
+    return wrong(false_failure=healthy(stayed, failures), disagree=not settled)
+
+
+@scenario
+def merge(seed):
+    """Three meshes of one name become one through a seed of another one."""
+    world = MeshWorld(seed)
+    firsts = []
+    for _ in range(3):
+        firsts.append(world.add())
+        for _ in range(11):
+            world.add(seeds=[firsts[-1].endpoint])
+    world.run(15)
+    apart = [host.mesh.live for host in world.hosts] == [11] * 36
+    for first, other in pairwise(firsts):
+        first.mesh.join([other.endpoint], world.now)
+        world.run(0)
+    return wrong(not_joined=not apart, not_merged=not world.until(world.agree, 10))
+
+
+@scenario
+def leave_behind_a_cut(seed):
+    """One leaves where others cannot hear it and have taken it for failed: in the end it has left, everywhere."""
+    world = MeshWorld(seed)
+    hosts = world.grow(15)
+    failures = Failures(world)
+    world.partition(hosts[:5])
+    cut = world.until(lambda: len(failures.seen.get(hosts[0].id, ())) == 10, 90)
+    world.leave(hosts[0])
+    world.run(4)
+    world.heal()
+
+    def left():
+        return all(host.mesh.member(hosts[0].id).status == Status.LEFT for host in hosts[1:])
+
+    return wrong(undetected=not cut, failed_on_leave=not world.until(left, 60))
+
+
+@scenario
+def made_up(seed):
+    """Incarnations, each within a step of the last, take one member's record of another where nobody else follows."""
+    world = MeshWorld(seed)
+    hosts = world.grow(10)
+    world.run(2)
+    codec, liar, victim, number = world.codec(), hosts[9].mesh.me, hosts[0], 1 << 40
+    world.crash(hosts[9])
+    for receiver, ending in zip(hosts[1:5], Status, strict=True):
+        incarnation = victim.mesh.me.incarnation
+        for _ in range(3):
+            number += 1
+            incarnation += rules.INCARNATION_STEP_MAX
+            claim = Member(victim.id, victim.mesh.me.instance, incarnation, ending, "sim://evil", 1, b"a lie")
+            body = gossip.Gossip([msgspec.Raw(gossip.encode(claim))])
+            world.inject(receiver, codec.write(Type.GOSSIP, liar.id, liar.instance, number, body))
+    world.update(victim, b"the truth")
+    settled = world.until(lambda: world.agree(hosts[:9]), 90)
+    return wrong(
+        taken=any(host.mesh.member(victim.id).endpoint != victim.endpoint for host in hosts[1:9]), disagree=not settled
+    )
+
+
+@scenario
+def forged_number(seed):
+    """Without a key: a frame in another's name with a high number, at everybody. That one goes on being heard."""
+    world = MeshWorld(seed)
+    hosts = world.grow(10)
+    world.run(2)
+    failures = Failures(world)
+    victim = hosts[0].mesh.me
+    for host in hosts[1:]:
+        forged = world.codec().write(Type.GOSSIP, victim.id, victim.instance, (1 << 64) - 1, gossip.Gossip([]))
+        world.inject(host, forged)
+    world.run(60)
+    return wrong(silenced="suspected" in failures.kinds, disagree=not world.agree())

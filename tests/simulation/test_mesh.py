@@ -77,8 +77,8 @@ def give_no_time_to_refute(patch):
 def take_a_failure_for_final(patch):
     decide = rules.decide
 
-    def final(known, claim):
-        verdict = decide(known, claim)
+    def final(known, claim, *, own=False):
+        verdict = decide(known, claim, own=own)
         return Verdict.IGNORE if verdict == Verdict.RETURN else verdict
 
     patch(rules, "decide", final)
@@ -89,9 +89,9 @@ def let_the_last_heard_win(patch):
     """Whatever its incarnation."""
     decide = rules.decide
 
-    def last(known, claim):
+    def last(known, claim, *, own=False):
         newer = known is not None and claim.status == known.status == Status.ALIVE and claim != known
-        return Verdict.UPDATE if newer else decide(known, claim)
+        return Verdict.UPDATE if newer else decide(known, claim, own=own)
 
     patch(rules, "decide", last)
     patch(rules, "stale", lambda known, claim: claim is known)
@@ -175,12 +175,49 @@ def believe_any_incarnation(patch):
     patch(rules, "INCARNATION_STEP_MAX", 1 << 63)
 
 
+@planted("made_up", "taken", "disagree")
+def believe_no_member_about_itself(patch):
+    """What is far above is refused, whoever says it."""
+    decide = rules.decide
+
+    def unmoved(known, claim, *, own=False):
+        return decide(known, claim, own=own and known is None)
+
+    patch(rules, "decide", unmoved)
+
+
+@planted("forged_number", "silenced")
+def take_numbers_for_proof_without_a_key(patch):
+    make = Table.__init__
+
+    def strict(self, settings, random, *, keyed):
+        make(self, settings, random, keyed=True)
+
+    patch(Table, "__init__", strict)
+
+
+@planted("leave_behind_a_cut", "failed_on_leave")
+def forget_a_word_that_came_late(patch):
+    decide = rules.decide
+
+    def final(known, claim, *, own=False):
+        late = known is not None and known.status == Status.FAILED and claim.status == Status.LEFT
+        return Verdict.IGNORE if late else decide(known, claim, own=own)
+
+    patch(rules, "decide", final)
+
+
+@planted("doubled", "answered_twice")
+def take_what_came_late_for_new(patch):
+    patch(Table, "fresh", lambda self, member, number: True)
+
+
 @planted("collision", "stolen")
 def give_the_id_to_whoever_claims_it(patch):
     decide = rules.decide
 
-    def generous(known, claim):
-        verdict = decide(known, claim)
+    def generous(known, claim, *, own=False):
+        verdict = decide(known, claim, own=own)
         return Verdict.RETURN if verdict == Verdict.COLLIDE else verdict
 
     patch(rules, "decide", generous)

@@ -39,7 +39,7 @@ import struct
 # Where hashlib and hmac have them from; these two would load OpenSSL, which costs a leader 3.5 MB.
 from _blake2 import blake2b
 from _operator import _compare_digest as compare_digest
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -63,6 +63,7 @@ ID_BYTES: Final = 16
 NOBODY: Final = bytes(ID_BYTES)
 ENDPOINT_BYTES_MAX: Final = 128
 INCARNATION_MAX: Final = (1 << 63) - 1
+VERSION_MAX: Final = (1 << 32) - 1
 SMALL_BYTES_MAX: Final = 1_400
 GOSSIP_BYTES_MAX: Final = 4 << 10
 STATE_BYTES_MAX: Final = 64 << 10
@@ -235,17 +236,23 @@ def buckets_for(members: int) -> int:
     return int(min(BUCKETS_MAX, 1 << max(0, (members // 16).bit_length())))
 
 
-def hashes(members: Iterable[Member], buckets: int) -> list[int]:
-    """Hash a table in buckets of ids: id, instance and incarnation of all that are alive or suspected.
+def fingerprint(member: Member) -> int:
+    """Return what a member adds (by XOR) to the hash of its bucket, that of the lowest bits of its id's first byte.
 
     Whoever has failed or left counts as absent: one side may have forgotten it before the other.
     """
-    found = [0] * buckets
-    for member in members:
-        if member.status <= Status.SUSPECT:
-            text = b"%b%d %d" % (member.id, member.instance, member.incarnation)
-            found[member.id[0] & (buckets - 1)] ^= xxhash.xxh3_64_intdigest(text)
-    return found
+    if member.status > Status.SUSPECT:
+        return 0
+    return xxhash.xxh3_64_intdigest(b"%b%d %d" % (member.id, member.instance, member.incarnation))
+
+
+def fold(hashes: Sequence[int], buckets: int) -> list[int]:
+    """Return the hashes of fewer buckets, a power of two, from those of ``BUCKETS_MAX``."""
+    folded = list(hashes)
+    while len(folded) > buckets:
+        half = len(folded) // 2
+        folded = [one ^ other for one, other in zip(folded[:half], folded[half:], strict=True)]
+    return folded
 
 
 def pack_hashes(values: Sequence[int]) -> bytes:
@@ -275,6 +282,9 @@ class Codec:
 
     Raises:
         InvalidArgument: a name or a key that cannot be used.
+
+    Attributes:
+        mesh: its name. hash: of that. keyed: whether there is a key.
     """
 
     def __init__(
@@ -284,6 +294,7 @@ class Codec:
         if key is not None and not 16 <= len(key) <= 64:
             raise errors.InvalidArgument(name="key", value=f"{len(key)} bytes", allowed="16 to 64 bytes")
         self.mesh = mesh
+        self.keyed = key is not None
         self.hash = blake2b(mesh.encode(), digest_size=8, person=_PERSON).digest()
         self._mac = blake2b(key=key or PUBLIC_KEY, digest_size=MAC_BYTES, person=_PERSON)
         self._words: tuple[Body | None, bytes] = None, b""

@@ -275,8 +275,10 @@ def test_who_asks_for_the_whole_table_again_and_again_is_told_to_ask_later():
 
 def test_equal_tables_cost_two_small_frames():
     driven = Driven("a", "b", "c")
-    mine = gossip.hashes([driven.mesh.me, *driven.mesh.members()], 1)
-    body = gossip.PushPull(7, 0, peer("a"), 1, gossip.pack_hashes(mine))
+    mine = 0
+    for member in (driven.mesh.me, *driven.mesh.members()):
+        mine ^= gossip.fingerprint(member)
+    body = gossip.PushPull(7, 0, peer("a"), 1, gossip.pack_hashes([mine]))
     [(_, answer)] = driven.hear("a", Type.PUSH_PULL, body)
     assert (answer.updates, answer.body.want) == ([], [])
 
@@ -436,6 +438,29 @@ def test_a_member_that_moves_tells_everybody_where_it_is_now():
     assert driven.mesh.me == me
     with pytest.raises(errors.InvalidArgument):
         driven.mesh.update(b"card", driven.now, "no endpoint")
+
+
+def test_at_the_end_of_their_ranges_incarnation_and_version_are_still_read_by_others():
+    """A member whose words nobody could decode would fail at once, and for good."""
+    driven = Driven("a")
+    last = msgspec.structs.replace(
+        driven.mesh.me, incarnation=gossip.INCARNATION_MAX, version=gossip.VERSION_MAX, metadata=b"card"
+    )
+    driven.mesh._voice.renew(last, driven.now)
+    driven.mesh.update(b"new card", driven.now)
+    told = [update for _, sent in driven.wait(2) for update in sent.updates if update.id == ME]
+    assert {(update.incarnation, update.version, update.metadata) for update in told} == {
+        (gossip.INCARNATION_MAX, 1, b"new card")
+    }
+
+
+def test_a_member_goes_and_tells_who_was_lied_to_about_it():
+    """An ACK tells which incarnation of the asker the answerer knows: far from the right one it was made up."""
+    driven = Driven("a")
+    for number, (heard, asked) in enumerate([(1, 0), (2, 0), (1 << 30, 1), (0, 1)]):
+        driven.wait(2 * number)
+        sent = driven.hear("a", Type.ACK, gossip.Ack(7, heard, []))
+        assert [message.type for _, message in sent] == [Type.PUSH_PULL] * asked
 
 
 def test_metadata_that_is_too_large_is_refused_and_changes_nothing():

@@ -6,7 +6,7 @@ import pytest
 
 from zfabric.core.mesh import rules
 from zfabric.core.mesh.rules import Verdict
-from zfabric.wire.gossip import INCARNATION_MAX, Member, Status
+from zfabric.wire.gossip import INCARNATION_MAX, VERSION_MAX, Member, Status
 
 A = b"a" * 16
 STEP = rules.INCARNATION_STEP_MAX
@@ -42,7 +42,8 @@ failed 5   alive 5    IGNORE
 failed 5   alive 6    RETURN
 failed 5   suspect 6  IGNORE
 failed 5   failed 6   IGNORE
-failed 5   left 5     IGNORE
+failed 5   left 4     IGNORE
+failed 5   left 5     LEAVE
 left 5     alive 5    IGNORE
 left 5     alive 6    RETURN
 left 5     suspect 6  IGNORE
@@ -130,6 +131,32 @@ def test_the_highest_incarnation_is_never_passed():
     assert rules.refutation(me, member(2, INCARNATION_MAX)) == 0
     below = member(0, INCARNATION_MAX - 1)
     assert rules.refutation(below, member(2, INCARNATION_MAX - 1)) == INCARNATION_MAX
+
+
+@pytest.mark.parametrize(
+    ("known", "claim", "verdict"),
+    [
+        (None, member(0, INCARNATION_MAX), Verdict.ADMIT),
+        (member(0, 5), member(0, INCARNATION_MAX), Verdict.UPDATE),
+        (member(0, INCARNATION_MAX), member(0, 5), Verdict.UPDATE),
+        (member(1, STEP), member(0, 5), Verdict.UPDATE),
+        (member(2, STEP), member(0, 5), Verdict.RETURN),
+        (member(3, STEP), member(0, 5), Verdict.RETURN),
+        (member(0, STEP), member(3, 5), Verdict.LEAVE),
+        (member(3, STEP), member(3, 5), Verdict.IGNORE),
+        (member(0, 9), member(0, 8), Verdict.IGNORE),
+        (member(0, STEP), member(0, 5, instance=2), Verdict.IGNORE),
+        (member(0, STEP), member(0, 5, endpoint="y"), Verdict.UPDATE),
+    ],
+)
+def test_the_own_word_of_a_member_counts_when_it_is_far_from_what_is_known(known, claim, verdict):
+    """What is known was made up: nobody else would believe it, nor could the member refute it."""
+    assert rules.decide(known, claim, own=True) == verdict
+
+
+def test_incarnations_and_versions_do_not_pass_their_ends():
+    assert [rules.next_incarnation(n) for n in (1, INCARNATION_MAX)] == [2, INCARNATION_MAX]
+    assert [rules.next_version(n) for n in (0, 1, VERSION_MAX)] == [1, 2, 1]
 
 
 def test_what_is_found_stale_at_a_glance_would_be_ignored():

@@ -71,8 +71,8 @@ class Beliefs:
                         continue
             self.merge(claim, now, by=message)
 
-    def merge(self, claim: Member, now: int, *, by: Message, proven: bool = False) -> None:
-        """Judge a claim of a frame; ``proven`` if the member itself has shown that it lives."""
+    def merge(self, claim: Member, now: int, *, by: Message, own: bool = False, proven: bool = False) -> None:
+        """Judge a claim of a frame: of its sender's ``own``; ``proven`` if that one has shown that it lives."""
         if claim.id == self._voice.me.id:
             self.about_me(claim, now)
             return
@@ -82,7 +82,7 @@ class Beliefs:
         if by.type == Type.STATE and claim.status == Status.FAILED:
             # In anti-entropy it is the other's opinion of long ago; let the member itself speak.
             claim = msgspec.structs.replace(claim, status=Status.SUSPECT, accuser=by.sender)
-        verdict = rules.decide(known, claim)
+        verdict = rules.decide(known, claim, own=own)
         if verdict == Verdict.IGNORE:
             return
         if verdict == Verdict.ADMIT:
@@ -229,6 +229,7 @@ class Beliefs:
         """It is in the table no more: nothing else may remember it either."""
         self._voice.queue.forget(gone.id)
         self._timers.cancel(self._reap, gone.id)
+        self.round_trips.pop(gone.id, None)
         self._note("reaped", gone)
 
     def _collide(self, claim: Member, now: int) -> None:

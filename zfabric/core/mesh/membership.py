@@ -44,7 +44,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.effects import Datagram
-from zfabric.core.mesh import dissemination
+from zfabric.core.mesh import dissemination, rules
 from zfabric.core.mesh.antientropy import differing
 from zfabric.core.mesh.beliefs import Beliefs
 from zfabric.core.mesh.checks import check_endpoint, check_member, is_endpoint
@@ -93,7 +93,7 @@ class Mesh:
         self._counters = Counters()
         self._timers = Timers()
         self._health = Awareness(settings.awareness_max)
-        self._table = Table(settings, random)
+        self._table = Table(settings, random, keyed=codec.keyed)
         me = Member(id, instance, incarnation, Status.ALIVE, endpoint, 1 if metadata else 0, metadata)
         self._voice = Voice(codec, me, self._table, self._timers, self._counters, settings, random, now)
         self._beliefs = Beliefs(self._voice, self._table, self._health, self._timers, self._counters, settings)
@@ -191,8 +191,9 @@ class Mesh:
         endpoint = endpoint or me.endpoint
         check_member(me.id, endpoint, 1, metadata)
         if (metadata, endpoint) != (me.metadata, me.endpoint) and not self._voice.leaving:
-            version = me.version + (metadata != me.metadata)
-            news = {"incarnation": me.incarnation + 1, "version": version, "metadata": metadata, "endpoint": endpoint}
+            version = me.version if metadata == me.metadata else rules.next_version(me.version)
+            incarnation = rules.next_incarnation(me.incarnation)
+            news = {"incarnation": incarnation, "version": version, "metadata": metadata, "endpoint": endpoint}
             self._voice.renew(msgspec.structs.replace(me, **news), now)
 
     def leave(self, now: int) -> None:
@@ -325,7 +326,7 @@ class Mesh:
         if not self._table.live:
             self._beliefs.quiet_until = now + QUIET_NS
             self._timers.add(self._beliefs.quiet_until, self._on_more, message.sender)
-        self._beliefs.merge(message.body.me, now, by=message, proven=True)
+        self._beliefs.merge(message.body.me, now, by=message, own=True, proven=True)
         known = self._table.get(message.sender)
         if asked in self._seeds:
             self._seeds[asked] = message.sender
@@ -354,9 +355,11 @@ class Mesh:
             known = self._table.get(relay.asker)
             heard = known.incarnation if known is not None else 0
             self._voice.send(relay.endpoint, Type.ACK, gossip.Ack(relay.sequence, heard, self._voice.news(ROOM, known)))
-        elif body.incarnation == 0 and now >= self._beliefs.next_merge:
+        elif now >= self._beliefs.next_merge and (
+            body.incarnation == 0 or rules.far(body.incarnation, self._voice.me.incarnation)
+        ):
             self._beliefs.next_merge = now + SECOND
-            self._voice.push_pull(endpoint, 0, now)  # It does not know us, or thinks that we failed.
+            self._voice.push_pull(endpoint, 0, now)  # It does not know us, thinks that we failed, or was lied to.
 
     def _on_ping_req(self, endpoint: str, message: Message, now: int) -> None:
         body = message.body
@@ -380,7 +383,7 @@ class Mesh:
 
     def _on_push_pull(self, endpoint: str, message: Message, now: int) -> None:
         body = message.body
-        self._beliefs.merge(body.me, now, by=message)
+        self._beliefs.merge(body.me, now, by=message, own=True)
         mine = self._voice.hashes(body.buckets)
         numbers = differing(gossip.unpack_hashes(body.hashes), mine)
         self._voice.state(endpoint, body.sequence, body.buckets, numbers, message.sender, now, want=True)
@@ -390,7 +393,7 @@ class Mesh:
         asked = self._voice.exchanges.answered(body.answers, now)
         if asked is not None and asked in self._seeds:
             self._seeds[asked] = message.sender
-        self._beliefs.merge(body.me, now, by=message)
+        self._beliefs.merge(body.me, now, by=message, own=True)
         self._beliefs.merge_all(message, now)
         if body.want:
             known = {member.id: member.incarnation for member in message.updates if member.status == Status.ALIVE}

@@ -11,17 +11,23 @@ shuffle is done one step at a time; a newcomer gets a random place in what is le
 
 **Replays.** The numbers of the last 64 frames of each member that this one has heard are kept as a bit mask below the
 highest (as IPsec does, RFC 4303, 3.4.3): a frame is taken once, and not at all if it is older. Frames of a member not
-yet heard begin such a window.
+yet heard begin such a window. In a mesh without a key numbers prove nothing, and whoever forges one frame with a high
+one would silence that member for good: there what is older than the window is taken.
+
+**Hashes** for comparisons are kept up with each change: asking for them costs the same, however large the table is,
+and whoever asks again and again holds nobody up.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from zfabric.settings import MeshSettings
+from zfabric.wire import gossip
 from zfabric.wire.gossip import Member, Status
 
 if TYPE_CHECKING:
@@ -36,25 +42,26 @@ class Table:
     """All members but this one.
 
     Attributes:
-        members: by their ids; to read. live: how many are alive or suspected. changes: how often anything changed.
+        members: by their ids; to read. live: how many are alive or suspected.
         evicted: who was forgotten to make room, until somebody takes note.
         refused: members that found no room. stripped: metadata that found none.
     """
 
-    def __init__(self, settings: MeshSettings, random: Random) -> None:
+    def __init__(self, settings: MeshSettings, random: Random, *, keyed: bool = True) -> None:
         self.live = 0
-        self.changes = 0
         self.evicted: list[Member] = []
         self.refused = 0
         self.stripped = 0
         self._settings = settings
         self._random = random
+        self._keyed = keyed
         self.members: dict[bytes, Member] = {}
         self._order: list[bytes] = []
         self._next = 0
         self._ended: dict[bytes, int] = {}
         self._windows: dict[bytes, int] = {}
         self._metadata_bytes = 0
+        self._hashes = array("Q", bytes(8 * gossip.BUCKETS_MAX))
 
     def __len__(self) -> int:
         return len(self.members)
@@ -74,6 +81,12 @@ class Table:
         """Return the ids of those that have failed."""
         return [gone for gone in self._ended if self.members[gone].status == Status.FAILED]
 
+    def hashes(self, buckets: int, also: Member) -> list[int]:
+        """Return the hashes of this table and one more member in so many buckets, a power of two up to 256."""
+        hashes = gossip.fold(self._hashes, buckets)
+        hashes[also.id[0] & (buckets - 1)] ^= gossip.fingerprint(also)
+        return hashes
+
     # Changes.
 
     def add(self, member: Member, *, proven: bool) -> bool:
@@ -86,9 +99,9 @@ class Table:
             gone = next(iter(self._ended))
             self.evicted.append(self.members[gone])
             self.remove(gone)
-        self.changes += 1
         member = self._within(member, 0)
         self.members[member.id] = member
+        self._hashes[member.id[0]] ^= gossip.fingerprint(member)
         self._order.append(member.id)
         self._metadata_bytes += len(member.metadata)
         self.live += 1
@@ -103,21 +116,23 @@ class Table:
                 if member.id not in self.members:
                     self.add(member, proven=False)
             return
-        self.changes += 1
         self.members = {member.id: member for member in members}
+        for member in self.members.values():
+            self._hashes[member.id[0]] ^= gossip.fingerprint(member)
         self._order = list(self.members)
         self._metadata_bytes = sum([len(member.metadata) for member in self.members.values()])
         self.live = len(self.members)
 
     def put(self, member: Member, now: int) -> None:
         """Replace what is known of a member."""
-        self.changes += 1
         before = self.members[member.id]
         if member.metadata is not before.metadata:
             member = self._within(member, len(before.metadata))
             self._metadata_bytes += len(member.metadata) - len(before.metadata)
         self.members[member.id] = member
         lives, lived = member.status <= _SUSPECT, before.status <= _SUSPECT
+        if (lives, member.incarnation, member.instance) != (lived, before.incarnation, before.instance):
+            self._hashes[member.id[0]] ^= gossip.fingerprint(before) ^ gossip.fingerprint(member)
         if not lives and lived:
             self.live -= 1
             self._ended[member.id] = now
@@ -135,8 +150,8 @@ class Table:
 
     def remove(self, member: bytes) -> None:
         """Forget a member."""
-        self.changes += 1
         gone = self.members.pop(member)
+        self._hashes[member[0]] ^= gossip.fingerprint(gone)
         self._metadata_bytes -= len(gone.metadata)
         self.live -= gone.status <= Status.SUSPECT
         self._ended.pop(member, None)
@@ -154,7 +169,9 @@ class Table:
             highest = number
         else:
             bit = highest - number
-            if bit >= _WINDOW or mask >> bit & 1:
+            if bit >= _WINDOW:
+                return not self._keyed
+            if mask >> bit & 1:
                 return False
             mask |= 1 << bit
         self._windows[member] = highest << _WINDOW | mask
@@ -164,7 +181,7 @@ class Table:
         """Tell whether :meth:`fresh` would refuse the number of a frame of a member."""
         window = self._windows.get(member, 0)
         back = (window >> _WINDOW) - number
-        return back >= _WINDOW or (back >= 0 and bool(window >> back & 1))
+        return self._keyed if back >= _WINDOW else back >= 0 and bool(window >> back & 1)
 
     # Choice.
 

@@ -52,7 +52,6 @@ class Voice:
         self._random = random
         self._stated = Allowance(STATED_MAX)
         self._number = 0
-        self._hashed: tuple[tuple[int, int, int], list[int]] = (-1, 0, 0), []
         self._gossip_at = 0
         self._gossip_last = now - settings.gossip_interval_ns
         self.queue.put_own(gossip.encode(me))
@@ -101,11 +100,8 @@ class Voice:
         self.send(endpoint, Type.PUSH_PULL, gossip.PushPull(sequence, answers, self.me, buckets, packed))
 
     def hashes(self, buckets: int) -> list[int]:
-        """Return the hashes of all that is known; those of an unchanged table are at hand, whoever asks how often."""
-        of = (self._table.changes, self.me.incarnation, buckets)
-        if self._hashed[0] != of:
-            self._hashed = of, gossip.hashes([self.me, *self._table], buckets)
-        return self._hashed[1]
+        """Return the hashes of all that is known, this member included."""
+        return self._table.hashes(buckets, self.me)
 
     def state(
         self, endpoint: str, answers: int, buckets: int, numbers: list[int], receiver: bytes, now: int,
