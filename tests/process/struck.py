@@ -25,9 +25,9 @@ class Late(Exception):
 
 
 def strike(number, frame):
-    """Raise, if a turn is being lent."""
+    """Raise, if a turn is being lent, or a record on its way by express."""
     while frame is not None:
-        if frame.f_code.co_name == "_lend":
+        if frame.f_code.co_name in {"_lend", "_express"}:
             raise Late
         frame = frame.f_back
 

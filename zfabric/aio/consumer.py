@@ -335,7 +335,7 @@ class Consumer:
         if not (self._core.closed or self._pump.forked):
             with self._pump.lock:
                 self._core.close()
-                self._pump.flush(look=False)
+                self._pump.flush()
 
     def abandon(self) -> None:
         """End without telling anybody: for a fabric that closes."""

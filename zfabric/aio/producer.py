@@ -137,7 +137,7 @@ class Producer:
                 else:
                     delivery = core.send(topic, value, key, headers, partition, timestamp, sequence, on_delivery, now)
                 paced = now - self._came_ns > _PAUSE_NS
-                if paced or core.wants_flush:
+                if core.wants_flush or (paced and not (core.rests and pump.rests(now))):
                     core.wants_flush = False
                     pump.paced_ns = now if paced else 0
                     pump.flush()

@@ -73,6 +73,10 @@ class Pump:
         """Return where an instance of a service may listen."""
         return self.driver.listen_endpoint()
 
+    def rests(self, now: int) -> bool:
+        """Tell that a :meth:`flush` has to follow whatever was sent: the loop does the rest."""
+        return False
+
     def flush(self, *, look: bool = True) -> None:
         """Send what the core wants sent, take what has come, and ask the loop to come back when there is more.
 

@@ -105,7 +105,7 @@ class _Work:
 
     def send(self, name: str, layout: str, key_separator: str | None) -> None:
         """Send one file."""
-        from zfabric.core.client.pieces import RECORD_OVERHEAD
+        from zfabric.core.client.outbox import RECORD_OVERHEAD
         from zfabric.settings import MIB
 
         # Text in JSON may take six characters a byte, and keys and headers come on top.

@@ -167,6 +167,8 @@ class Driver:
         if what is Change.LOST:
             core.lost(session, now)
         elif what is Change.CONNECTED:
+            if self.ports.has_near:
+                core.requests.express = self.ports.express
             core.connected(session, now)
         elif isinstance(what, str):
             core.listens(session, what, now)

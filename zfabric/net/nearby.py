@@ -9,6 +9,9 @@ sockets itself first asks :attr:`Nearby.lend` to take the turn here and now: wha
 call returns, and no thread has to be woken. Where that is refused (the leader is busy, or the turn would wait for the
 disk) the bell is rung.
 
+**The express way.** A producer with a lone batch for a topic in memory need not even send a command: it may ask once
+for an :data:`Express`, which takes such batches one by one (``core/leader/express.py``).
+
 **Threads.** ``inbox`` and the sessions' are deques, whose single operations are atomic; sessions come and go under
 their pump's lock, turns are taken under the leader's. The order is pump, then leader: a leader never waits for a pump,
 it rings.
@@ -26,12 +29,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal
 
+from zfabric.wire.messages import Produced
+
 WAITING_MAX: Final = 65_536
 """Messages of all clients that may wait for a leader; a session that would exceed it is lost."""
 
 Lent = Literal["done", "left", "later"]
 """What became of a turn that was asked for: nothing is left; something is, for the leader's own thread; or the caller
 took enough of them lately, and is to ask again if it waits."""
+
+Express = Callable[[bytes, bytes, int], Produced | None]
+"""Takes a batch (header, payload) at a time (monotonic ns) and returns what became of it, published by then. None:
+nothing was done, nor need it ever be again; send it the usual way. What it raises, from a handler of signals, leaves
+open whether the batch was taken: send it as well."""
 
 _here: dict[str, Nearby] = {}
 _numbers = itertools.count()
@@ -73,10 +83,10 @@ class NearSession:
 
     Attributes:
         number: as the client's core knows it. inbox: messages from the leader, each a list of parts; None: it is over.
-        sent: something was sent that no turn was asked for yet.
+        sent: something was sent that no turn was asked for yet. over: closed.
     """
 
-    __slots__ = ("_attending", "_put_off", "bell", "inbox", "leader", "number", "peer", "sent")
+    __slots__ = ("_attending", "_put_off", "bell", "inbox", "leader", "number", "over", "peer", "sent")
 
     def __init__(self, number: int, leader: Nearby) -> None:
         self.number = number
@@ -85,7 +95,7 @@ class NearSession:
         self.peer = b"near-%d-" % next(_numbers) + os.urandom(16)
         self.inbox: deque[list[Any] | None] = deque()
         self.bell = Bell()
-        self.sent = False
+        self.sent = self.over = False
         self._put_off = False
         self._attending = False
 
@@ -126,6 +136,7 @@ class NearSession:
 
     def close(self) -> None:
         """The client has left."""
+        self.over = True
         self.leader.sessions.pop(self.peer, None)
         self.bell.close()
 
@@ -137,6 +148,7 @@ class Nearby:
         inbox: what clients have sent: who, and the frames. sessions: by the ids that the leader knows them by.
         bell: rung when something waits that nobody else will take.
         lend: takes a turn in the calling thread, which may say that it is patient; tells what is left.
+        express: returns the express way of a session to a partition, by its id; None if there is none now.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -145,6 +157,7 @@ class Nearby:
         self.sessions: dict[bytes, NearSession] = {}
         self.bell = Bell()
         self.lend: Callable[[bool], Lent] = refuse
+        self.express: Callable[[NearSession, int], Express | None] = no_express
         self._over = False
         _here[endpoint] = self
 
@@ -169,11 +182,16 @@ class Nearby:
         if _here.get(self.endpoint) is self:
             del _here[self.endpoint]
 
+    def refuse_all(self) -> None:
+        """Let nobody but the leader's own thread do anything for it."""
+        self.lend = refuse
+        self.express = no_express
+
     def end(self) -> None:
         """The leader has ended: every session is lost."""
         self.withdraw()
         self._over = True
-        self.lend = refuse
+        self.refuse_all()
         for session in list(self.sessions.values()):
             session.post(None)
         self.sessions.clear()
@@ -183,6 +201,11 @@ class Nearby:
 def refuse(patient: bool) -> Lent:  # noqa: FBT001 - what Nearby.lend is before a leader serves
     """Take no turn."""
     return "left"
+
+
+def no_express(session: NearSession, partition_id: int) -> Express | None:
+    """Know no express way."""
+    return None
 
 
 def find(endpoint: str) -> Nearby | None:

@@ -324,6 +324,16 @@ class Ports:
 
     # Sessions with leaders of this process.
 
+    def express(self, number: int, partition_id: int) -> nearby.Express | None:
+        """Return the express way of a session to a partition of its leader; None if there is none now."""
+        session = self._near.get(number)
+        return None if session is None or not self.drives else session.leader.express(session, partition_id)
+
+    @property
+    def has_near(self) -> bool:
+        """Whether a session leads to a leader of this process."""
+        return bool(self._near)
+
     def prefer_near(self) -> None:
         """Lose the sessions over sockets to leaders that have turned out to be in this process."""
         if nearby.any_here():

@@ -29,22 +29,26 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, cast
 
 import zmq
 
 from zfabric import errors
+from zfabric.core.leader.express import Express
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
+from zfabric.net import nearby
 from zfabric.net.forking import close_copies
-from zfabric.net.nearby import Lent, Nearby, refuse
+from zfabric.net.nearby import Lent, Nearby, NearSession
 from zfabric.net.polling import SharedPoller
 from zfabric.server.building import build
 from zfabric.server.holding import hold
 from zfabric.server.loop import Loop
 from zfabric.store.volume import Volume
 from zfabric.wire import messages
+from zfabric.wire.messages import Produced
 
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
@@ -113,16 +117,11 @@ class InsideLoop(Loop):
             if self._failure is not None:
                 return "left"
             began = time.monotonic_ns()
-            took = self._took_ns
-            if not patient:
-                self._ahead = max(0.0, self._ahead - (began - self._lent_ns) / took)
-                if self._ahead >= AHEAD_MAX:
-                    return "later"
+            ahead = self._ahead_at(began)
+            if not patient and ahead >= AHEAD_MAX:
+                return "later"
             done = self._lend(began)
-            self._lent_ns = ended = time.monotonic_ns()
-            self._took_ns = ended - began + 1
-            if not patient:
-                self._ahead += 1.0
+            self._spent(began, ahead if patient else ahead + 1.0)
             return "done" if done else "left"
         except (errors.ZFabricError, AssertionError) as error:
             self._failure = error
@@ -130,6 +129,60 @@ class InsideLoop(Loop):
         except BaseException:
             self._turn.spoil()
             self._inbox.extendleft(reversed(self._taken))
+            self._bell.ring()
+            raise
+        finally:
+            self._lock.release()
+
+    def _ahead_at(self, now: int) -> float:
+        """Return how many turns callers are ahead of half of their time."""
+        return max(0.0, self._ahead - (now - self._lent_ns) / self._took_ns)
+
+    def _spent(self, began: int, ahead: float) -> None:
+        """A turn that began then has ended."""
+        self._lent_ns = ended = time.monotonic_ns()
+        self._took_ns = ended - began + 1
+        self._ahead = ahead
+
+    def express(self, session: NearSession, partition_id: int) -> nearby.Express | None:
+        """Return the express way of a session to a partition; None if there is none now."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            way = self._turn.express(partition_id)
+        finally:
+            self._lock.release()
+        return None if way is None else partial(self._express, session, way)
+
+    def _express(self, session: NearSession, way: Express, raw: bytes, payload: bytes, now: int) -> Produced | None:
+        """Take a batch in the calling thread, unless something waits that was there before it."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._inbox or self._carried or self._stopping or self._links is not None or session.over:
+                return None
+            ahead = self._ahead_at(now)
+            if self._failure is not None or ahead >= AHEAD_MAX:
+                return None
+            wall_ms = time.time_ns() // 1_000_000
+            frames = way.take(raw, payload, wall_ms)
+            if frames is None:
+                return None
+            try:
+                self._publishing.publish(frames)
+            finally:  # What is there has to be told of, if by a HEAD alone.
+                produced = way.taken(now, wall_ms)
+            self._peers[session.peer] = now
+            if not self._finish():
+                self._bell.ring()
+            self._spent(now, ahead + 1.0)
+            return produced
+        except (errors.ZFabricError, AssertionError) as error:
+            self._failure = error
+            self._bell.ring()
+            return None
+        except BaseException:
+            self._turn.spoil()
             self._bell.ring()
             raise
         finally:
@@ -149,6 +202,10 @@ class InsideLoop(Loop):
             return False
         self._perform(effects)
         self._taken = []
+        return self._finish()
+
+    def _finish(self) -> bool:
+        """Answer whoever waits for what was done; tells whether nothing is left for the leader's thread."""
         woken = deque(self._turn.woken())
         if woken:
             self._perform(self._turn.answer(woken, self._settings.turn_bytes))
@@ -217,7 +274,8 @@ class Resident:
                     loop.run(self._serving)
                 finally:
                     _leading.difference_update([self._loop])
-                    self._near.lend = refuse
+                    loop.stop()
+                    self._near.refuse_all()
                     self._near.withdraw()
 
     def stop(self) -> None:
@@ -235,6 +293,7 @@ class Resident:
         assert self._loop is not None
         _leading.add(self._loop)
         self._near.lend = self._loop.lend
+        self._near.express = self._loop.express
         self.served = True
 
 

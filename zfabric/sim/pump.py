@@ -99,6 +99,10 @@ class SimPump:
         if not self.alive:
             raise errors.Closed(what="fabric")
 
+    def rests(self, now: int) -> bool:
+        """As the pump of asyncio: a :meth:`flush` has to follow whatever was sent."""
+        return False
+
     def flush(self, *, look: bool = True) -> None:
         """Do all there is to do now, and come back when there is more; there is nothing to look for, it arrives."""
         self.check()

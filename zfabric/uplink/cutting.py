@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from zfabric.core.client.pieces import RECORD_OVERHEAD
+from zfabric.core.client.outbox import RECORD_OVERHEAD
 from zfabric.wire.batch import RecordBatch
 
 

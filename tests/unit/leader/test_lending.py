@@ -223,11 +223,11 @@ def test_a_turn_that_was_left_in_the_middle_is_taken_back_and_its_commands_are_d
     class Struck(Exception):
         pass
 
-    for call in range(1, 40):
+    for call in range(1, 90):
         left = [call]
 
         def strike(frame, event, argument, left=left):
-            if event == "call":
+            if event in {"call", "return"}:
                 left[0] -= 1
                 if left[0] == 0:
                     raise Struck

@@ -118,6 +118,12 @@ class Ledger:
                 counts[place] = counts.get(place, 0) + batch.count
         return counts
 
+    def skip(self, batch: OutBatch) -> None:
+        """A batch was acknowledged before anybody could have asked for it: it need not have been added."""
+        batch.done = True
+        batch.payload = b""
+        self.acknowledged += batch.count
+
     def finish(self, batch: OutBatch, error: Exception | None) -> None:
         """Report and settle a batch: it is acknowledged, or given up for ``error``."""
         if self.lanes:

@@ -16,8 +16,14 @@ from zfabric.wire import batch, codecs
 from zfabric.wire.batch import SPARSE
 from zfabric.wire.messages import DURABILITIES, UNKNOWN_OFFSET, Produced
 
+RECORD_OVERHEAD = 16
+"""Bytes that a record counts in a producer's buffer beside its key, value and headers."""
 HEADER_OVERHEAD = 8
 """Bytes that msgpack needs beside a header's name and content: at most so many for names up to 64 KiB."""
+
+Express = Callable[[bytes, bytes, int], Produced | None]
+"""Takes a batch (header, payload) at a time (monotonic ns) to a leader in this process, and returns its answer. None:
+nothing was done, and it leads nowhere any more. What it raises, from a handler of signals, leaves open which it was."""
 
 
 class OutBatch:
@@ -63,30 +69,36 @@ class OutBatch:
 
     def seal(self, codec: int, producer_id: int) -> None:
         """Encode the columns; nothing can be added after this."""
-        deltas = self.deltas
-        uniform = not any(deltas)
-        payload = batch.encode_columns(0 if uniform else deltas, self.keys, self.values, self.headers)
-        low, high = (0, 0) if uniform else (min(deltas), max(deltas))
-        base = self.base_timestamp
-        if low < 0:
-            payload = batch.encode_columns([delta - low for delta in deltas], self.keys, self.values, self.headers)
-        self.header, self.payload = batch.seal(
-            payload,
-            codec=codec,
-            flags=SPARSE if self.sequences is not None else 0,
-            count=self.count,
-            base_timestamp=base + low,
-            max_timestamp=base + high,
-            producer_id=producer_id,
-            producer_epoch=0,
-            base_sequence=0,
-            last_sequence=0,
-            partition=0,
-        )
+        deltas, low, high = self.deltas, 0, 0
+        if any(deltas):
+            low, high = min(deltas), max(deltas)
+            column = [delta - low for delta in deltas] if low < 0 else deltas
+            payload = batch.encode_columns(column, self.keys, self.values, self.headers)
+        else:
+            payload = batch.encode_columns(0, self.keys, self.values, self.headers)
+        base, flags = self.base_timestamp, 0
         if self.sequences is not None:
+            flags = SPARSE
             self.first, self.last = self.sequences[0], self.sequences[-1]
+        self.header, self.payload = batch.seal(
+            payload, codec=codec, flags=flags, count=self.count, base_timestamp=base + low, max_timestamp=base + high,
+            producer_id=producer_id, producer_epoch=0, base_sequence=0, last_sequence=0, partition=0,
+        )  # fmt: skip
         self.values = []
         self.keys = self.headers = self.sequences = None
+
+    def seal_lone(self, value: bytes, outbox: Outbox, codec: int, producer_id: int) -> None:
+        """Seal it with one plain record, and the next sequence: as if it was added, sealed, assigned, and encoded."""
+        self.deltas.append(0)
+        self.count = 1
+        self.size = RECORD_OVERHEAD + len(value)
+        outbox.assign(self)
+        first, base = self.first, self.base_timestamp
+        self.header, self.payload = batch.seal(
+            batch.encode_columns(0, None, (value,), None), codec=codec, flags=0, count=1, base_timestamp=base,
+            max_timestamp=base, producer_id=producer_id, producer_epoch=outbox.epoch, base_sequence=first,
+            last_sequence=first, partition=outbox.partition_id,
+        )  # fmt: skip
 
     def encoded(self, epoch: int, partition_id: int) -> bytes:
         """Return the header to send."""
@@ -186,6 +198,7 @@ class Outbox:
         begun: a named producer has its epoch here. attempt: how many it has used up.
         stored: last application sequence known to be stored. application: last one that is stored or held here.
         retry_at_ns: nothing is sent before; set after a rejection.
+        express: takes a lone batch to the leader at once; None if nothing does, or nobody has asked for it.
     """
 
     __slots__ = (
@@ -194,6 +207,7 @@ class Outbox:
         "beginning",
         "begun",
         "epoch",
+        "express",
         "leader",
         "next_sequence",
         "number",
@@ -224,6 +238,7 @@ class Outbox:
         self.application = -1
         self.retry_at_ns: int | None = None
         self.retry_pause_ns = 0
+        self.express: Express | None = None
 
     def assign(self, entry: OutBatch) -> None:
         """Give a batch the next sequences; application sequences stay."""
@@ -261,6 +276,17 @@ class Outbox:
         if self.open is not None and self.open.sequences is not None:
             held.append(self.open.sequences[-1])
         self.application = max(self.stored, *held, -1)
+
+    @property
+    def rests(self) -> bool:
+        """Whether the next batch can be sent at once, with the next sequence, as if there were no others."""
+        return (
+            self.open is None
+            and self.retry_at_ns is None
+            and self.next_sequence >= 0
+            and not self.under_way
+            and not self.sealed
+        )
 
     @property
     def postponed(self) -> bool:

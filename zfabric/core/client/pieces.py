@@ -12,12 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from zfabric.core.client.outbox import OutBatch, headers_size
+from zfabric.core.client.outbox import RECORD_OVERHEAD, OutBatch, headers_size
 from zfabric.settings import BATCH_RECORDS_MAX
 from zfabric.wire.batch import RecordBatch
-
-RECORD_OVERHEAD = 16
-"""Bytes that a record counts in a producer's buffer beside its key, value and headers."""
 
 
 class Piece(NamedTuple):

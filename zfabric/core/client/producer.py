@@ -17,6 +17,7 @@ from zfabric import errors
 from zfabric.core.client.failures import Failures
 from zfabric.core.client.ledger import Ledger
 from zfabric.core.client.outbox import (
+    RECORD_OVERHEAD,
     Delivery,
     OutBatch,
     Outbox,
@@ -26,9 +27,9 @@ from zfabric.core.client.outbox import (
 )
 from zfabric.core.client.partitioner import key_hash
 from zfabric.core.client.pending import Pending
-from zfabric.core.client.pieces import RECORD_OVERHEAD, Piece
+from zfabric.core.client.pieces import Piece
 from zfabric.core.client.route import Route
-from zfabric.core.client.sender import Sender
+from zfabric.core.client.sender import IN_USE_NS, Sender
 from zfabric.settings import (
     BATCH_OVERHEAD_MAX,
     BATCH_RECORDS_MAX,
@@ -43,7 +44,6 @@ from zfabric.wire.metadata import TopicMeta
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
-AGE_NS = 60_000_000_000
 _OPEN_BYTES_MAX = BATCH_OVERHEAD_MAX * 3 // 4
 """A batch below this has room for one more record of the largest size: what a leader takes exceeds that by 1 MiB."""
 
@@ -75,7 +75,7 @@ class Producer:
         self._batch_bytes = min(settings.batch_bytes, _OPEN_BYTES_MAX)
         self._client = client
         self._ledger = Ledger(client, settings, named=named)
-        self.sender = Sender(client, settings, self._ledger, identity, -AGE_NS, named=named)
+        self.sender = Sender(client, settings, self._ledger, identity, -IN_USE_NS, named=named)
         self._routes = self.sender.routes
         self._lanes = self._ledger.lanes
         self._delivery = delivery
@@ -102,6 +102,11 @@ class Producer:
     def named(self) -> bool:
         """Whether it has a name, and so takes the application's own sequences."""
         return self.sender.named
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is on its way, so that no answer is to be looked for."""
+        return not self._ledger
 
     def blocked(self, topic: str, now: int, deadline_ns: int) -> Pending[Any] | None:
         """Return what to wait for before a record to ``topic`` can be taken; None if it can be now."""
@@ -158,7 +163,7 @@ class Producer:
 
     def in_use(self, now: int) -> bool:
         """Tell whether it holds something, or sent something within the last minute."""
-        return self._ledger.used > 0 or now - self.sender.sent_ns < AGE_NS
+        return self._ledger.used > 0 or now - self.sender.sent_ns < IN_USE_NS
 
     def topics(self) -> list[str]:
         """Return the topics whose partitions are known."""
@@ -171,8 +176,11 @@ class Producer:
     def append(self, topic: str, value: object, now: int) -> Any:
         """Take one plain record: :meth:`send` without any option, by the short way if there is one."""
         lane = self._lanes.get(topic)
-        if lane is None or type(value) is not bytes:
+        if type(value) is not bytes:
             return self._append(topic, value, now)
+        if lane is None:
+            lone = self.sender.express(topic, value, now)
+            return self._append(topic, value, now) if lone is None else self._delivery(lone, 0)
         room = lane.room - len(value) - RECORD_OVERHEAD
         if room <= 0:
             return self._append(topic, value, now)

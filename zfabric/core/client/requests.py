@@ -48,6 +48,8 @@ from zfabric.wire.messages import Command, Type
 if TYPE_CHECKING:
     from random import Random
 
+    from zfabric.core.client.outbox import Express
+
 PAUSE_MAX_NS: Final = 200_000_000
 AWAY_PAUSE_MAX_NS: Final = 5_000_000_000
 PATIENCE_NS: Final = 5_000_000_000
@@ -69,6 +71,7 @@ class Requests:
         strangers: how often an endpoint had another fabric than was expected.
         own: of a mesh: endpoint of the own leader; the first fabric that it welcomes us to is expected from then on.
         own_changed: called with another one that it has later, before anything is sent to that.
+        express: gives the express way of a session to a partition id; set where a leader is in this process.
     """
 
     def __init__(self, software: str, random: Random, *, home: str = "") -> None:
@@ -82,6 +85,7 @@ class Requests:
         self.strangers = 0
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
+        self.express: Callable[[int, int], Express | None] | None = None
         self._locate_ns: int | None = None
         self._phase_ns: int | None = None
         self._connections: dict[str, Connection] = {}
@@ -262,8 +266,12 @@ class Requests:
 
     def connected(self, endpoint: str) -> bool:
         """Tell whether a session to ``endpoint`` is ready."""
+        return self.ready(endpoint) is not None
+
+    def ready(self, endpoint: str) -> int | None:
+        """Return the session to ``endpoint`` if it is ready."""
         connection = self._connections.get(self._lent.get(endpoint, endpoint))
-        return connection is not None and connection.ready
+        return connection.session if connection is not None and connection.ready else None
 
     @property
     def sessions(self) -> list[str]:

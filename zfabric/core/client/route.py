@@ -39,7 +39,7 @@ class Route:
         self.count = len(meta.partitions)
         for place in meta.partitions[: len(self.outboxes)]:
             outbox = self.outboxes[place.number]
-            outbox.leader = place.leader
+            outbox.leader, outbox.express = place.leader, None
             outbox.show(self.shown(place.number))
             if outbox.partition_id != place.id:
                 # The topic was deleted and made again: a new partition knows nothing of our sequences.

@@ -17,6 +17,12 @@ The application's own sequences leave gaps, so a leader cannot see that a batch 
 and the missing one's retry for a repeat. So one batch of them is under way per partition, and with one that is given
 up all behind it are: the application sends them again, in order, and nothing was jumped over.
 
+A leader in this very process may give an *express way* to a partition (``core/leader/express.py``). A lone record
+goes there if nothing else is under way to its topic, and is stored and published when the call returns. It has its
+sequence before that, as any other; where an exception of a signal handler's leaves open whether it was taken, it is a
+batch under way as any other, and is sent as such. A way that has refused one is forgotten; the next answer that comes
+by the usual way is the occasion to ask for another.
+
 With ``acks="none"`` a batch carries no producer id: nobody repeats what was lost, and to a leader that expects dense
 sequences all that follows would be out of order.
 """
@@ -28,7 +34,7 @@ from typing import TYPE_CHECKING
 from zfabric import errors
 from zfabric.core.client.connection import Request
 from zfabric.core.client.ledger import Ledger
-from zfabric.core.client.outbox import OutBatch, Outbox, codec_number
+from zfabric.core.client.outbox import RECORD_OVERHEAD, OutBatch, Outbox, codec_number
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
@@ -43,6 +49,10 @@ RETRY_NS = 20_000_000
 RETRY_MAX_NS = 400_000_000
 KEEPERS_PATIENCE_NS = 10_000_000_000
 """Patience with a leader that waits for keepers: its silence does not mean that it has lost the batch."""
+LONE_BYTES_MAX = 16_384
+"""A larger record does not go by express: what that saves is little beside what its bytes take."""
+IN_USE_NS = 60_000_000_000
+"""Who has sent nothing for so long does not use its topics."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
 
 
@@ -71,6 +81,7 @@ class Sender:
         self._instance = client.random.getrandbits(62) + 1 if named else 0
         self._codec = codec_number(settings.codec)
         self._flags = _FLAGS[settings.acks]
+        self._expressly = not (named or settings.linger_ns or self._flags & messages.FLAG_NO_ANSWER)
 
     # For the producer.
 
@@ -119,6 +130,10 @@ class Sender:
         repeats = batch.sequences is not None or not self._flags & messages.FLAG_NO_ANSWER
         batch.seal(self._codec, self.identity if repeats else 0)
         outbox.sealed.append(batch)
+        self._turn_to_next(route, outbox)
+
+    def _turn_to_next(self, route: Route, outbox: Outbox) -> None:
+        """Let keyless records fill another partition's batch than this one, which is closed."""
         if outbox.number == route.sticky:
             route.sticky = (route.sticky + 1) % route.count
 
@@ -219,6 +234,64 @@ class Sender:
             self._give_up_behind(outbox, sparse.error)
         outbox.recount()
 
+    # By express.
+
+    def express(self, topic: str, value: bytes, now: int) -> OutBatch | None:
+        """Send a lone plain record by express; returns its batch, which is acknowledged, or None if it cannot go so."""
+        route = self.routes.get(topic)
+        if route is None:
+            return None
+        outbox = route.outboxes[route.sticky]
+        take, ledger = outbox.express, self._ledger
+        size = len(value)
+        if (
+            take is None
+            or route.under_way
+            or ledger.used >= ledger.check_from
+            or size > LONE_BYTES_MAX
+            or size + RECORD_OVERHEAD > route.record_max
+            or not outbox.rests
+        ):
+            return None
+        batch = OutBatch(topic, outbox.shown, now, now // 1_000_000 + self._client.wall_offset_ms)
+        batch.seal_lone(value, outbox, self._codec, self.identity)
+        try:
+            answer = take(batch.header, batch.payload, now)
+        except BaseException:
+            self._send_anyway(route, outbox, batch, now)
+            raise
+        if answer is None:
+            outbox.next_sequence = batch.first
+            outbox.express = None
+            return None
+        if now - self.sent_ns >= IN_USE_NS:
+            self._client.restless = True  # Its topics are to be looked after again.
+        self.sent_ns = now
+        self.sent_bytes += len(batch.header) + len(batch.payload)
+        self._turn_to_next(route, outbox)
+        outbox.retry_pause_ns = 0
+        batch.acknowledge(answer)
+        ledger.skip(batch)
+        return batch
+
+    def _send_anyway(self, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
+        """Nobody knows whether a batch was taken: if it was, its leader knows it by its sequence."""
+        outbox.express = None
+        outbox.under_way.append(batch)
+        route.under_way += 1
+        self._ledger.add(batch, now)
+        self._ledger.used += batch.size
+        self._transmit(route, outbox, batch, now)
+
+    def _ask_for_express(self, route: Route, outbox: Outbox) -> None:
+        requests = self._client.requests
+        if requests.express is None or not self._expressly or route.compacted or not outbox.idle:
+            return
+        endpoint = self._client.endpoint(outbox.leader)
+        session = None if endpoint is None else requests.ready(endpoint)
+        if session is not None:
+            outbox.express = requests.express(session, outbox.partition_id)
+
     # Under way.
 
     def _ripe(self, route: Route, outbox: Outbox, now: int) -> bool:
@@ -280,6 +353,8 @@ class Sender:
             sticky = route.outboxes[route.sticky]
             if sticky is not outbox and not route.under_way and sticky.open is not None:
                 self.advance(route, sticky, now)
+            if outbox.express is None:
+                self._ask_for_express(route, outbox)
             return
         if command.type == Type.ERROR:
             error = errors.from_wire(command.body.code, command.body.values)

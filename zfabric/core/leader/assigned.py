@@ -35,12 +35,13 @@ class Assigned:
         places: topic and number within it, by partition id, copies included.
         kept: which of these are copies of other fabrics' partitions.
         loaded: the partitions in use, by id.
+        changes: grows whenever one of these may be another than before, or be what it was before a turn.
     """
 
     def __init__(self, leader: int) -> None:
         self.fabric = ""
         self.epoch = 0
-        self.version = 0
+        self.version = self.changes = 0
         self.places: dict[int, tuple[AssignedTopic, int]] = {}
         self.kept: dict[int, KeptPlace] = {}
         self.loaded: dict[int, Partition] = {}
@@ -55,6 +56,7 @@ class Assigned:
 
     def load(self, txn: Transaction) -> None:
         """Read the last assignment."""
+        self.changes += 1
         self._topics.clear()
         self.places.clear()
         self.kept.clear()
@@ -109,6 +111,7 @@ class Assigned:
         if not self.fabric:
             self.fabric = body.fabric
             txn.put(keys.volume("fabric"), body.fabric.encode())
+        self.changes += 1
         dropped = []
         for topic in body.topics:
             before = self._topics.get(topic.id)
@@ -149,10 +152,13 @@ class Assigned:
 
     def abandon(self) -> None:
         """The transaction was given up: partitions are loaded again when used; memory topics take back the turn."""
+        self.changes += 1
         for partition_id, held in list(self.loaded.items()):
             if isinstance(held.log, MemoryLog):
-                held.log.abandon()
-                held.producers.abandon()
+                if held.log.abandon():
+                    held.producers.abandon()
+                else:
+                    held.producers.settled()
                 held.groups = held.tombstones = -1
             else:
                 del self.loaded[partition_id]

@@ -28,7 +28,8 @@ from itertools import islice
 
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Publish, Reply
-from zfabric.core.leader import groups, lineage
+from zfabric.core.leader import express, groups, lineage
+from zfabric.core.leader.arrivals import Arrivals
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.commits import Commits
 from zfabric.core.leader.copies import Copies, Keep
@@ -48,8 +49,6 @@ from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import PartitionEnd
 from zfabric.wire.replication import KeptPlace, Share, SharedOffset
-
-TRIM_WITH_APPEND = 4
 
 
 class Leader:
@@ -79,13 +78,13 @@ class Leader:
         self._commits = Commits()
         self.damage = Damage(self._assigned, self.counters)
         self._keepers = Keepers(self._assigned, self._commits, self.counters, self.damage)
+        self._arrivals = Arrivals(self.counters, self._keepers, settings.head_ms * 1_000_000)
         self.copies = Copies(self._assigned, self.damage, settings.origin_expiry_days * 86_400_000)
         self._reading = Reading(
             leader_id, self._assigned, settings, self.counters, software, keepers=self._keepers, copies=self.copies,
             damage=self.damage,
         )  # fmt: skip
         self._dirty: dict[int, Partition] = {}
-        self._heads: dict[int, int] = {}
         self._touched_rings: dict[int, Partition] = {}
         self._staging = Staging(settings.turn_bytes)
         self._unstaging = False
@@ -189,7 +188,7 @@ class Leader:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        due_ns = next(iter(self._heads.values()), None)
+        due_ns = next(iter(self._arrivals.heads.values()), None)
         for machine in (self._staging, self._maintenance, self._keepers):
             wanted = machine.next_deadline()
             if wanted is not None and (due_ns is None or wanted < due_ns):
@@ -201,11 +200,11 @@ class Leader:
         self._effects += [Reply(peer, frames) for peer, frames in self._keepers.signs(self._now)]
         for partition_id in self._staging.due(self._now):
             self._unstage(partition_id, txn)
-        while self._heads:
-            partition_id, due_ns = next(iter(self._heads.items()))
+        while self._arrivals.heads:
+            partition_id, due_ns = next(iter(self._arrivals.heads.items()))
             if due_ns > self._now:
                 break
-            del self._heads[partition_id]
+            del self._arrivals.heads[partition_id]
             self._publish_head(partition_id)
         if self._maintenance.due_ns <= self._now:
             self._maintain(txn)
@@ -296,6 +295,21 @@ class Leader:
             return False
         return partition.durability == 2 or (journaling and partition.durability == 1)
 
+    def express(self, partition_id: int, txn: Transaction) -> express.Express | None:
+        """Return the express way to a partition that is in use, if there can be one."""
+        partition = self._assigned.loaded.get(partition_id)
+        if partition is None or partition_id in self._assigned.kept or not express.fits(partition):
+            return None
+        return express.Express(partition, self._assigned, self._arrivals, self.counters, self._most(partition), txn)
+
+    def revoke(self) -> None:
+        """Let no express way lead anywhere: a turn is to be taken back."""
+        self._assigned.changes += 1
+
+    def _most(self, partition: Partition) -> int:
+        """Return how many bytes a batch's payload may have."""
+        return min(partition.config.record_bytes_max + BATCH_OVERHEAD_MAX, self._payload_max)
+
     # Commands that change something.
 
     def _refuse(self, peer: bytes, command: Command, error: errors.ZFabricError) -> None:
@@ -317,8 +331,7 @@ class Leader:
         stored = isinstance(partition.log, StoredLog)
         if self.storage_full is not None and stored:
             raise self.storage_full
-        payload_max = min(partition.config.record_bytes_max + BATCH_OVERHEAD_MAX, self._payload_max)
-        batch.check_produced(header, body.payload, payload_max)
+        batch.check_produced(header, body.payload, self._most(partition))
         if header.producer_id:
             original = partition.producers.check(header, txn)
             if original is not None:
@@ -337,14 +350,8 @@ class Leader:
     def _appended(
         self, partition: Partition, header: batch.BatchHeader, stamped: bytes, body: messages.Produce, txn: Transaction
     ) -> None:
-        config, log = partition.config, partition.log
-        if isinstance(log, MemoryLog) or ("delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes):
-            self.counters.trimmed += log.trim(config, self._wall_ms, TRIM_WITH_APPEND, txn)
-        counters = self.counters
-        counters.batches_in += 1
-        counters.records_in += header.records
-        counters.bytes_in += header.payload_length + batch.HEADER_BYTES
-        counters.published += 1
+        log = partition.log
+        self._arrivals.note(partition, header, self._now, self._wall_ms, txn)
         self._dirty[partition.id] = partition
         if partition.durability == 0:
             self.must_sync = True
@@ -355,20 +362,9 @@ class Leader:
             # The offsets given ahead are written down before any of them is told.
             self.must_sync |= log.state.end > log.reserved
         self._effects.append(Publish((messages.PARTITION.pack(partition.id), stamped, body.part)))
-        partition.published = log.state.end
-        self._keepers.appended(partition.id)
-        self._heads.pop(partition.id, None)
-        self._heads[partition.id] = self._now + self._settings.head_ms * 1_000_000
 
     def _answer_produce(
-        self,
-        peer: bytes,
-        command: Command,
-        partition: Partition,
-        base: int,
-        append_time: int,
-        duplicate: int,
-        end: int,
+        self, peer: bytes, command: Command, partition: Partition, base: int, append_time: int, duplicate: int, end: int
     ) -> None:
         if command.flags & messages.FLAG_NO_ANSWER:
             return
@@ -388,10 +384,11 @@ class Leader:
         body: messages.InitProducer = command.body
         check_range("producer id", body.producer, 1, (1 << 64) - 1)
         partition = self._assigned.led(body.partition, txn)
+        if isinstance(partition.log, MemoryLog):
+            partition.log.begin()
+            self._touched_rings[partition.id] = partition
         state = partition.producers.begin(body.producer, body.instance, body.attempt, self._wall_ms, txn)
         self._dirty[partition.id] = partition
-        if isinstance(partition.log, MemoryLog):
-            self._touched_rings[partition.id] = partition
         self.must_sync = True
         self._reply(
             peer,
@@ -471,7 +468,7 @@ class Leader:
         for partition_id in dropped:
             self._maintenance.doom(partition_id)
             self._dirty.pop(partition_id, None)
-            self._heads.pop(partition_id, None)
+            self._arrivals.heads.pop(partition_id, None)
             self._keepers.drop(partition_id)
             self._commits.drop(partition_id)
             self.copies.drop(partition_id)

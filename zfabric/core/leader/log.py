@@ -40,7 +40,6 @@ INDEX_EVERY_BYTES = 256 << 10
 MEMORY_RING_BYTES = 64 << 20
 RESERVED_OFFSETS = 1 << 20
 """A memory log writes down its end this many offsets ahead, so that a restart never gives an offset twice."""
-
 SEARCH_BYTES = 8 << 20
 """What one step of a search by time reads."""
 LOOKED_AT_BYTES = 16 << 10
@@ -410,13 +409,11 @@ class MemoryLog:
         self, header: BatchHeader, raw: Buffer, payload: Buffer, epoch: int, wall_ms: int, txn: Transaction
     ) -> bytes:
         """Give the batch its offsets and keep it; returns the stamped header."""
-        state = self.state
-        base = state.end
+        state, base = self.state, self.state.end
         if self._before is None:
-            self._before = (base, state.epoch, state.max_timestamp, self.reserved)
+            self.begin()
         stamped = batch.stamp(raw, self.partition, epoch, header.records, base, wall_ms)
-        kept = bytes(payload)
-        newest = header.max_timestamp
+        kept, newest = bytes(payload), header.max_timestamp
         self._ring.append((base, newest, wall_ms, stamped, kept))
         state.end = base + header.records
         state.epoch = epoch
@@ -432,14 +429,20 @@ class MemoryLog:
             ahead = PartitionState(start=self.reserved, end=self.reserved, epoch=self.state.epoch)
             txn.put(keys.state(self.partition), _encode_state(ahead))
 
+    def begin(self) -> None:
+        """The turn changes something of the partition."""
+        state = self.state
+        if self._before is None:
+            self._before = (state.end, state.epoch, state.max_timestamp, self.reserved)
+
     def settled(self) -> None:
-        """The turn is durable: what it appended stays."""
+        """The turn is durable: what it did to the partition stays. One step, which no exception leaves half done."""
         self._before = None
 
-    def abandon(self) -> None:
-        """The turn is given up: nobody has seen what it appended, and the offsets written down for it are not."""
+    def abandon(self) -> bool:
+        """The turn is given up, and what it did here taken back; returns False if that is nothing, or was settled."""
         if self._before is None:
-            return
+            return False
         state, ring = self.state, self._ring
         state.end, state.epoch, state.max_timestamp, self.reserved = self._before
         self._before = None
@@ -448,6 +451,7 @@ class MemoryLog:
         state.start = ring[0][0] if ring else state.end
         state.bytes = sum(HEADER_BYTES + len(payload) for *_, payload in ring)
         state.batches = len(ring)
+        return True
 
     def _index(self, offset: int) -> int:
         at = bisect_left(self._ring, offset, key=itemgetter(0))

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from zfabric import errors
 from zfabric.core.effects import LeaderEffect, Reply
+from zfabric.core.leader.express import Express
 from zfabric.core.leader.leader import Leader
 from zfabric.core.transaction import Cursor, Transaction
 from zfabric.model import Buffer
@@ -249,10 +250,10 @@ class Turn:
         except store.map_full:
             if not begun:
                 store.abandon()
-            self._spoiled = True
+            self._spoil(grow=True)
             return None
         except (_NotHere, errors.StorageFull):
-            self._spoiled = False
+            self._spoil(grow=False)
             return None
         assert begun or not store.writing, "a transaction that was begun here has ended here"
         return leader.take_effects()
@@ -269,7 +270,18 @@ class Turn:
 
         What of it was done, or even told, is known by the sequences of its producers, and not done twice.
         """
-        self._spoiled = False
+        self._spoil(grow=False)
+
+    def _spoil(self, *, grow: bool) -> None:
+        self._spoiled = grow
+        self._leader.revoke()
+
+    def express(self, partition_id: int) -> Express | None:
+        """Return the express way to a partition, for any thread that holds the leader; None if there is none now.
+
+        What goes there needs no turn, nor is it part of one. If it is left in the middle, :meth:`spoil`.
+        """
+        return None if self._spoiled is not None else self._leader.express(partition_id, _Lazy(self._store))
 
     def _clock(self, now: int, wall_ms: int) -> None:
         self._leader.clock(now, wall_ms)
