@@ -255,6 +255,43 @@ async def read_on(stream):
         assert chunk == b"chunk"
 
 
+@pytest.mark.parametrize(("fault", "timeout", "most"), [("kill", 60.0, 2.1), ("cut", 3.0, 4.1), ("freeze", 3.0, 4.1)])
+def test_a_handler_does_not_go_on_for_a_caller_that_has_gone_or_whose_time_is_over(fault, timeout, most):
+    """Who was killed is noticed on the connection, by what is sent; of others the time that they gave is known."""
+    with Simulation(1) as simulation:
+        service, ended = None, []
+
+        async def method(request):
+            # Handlers here are not stopped by a cancellation.
+            while not (service.stats()["cancelled"] or service.stats()["expired"]):
+                await simulation.sleep(0.01)
+            assert request.cancelled
+            ended.append(simulation.now)
+
+        async def play():
+            nonlocal service
+            service = await offer(simulation, "host", method)
+            fabric = simulation.connect_async("caller")
+            asked = simulation.start(outcomes(simulation, fabric, 1, timeout=timeout))
+            await simulation.sleep(0.5)
+            began = simulation.now
+            if fault == "kill":
+                simulation.kill_client(fabric)
+            elif fault == "freeze":
+                simulation.freeze_client(fabric, 30.0)
+            else:
+                simulation.network.partition("caller", "host")
+            await simulation.sleep(30.0)
+            if fault == "cut":
+                simulation.heal()
+            if fault != "kill":
+                await simulation.world.join(asked)
+            (at,) = ended
+            assert at - began <= most
+
+        simulation.run(play(), seconds=600.0)
+
+
 def test_a_stream_waits_for_a_slow_reader_for_as_long_as_its_patience_and_not_longer():
     with Simulation() as simulation:
 

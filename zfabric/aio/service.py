@@ -79,8 +79,12 @@ class Request(msgspec.Struct, eq=False):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller does not want it any more: work for it is in vain."""
-        return self._job.cancelled
+        """Whether its caller does not want it any more, has gone, or its time is over: work for it is in vain.
+
+        Whoever has gone is noticed within two seconds or so.
+        """
+        job = self._job
+        return job.cancelled or (job.deadline_ns is not None and job.deadline_ns <= self._pump.now())
 
 
 class Service:

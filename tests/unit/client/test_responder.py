@@ -36,11 +36,11 @@ class Stage:
         self.client.listens(self.session, "tcp://i:1", self.now)
         self.client.take_effects()
 
-    def ask(self, body=b"body", peer=PEER):
+    def ask(self, body=b"body", peer=PEER, seconds=1):
         """Say a REQUEST; tells whether the pump has to ask for the next deadline after it."""
         self.number += 1
         self.client.restless = False
-        frames = calls.request(calls.REQUEST, self.number, 7, 1_000_000, b"s.m", b"", body)
+        frames = calls.request(calls.REQUEST, self.number, 7, seconds * 1_000_000, b"s.m", b"", body)
         self.client.receive(self.session, [peer, *frames], self.now)
         return self.client.restless
 
@@ -127,7 +127,7 @@ def test_the_end_of_the_last_request_of_one_that_drains_is_no_usual_one():
 def full(stage, peer=b"deaf"):
     """Let a caller ask until nothing more is begun for it; returns the number that it is asked by."""
     for _ in range(5):
-        stage.ask(peer=peer)
+        stage.ask(peer=peer, seconds=60)
     assert [stage.work(CALLER_BYTES), stage.responder.ready] == [[peer], False]
     assert len(stage.responder.backlog) == 4
     reply, question = stage.sent(peer)
@@ -264,3 +264,22 @@ def test_a_caller_that_reads_nothing_takes_nobody_s_place():
     assert all(answer.type != calls.REFUSED for answer in stage.sent(b"deaf"))
     stage.ask(peer=b"deaf")
     assert stage.sent(b"other") == []
+
+
+def test_a_request_whose_time_is_over_is_not_wanted_any_more_though_nobody_says_so():
+    """Neither one that runs, nor one that waits: it holds no place."""
+    stage = Stage()
+    for _ in range(4):
+        stage.ask()
+    running = [stage.responder.take(stage.now) for _ in range(2)]
+    stage.now += 3 * SECOND // 2
+    stage.client.tick(stage.now)
+    assert [job.cancelled for job in running] == [True, True]
+    assert len(stage.responder.backlog) == 0
+    assert stage.responder.counts["expired"] == 4
+    for job in running:
+        stage.responder.end(job, stage.now)
+    assert stage.responder.jobs == {}
+    stage.now += 2 * SECOND
+    stage.client.tick(stage.now)
+    assert stage.responder.counts["expired"] == 4

@@ -48,6 +48,7 @@ class Job(msgspec.Struct, eq=False):
         ahead: sizes of the chunks that its caller has not said to have taken. ahead_bytes: their sum.
         credit: what the stream waits for. asking: headers of the latest requests that its handler has made.
         cancelled: its caller does not want it any more. cancel: what the shell has called then.
+        seen: it was there at the last round (:mod:`zfabric.core.client.rounds`).
     """
 
     peer: bytes
@@ -61,6 +62,7 @@ class Job(msgspec.Struct, eq=False):
     oneway: bool = False
     cancelled: bool = False
     over: bool = False
+    seen: bool = False
     window: int = 0
     place: int = 0
     cancel: Callable[[], None] | None = None

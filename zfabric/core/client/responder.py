@@ -5,14 +5,13 @@ for a method that there is not, when the instance drains, when its time is over 
 ``concurrency`` are running and ``queue`` wait (or their bodies exceed ``QUEUED_BYTES_MAX``; see
 :mod:`zfabric.core.client.backlog` for whose is), and when it would wait for
 its own maker (:mod:`zfabric.core.client.circles`). Otherwise it waits for a worker; what the handler returns or raises
-is the answer. CANCEL takes a waiting request away, and tells a running one. Who talks nonsense again and again is not
-listened to any more (:mod:`zfabric.core.client.nonsense`); who does not read what it is sent gets nothing more
+is the answer. CANCEL takes a waiting request away, and tells a running one; so does the end of its time, and of its
+caller (:mod:`zfabric.core.client.rounds`). Who talks nonsense again and again is not listened to any more
+(:mod:`zfabric.core.client.nonsense`); who does not read what it is sent gets nothing more
 (:mod:`zfabric.core.client.unread`).
 
 **A stream** may be as many chunks ahead of its reader as the window and CREDIT say, and ``STREAM_BYTES`` with all but
-the last of them. Its deadline is looked at with each chunk; one that waits for CREDIT for ``patience`` is given up. A
-peer that takes nothing at all, or has gone, is noticed when something is sent to it; each gets a PONG now and then for
-that reason.
+the last of them. Its deadline is looked at with each chunk; one that waits for CREDIT for ``patience`` is given up.
 
 **Draining.** The card says so, and every peer is sent GOODBYE. Requests that come all the same are refused, and
 repeated by their callers elsewhere. Each caller answers FAREWELL once it sends nothing more: what it sent before has
@@ -38,6 +37,7 @@ from zfabric.core.client.job import Job, Method
 from zfabric.core.client.nonsense import Nonsense
 from zfabric.core.client.outflow import Outflows
 from zfabric.core.client.pending import Pending
+from zfabric.core.client.rounds import Rounds
 from zfabric.core.client.unread import SMALL_BYTES, Unread
 from zfabric.core.effects import CloseSession, Listen, Send
 from zfabric.wire import calls, messages
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
     from zfabric.model import Buffer
 
-PROBE_NS: Final = 10_000_000_000
-DRAIN_PROBE_NS: Final = 200_000_000
 PEERS_MAX: Final = 100_000
 
 
@@ -110,7 +108,7 @@ class Responder:
         self._instance = card.instance
         self._session: int | None = None
         self._announcement = Announcement(client)
-        self._probe_ns = 0
+        self._rounds = Rounds()
         self._drain_until_ns: int | None = None
         self._draining = self._calling = False
         self.ended = False
@@ -134,7 +132,7 @@ class Responder:
         """The socket is bound."""
         told = self._advertise.replace(":*", endpoint[endpoint.rindex(":") :]) or endpoint
         self.card = msgspec.structs.replace(self.card, endpoint=told)
-        self._probe_ns = now + PROBE_NS
+        self._rounds.begin(now)
         self._announcement.make(self.card, now)
         self.listening.resolve(endpoint)
 
@@ -157,7 +155,7 @@ class Responder:
             self._drain_until_ns = deadline_ns
             self.card = msgspec.structs.replace(self.card, flags=self.card.flags | DRAINING)
             self._announcement.make(self.card, now)
-            self._probe_ns = now + DRAIN_PROBE_NS
+            self._rounds.hurry(now)
             for peer in self._peers:
                 self._send(peer, calls.bare(calls.GOODBYE, 0))
 
@@ -460,7 +458,7 @@ class Responder:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         if self._session is None or self._announcement.due_ns is None:
             return None
-        due = min(self._announcement.due_ns, self._probe_ns)
+        due = min(self._announcement.due_ns, self._rounds.due_ns)
         if self._outflows.waits:
             due = min(due, self._outflows.next_deadline())
         if self._drain_until_ns is None:
@@ -484,13 +482,17 @@ class Responder:
         self._outflows.tick(now)
         if self._announcement.due_ns <= now:
             self._announcement.make(self.card, now)
-        if self._probe_ns <= now:
-            self._probe_ns = now + (DRAIN_PROBE_NS if self._draining else PROBE_NS)
-            for peer in self._peers:
+        if self._rounds.due_ns <= now:
+            late, callers, everybody = self._rounds.make(self.jobs.values(), now)
+            for job in late:
+                self.counts["expired"] += not job.cancelled
+                self._abandon(job)
+            for peer in self._peers if everybody else callers:
                 self._send(peer, calls.pong(0, self.card.instance, draining=self._draining))
-            for peer in self.unread.tick(now, self._outflows.patience_ns):
-                self._drop(peer)
-            self._ask()
+            if everybody:
+                for peer in self.unread.tick(now, self._outflows.patience_ns):
+                    self._drop(peer)
+                self._ask()
 
     def stats(self) -> dict[str, int]:
         """Return counters, and how many requests run and wait."""
