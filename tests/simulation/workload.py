@@ -296,9 +296,9 @@ class Run:
             while not self._dies(name, fabric):
                 try:
                     records = await consumer.poll(self.random.choice([1, 10, 500]), timeout=0.5)
-                except errors.OffsetOutOfRange:
+                except errors.OffsetOutOfRange as error:
                     assert history.reuses, "only a log that lost its tail can end before a consumer"
-                    fresh = await self._seek(consumer)
+                    fresh = await self._seek(consumer, error.partition)
                     continue
                 seen = [Seen(record.partition, record.offset, record.value) for record in records]
                 history.polls.append(Poll(name, seen, fresh))
@@ -320,7 +320,7 @@ class Run:
         return True
 
     async def _commit(self, consumer, group, history):
-        positions = dict(consumer.position)
+        positions = {n: at for n, at in consumer.position.items() if n not in consumer.problems}
         try:
             await consumer.commit()
         except errors.OffsetOutOfRange:
@@ -330,8 +330,8 @@ class Run:
             return
         history.commits += [(group, number, offset, "committed") for number, offset in positions.items()]
 
-    async def _seek(self, consumer):
-        number = self.random.choice(consumer.assignment)
+    async def _seek(self, consumer, number=None):
+        number = self.random.choice(consumer.assignment) if number is None else number
         try:
             await consumer.seek(number, self.random.choice(["earliest", "latest"]))
         except PASSING:

@@ -97,3 +97,12 @@ def test_an_error_is_the_same_on_the_other_side(again):
     """Class, attributes and text."""
     assert type(again) is StorageFull
     assert (again.directory, again.free, again.reserve, str(again)) == ("/d", 1, 2, str(FULL))
+
+
+@pytest.mark.parametrize(("offset", "parted", "place"), [(1, None, 4), (12, None, 9), (8, 6, 6), (8, 2, 4)], ids=str)
+def test_what_stops_a_reader_says_where_it_can_go_on(offset, parted, place):
+    bounds = {"topic": "t", "partition": 0, "offset": offset, "start": 4, "end": 9}
+    error = zfabric.errors.OffsetOutOfRange(**bounds)
+    if parted is not None:
+        error = zfabric.errors.LogRewound(**bounds, parted=parted, problem="p")
+    assert error.next_offset == place

@@ -91,8 +91,12 @@ class Consumer:
     async def poll(self, max_records: int = 500, timeout: float = 1.0) -> list[Record]:
         """Return up to ``max_records``; an empty list if none came within ``timeout`` seconds.
 
+        A partition that cannot go on is told once, when its records were returned. The others are read on as if it were
+        not there, and it is among :attr:`problems` until it is sought. When nothing that is read can go on, that is
+        told again after the timeout.
+
         Raises:
-            CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it. Others go on first.
+            CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it.
             LogRewound: a partition's log was set back: :meth:`seek` to ``parted``, to read what it has instead.
             DeserializerFailed: for the next record; those before it were returned. :meth:`seek` past it.
         """
@@ -100,9 +104,13 @@ class Consumer:
         check_range("timeout", timeout, 0.0, 1e9, "s")
         waited = await self._ready(timeout)
         with self._pump.lock:
-            records = self._core.take(max_records)
-            if not waited or self._core.wants:
-                self._pump.flush(look=not waited)
+            try:
+                records = self._core.take(max_records)
+            finally:
+                if not waited or self._core.wants:
+                    self._pump.flush(look=not waited)
+            if not records:
+                self._check()
         if self._deserializer is None:
             return records
         ready: list[Record] = []
@@ -115,6 +123,12 @@ class Consumer:
                     raise
                 break
         return ready
+
+    def _check(self) -> None:
+        """Raise why nothing that is read can go on, if that is so."""
+        error = self._core.stuck
+        if error is not None:
+            raise error
 
     def _deserialized(self, record: Record) -> Record:
         assert self._deserializer is not None
@@ -143,17 +157,16 @@ class Consumer:
         waited = await self._ready(timeout)
         batches: list[RecordBatch] = []
         with self._pump.lock:
-            while len(batches) < max_batches:
-                try:
-                    batch = self._core.take_batch()
-                except errors.ZFabricError:
-                    if batches:
+            try:
+                while len(batches) < max_batches:
+                    batch = self._core.take_batch(len(batches))
+                    if batch is None:
                         break
-                    raise
-                if batch is None:
-                    break
-                batches.append(batch)
-            self._pump.flush(look=not waited)
+                    batches.append(batch)
+            finally:
+                self._pump.flush(look=not waited)
+            if not batches:
+                self._check()
         return batches
 
     async def _ready(self, timeout: float | None) -> bool:
@@ -186,7 +199,8 @@ class Consumer:
     async def __aiter__(self) -> AsyncIterator[Record]:
         """Yield records for ever; the position is behind each record when it is yielded.
 
-        Whoever leaves the loop may go on with any other call, or with another loop, and misses nothing.
+        Whoever leaves the loop may go on with any other call, or with another loop, and misses nothing. What
+        :meth:`poll` raises comes out of the loop; another one goes on with all other partitions.
         """
         while not self._core.closed:
             if not self._left:
@@ -194,14 +208,22 @@ class Consumer:
                     cursor = self._core.cursors[number]
                     cursor.position = max(cursor.position, position)
                 self._after = {}
+                with self._pump.lock:
+                    self._check()
                 waited = await self._wait(None)
                 with self._pump.lock:
-                    self._fill()
-                    self._pump.flush(look=not waited)
+                    try:
+                        self._fill()
+                    finally:
+                        self._pump.flush(look=not waited)
                 continue
             record = self._left[0]
             if self._deserializer is not None:
-                record = self._deserialized(record)
+                try:
+                    record = self._deserialized(record)
+                except errors.DeserializerFailed:
+                    self._put_back(record.partition)
+                    raise
             self._left.popleft()
             self._core.cursors[record.partition].position = record.offset + 1
             yield record
@@ -212,6 +234,13 @@ class Consumer:
         self._after = {number: self._core.cursors[number].position for number in {r.partition for r in self._left}}
         for record in reversed(self._left):
             self._core.cursors[record.partition].position = record.offset
+
+    def _put_back(self, partition: int) -> None:
+        """What an iteration has taken of a partition and not yielded is read again, behind what others have."""
+        with self._pump.lock:
+            self._core.rewind([partition], self._pump.now())
+            self._left = deque(record for record in self._left if record.partition != partition)
+            self._after.pop(partition, None)
 
     def _give_back(self) -> None:
         """An iteration was left: what it had taken and not yielded is read again."""
@@ -298,9 +327,19 @@ class Consumer:
 
     @property
     def problems(self) -> dict[int, errors.ZFabricError]:
-        """Why partitions cannot go on, by partition: what :meth:`poll` raises once there is nothing else to return."""
+        """Why partitions cannot go on, by partition: what :meth:`poll` raises, or has raised, of each."""
         cursors = self._core.cursors
         return {number: cursor.error for number, cursor in cursors.items() if cursor.error is not None}
+
+    @property
+    def failures(self) -> int:
+        """How often :meth:`poll` or a loop has raised that a partition cannot go on."""
+        return self._core.failures
+
+    @property
+    def skipped(self) -> int:
+        """Offsets that were passed over because they were missing, with ``missing="skip"``."""
+        return self._core.skipped
 
     def log(self, partition: int) -> tuple[str, int]:
         """Return what a partition has as long as it is the same log, though it be read at a keeper: origin, id there.

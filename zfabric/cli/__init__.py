@@ -121,12 +121,17 @@ def main(arguments: list[str] | None = None) -> int:
     except errors.ZFabricError as error:
         click.echo(f"error: {error}", err=True)
         _say_notes(error)
-        return next((status for kind, status in _EXITS if isinstance(error, kind)), 1)
+        return status_of(error)
     except OSError as error:
         click.echo(f"error: {_refusal(error)}", err=True)
         _forget_output()
         return 1
     return 0
+
+
+def status_of(error: errors.ZFabricError) -> int:
+    """Return the exit status for an error."""
+    return next((status for kind, status in _EXITS if isinstance(error, kind)), 1)
 
 
 def _refusal(error: OSError) -> str:

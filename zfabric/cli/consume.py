@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zfabric import errors
+from zfabric.cli import status_of
 from zfabric.cli.options import complete_groups, connect, fabric_options, pause, topic_argument
 from zfabric.cli.places import check_partitions, nearest, offset_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from zfabric.model import Record, TopicInfo
     from zfabric.sync.consumer import Consumer
@@ -71,17 +73,28 @@ def command(  # noqa: PLR0917 - one parameter an option
     Without --follow it ends at the end that the topic had at the beginning. In JSON, "timestamp" is in milliseconds
     since 1970, and bytes that are no UTF-8 are in "value_base64", "key_base64" and "headers_base64";
     produce --format json takes them back.
+
+    A partition that cannot go on, as its offset was removed or it is damaged, is told on standard error and read no
+    more; the others are, and the exit code says so in the end.
     """
     write = sys.stdout.buffer.write
     layout = "json" if as_json else layout
-    printed = 0
+    printed, told = 0, dict[int, errors.ZFabricError]()
     with connect(url, timeout) as fabric:
         info = fabric.topics.describe(topic)
         ends = {part.partition: part.end_offset for part in info.partitions}
         with _consumer(fabric, info, group, start, partitions, follow=follow) as consumer:
-            while follow or any(max(at, 0) < ends.get(number, 0) for number, at in consumer.position.items()):
+            while follow or _unread(consumer, ends, told):
                 wanted = 500 if count is None else min(500, count - printed)
-                records = consumer.poll(wanted, timeout=1.0)
+                try:
+                    records = consumer.poll(wanted, timeout=1.0)
+                except errors.ZFabricError as error:
+                    stopped = {number: error for number, problem in consumer.problems.items() if problem is error}
+                    told |= stopped
+                    if not stopped or told.keys() >= {*consumer.assignment}:
+                        raise  # There is nothing else to read.
+                    click.echo(f"error: {error}", err=True)
+                    continue
                 for record in records:
                     write(_line(record, layout))
                 sys.stdout.buffer.flush()
@@ -92,6 +105,13 @@ def command(  # noqa: PLR0917 - one parameter an option
                     consumer.commit()
                 if count is not None and printed >= count:
                     break
+    if told:
+        raise click.exceptions.Exit(max(map(status_of, told.values())))
+
+
+def _unread(consumer: Consumer, ends: dict[int, int], told: Container[int]) -> bool:
+    """Tell whether there is something before ``ends`` in partitions of which it was not told that they cannot go on."""
+    return any(max(at, 0) < ends.get(number, 0) for number, at in consumer.position.items() if number not in told)
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class ZFabricError(Exception):
     def __init__(self, **values: Value) -> None:
         self.values: dict[str, Value] = {**self.defaults, **values}
         self.__dict__.update(self.values)
-        super().__init__(self.template.format_map(self.values | {"counted": _counted(values.get("records"))}))
+        phrases = {"counted": _counted(values.get("records")), "whose": _whose(values.get("origin"))}
+        super().__init__(self.template.format_map(self.values | phrases))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.values)
@@ -61,6 +62,10 @@ class ZFabricError(Exception):
 
 def _counted(records: Value) -> str:
     return "1 record" if records == 1 else f"{records:,} records" if isinstance(records, int) else ""
+
+
+def _whose(origin: Value) -> str:
+    return f" of origin {origin}" if origin else ""
 
 
 def _rebuild(kind: type[ZFabricError], values: dict[str, Value]) -> ZFabricError:

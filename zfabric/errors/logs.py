@@ -44,11 +44,12 @@ class ProducerFenced(ZFabricError):
 
 
 class OffsetOutOfRange(ZFabricError):
-    """The asked offset is not, or no longer, in the log."""
+    """The asked offset is not, or no longer, in the log. ``origin`` is whose that is among peers, else ""."""
 
     code = 33
+    origin = ""
     template = (
-        "topic {topic!r} partition {partition}: offset {offset} is outside the log; allowed: {start} to {end}; "
+        "topic {topic!r} partition {partition}{whose}: offset {offset} is outside the log; allowed: {start} to {end}; "
         "seek to one of them"
     )
     topic: str
@@ -56,6 +57,11 @@ class OffsetOutOfRange(ZFabricError):
     offset: int
     start: int
     end: int
+
+    @property
+    def next_offset(self) -> int:
+        """Where reading can go on: the nearest offset that there is."""
+        return min(max(self.offset, self.start), self.end)
 
 
 class LogRewound(OffsetOutOfRange):
@@ -67,8 +73,9 @@ class LogRewound(OffsetOutOfRange):
 
     code = 39
     template = (
-        "topic {topic!r} partition {partition}: what was read before offset {offset} is not in the log, which was set "
-        "back: {problem}; its records from {parted} on are others: seek there to read them; allowed: {start} to {end}"
+        "topic {topic!r} partition {partition}{whose}: what was read before offset {offset} is not in the log, which "
+        "was set back: {problem}; its records from {parted} on are others: seek there to read them; "
+        "allowed: {start} to {end}"
     )
     topic: str
     partition: int
@@ -78,13 +85,22 @@ class LogRewound(OffsetOutOfRange):
     parted: int
     problem: str
 
+    @property
+    def next_offset(self) -> int:
+        """Where reading can go on: where the logs part, or where this one begins by now."""
+        return max(self.parted, self.start)
+
 
 class CorruptBatch(ZFabricError):
-    """A stored or received batch does not match its checksum or cannot be decoded."""
+    """A stored or received batch does not match its checksum or cannot be decoded.
+
+    ``origin`` is whose it is among peers, else "".
+    """
 
     code = 34
+    origin = ""
     template = (
-        "topic {topic!r} partition {partition} offset {offset}: {problem}; "
+        "topic {topic!r} partition {partition}{whose} offset {offset}: {problem}; "
         "later offsets stay readable from {next_offset}; run 'zfabric doctor'"
     )
     topic: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zfabric import errors
 from zfabric.core.client.agenda import Chore
-from zfabric.core.client.pending import Pending, gather
+from zfabric.core.client.pending import Pending, gather, relay
 from zfabric.core.client.positions import ABSENT_NS, by_leader
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from zfabric.core.client.cursor import Cursor
 
 AGAIN_NS: Final = 500_000_000
+_OF_ONE: Final = (errors.OffsetOutOfRange, errors.CorruptRow, errors.LimitExceeded)
+"""What a leader refuses of one partition, while it would store that of others."""
 
 
 class Commits(Chore):
@@ -38,7 +40,9 @@ class Commits(Chore):
     def store(self, offsets: Mapping[int, int], now: int, deadline_ns: int) -> Pending[Any]:
         """Store offsets by partition number; comes when they are durable, or owed.
 
-        The error is that of the first that cannot be stored; the others are all the same.
+        The error is that of one that cannot be stored; all others are stored. A leader refuses all that it is told at
+        once when it has to refuse one, and a keeper's copies of many origins bear the same number there: so it is told
+        one half and the other, until those that it refuses are alone.
         """
         self._client.now = max(self._client.now, now)
         absent = {number for number in offsets if self._absent(number)}
@@ -102,9 +106,14 @@ class Commits(Chore):
             done.resolve(None)
             return
         if not (self._client.scattered and getattr(error, "retriable", False)):
+            if len(cursors) > 1 and isinstance(error, _OF_ONE):
+                middle = len(cursors) // 2
+                halves = [cursors[:middle], cursors[middle:]]
+                relay(gather([self._send(mine, offsets, deadline_ns) for mine in halves]), done)
+                return
             for cursor in cursors:
                 self._owed.pop(cursor.number, None)  # It would be the same each time.
-            done.fail(_named(error, cursors))
+            done.fail(cursors[0].named(error) if isinstance(error, errors.OffsetOutOfRange) else error)
             return
         left = [cursor for cursor in cursors if self._consumer.cursors.get(cursor.number) is cursor]
         away = [cursor for cursor in left if self._away(cursor)]
@@ -113,8 +122,7 @@ class Commits(Chore):
         if rest and self._client.now >= deadline_ns:
             done.fail(error)
             return
-        again = gather([self._send(mine, offsets, deadline_ns) for mine in by_leader(rest).values()])
-        again.on_done(lambda: done.fail(again.error) if again.error else done.resolve(None))
+        relay(gather([self._send(mine, offsets, deadline_ns) for mine in by_leader(rest).values()]), done)
 
     # For the consumer.
 
@@ -136,11 +144,3 @@ class Commits(Chore):
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         return None if self._consumer.closed else self._due_ns
-
-
-def _named(error: Exception, cursors: list[Cursor]) -> Exception:
-    """Return a leader's error with the number by which users know the partition."""
-    if not isinstance(error, errors.OffsetOutOfRange | errors.LogRewound):
-        return error
-    number = next((cursor.number for cursor in cursors if cursor.there == error.partition), error.partition)
-    return type(error)(**error.values | {"partition": number})

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.agenda import Chore
-from zfabric.core.client.candidates import Candidates
 from zfabric.core.client.committing import Commits
 from zfabric.core.client.cursor import Cursor, Tally
 from zfabric.core.client.feed import IDLE_NS, Feed
@@ -34,6 +33,7 @@ from zfabric.core.client.pending import Pending
 from zfabric.core.client.positions import Positions, Start, outside
 from zfabric.core.client.routes import log_of
 from zfabric.core.client.share import Share
+from zfabric.core.client.turns import Turns
 from zfabric.model import Record
 from zfabric.wire.batch import RecordBatch
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
@@ -84,10 +84,7 @@ class Consumer:
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
         self._waiting: Pending[None] | None = None
-        # Of those that may be taken from: who has something, who has nothing but an error, who was taken from last.
-        self._stocked = Candidates(_stocked)
-        self._failed = Candidates(_failed)
-        self._last = -1
+        self._turns = Turns(self.cursors)
         self._places = 0
         self._seen: dict[int, PartitionPlace] = {}
         # In a mesh the members of a group share what there is; see share.py.
@@ -122,8 +119,7 @@ class Consumer:
                 cursor.lists = ()
             self.cursors.clear()
             self.tally = Tally(self.tally.limit, self._eased)
-            self._stocked.clear()
-            self._failed.clear()
+            self._turns.clear()
             for feed in self._feeds.values():
                 feed.clear()
             if self._share is not None:
@@ -158,7 +154,7 @@ class Consumer:
         """Read a partition at its leader from now on."""
         feed = self._feed(cursor.leader)
         feed.join(cursor)
-        cursor.lists = (self._stocked, self._failed, feed.behind)
+        cursor.lists = (self._turns.stocked, self._turns.failed, feed.behind)
         cursor.changed()
 
     @property
@@ -232,7 +228,7 @@ class Consumer:
         return waiting
 
     def _available(self) -> bool:
-        return self.closed or self._stocked.first() is not None or self._failed.first() is not None
+        return self.closed or self._turns.any()
 
     def wake(self) -> None:
         """Let those go on who wait for something to take, if there is something."""
@@ -241,30 +237,17 @@ class Consumer:
             self._waiting = None
             waiting.resolve(None)
 
-    def _next(self) -> Cursor | None:
-        """Return the next partition, in turn, that has something."""
-        cursor = self._stocked.first(self._last)
-        if cursor is not None:
-            self._last = cursor.place
-            return cursor
-        failed = self._failed.first()
-        if failed is not None:
-            assert failed.error is not None, "who failed has an error"
-            raise failed.error
-        return None
-
     def take(self, most: int) -> list[Record]:
         """Return up to ``most`` records, of one partition or several; the position moves behind them.
 
         Raises:
-            CorruptBatch, OffsetOutOfRange: nothing else is left to take; seek to go on.
+            CorruptBatch, OffsetOutOfRange: one of them does not go on, told once; see ``turns.py``.
         """
         taken: list[Record] = []
         while len(taken) < most:
-            cursor = self._stocked.first(self._last) if taken else self._next()
+            cursor = self._turns.next(len(taken))
             if cursor is None:
                 break
-            self._last = cursor.place
             taken += cursor.take(most - len(taken))
         return taken
 
@@ -273,10 +256,20 @@ class Consumer:
         """Whether something is to be sent for it; what it has begun to want by taking is found out by the next step."""
         return self._client.requests.wants
 
-    def take_batch(self) -> RecordBatch | None:
-        """Return the next whole batch; the position moves behind it. Raises as :meth:`take` does."""
-        cursor = self._next()
+    def take_batch(self, taken: int = 0) -> RecordBatch | None:
+        """Return the next whole batch, behind ``taken`` others; the position moves on. Raises as :meth:`take` does."""
+        cursor = self._turns.next(taken)
         return None if cursor is None else cursor.take_batch()
+
+    @property
+    def stuck(self) -> errors.ZFabricError | None:
+        """Why nothing that is read can go on, once that was told."""
+        return self._turns.stuck()
+
+    @property
+    def failures(self) -> int:
+        """How often a partition could not go on, and that was told."""
+        return self._turns.failures
 
     def rewind(self, numbers: Iterable[int], now: int) -> None:
         """Read these partitions again from their positions, which the facade had moved back."""
@@ -293,7 +286,9 @@ class Consumer:
         if self.group is None:
             raise errors.InvalidArgument(name="group", value="None", allowed="a consumer made with group=… to commit")
         if offsets is None:
-            offsets = {cursor.number: cursor.position for cursor in self.cursors.values()}
+            # What was read of a log that is no more cannot be stored, which is told by take.
+            rewound = errors.LogRewound
+            offsets = {c.number: c.position for c in self.cursors.values() if not isinstance(c.error, rewound)}
         changed = {n: offset for n, offset in offsets.items() if self.cursor(n).committed != offset >= 0}
         return self._commits.store(changed, now, deadline_ns)
 
@@ -449,8 +444,7 @@ class Consumer:
         feed = self._feed(cursor.leader)
         feed.subscribe(cursor, on=False)
         feed.leave(cursor)
-        self._stocked.forget(cursor)
-        self._failed.forget(cursor)
+        self._turns.forget(cursor)
         cursor.lists = ()  # It may be a part of something that is under way.
         cursor.buffered, cursor.tally = 0, Tally()
 
@@ -487,11 +481,3 @@ class Consumer:
         cursor.expected = target
         if not cursor.buffer:
             cursor.position = target
-
-
-def _stocked(cursor: Cursor) -> bool:
-    return bool(cursor.records or cursor.buffer) and not cursor.paused
-
-
-def _failed(cursor: Cursor) -> bool:
-    return cursor.error is not None and not cursor.paused

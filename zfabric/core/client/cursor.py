@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
@@ -15,6 +15,8 @@ from zfabric.wire.metadata import PartitionPlace
 
 if TYPE_CHECKING:
     from zfabric.core.client.candidates import Candidates
+
+Named = TypeVar("Named", bound=errors.ZFabricError)
 
 
 class Tally:
@@ -45,6 +47,7 @@ class Cursor:
         first: base offset and append time of the first one of that epoch.
         untouched: it begins wherever the log does, and nothing was received yet.
         end: end offset last heard of. committed: as stored for the group.
+        told: the application was told of the error.
         tally: what all of its consumer's cursors hold. place: its place among them. lists: the candidates' lists that
             hear of its changes: what is stocked, what failed, what is behind.
     """
@@ -74,6 +77,7 @@ class Cursor:
         self._live = False
         self.subscribed = False
         self.heard_ns = 0
+        self.told = False
         self._error: errors.ZFabricError | None = None
 
     def forget(self) -> None:
@@ -149,6 +153,7 @@ class Cursor:
     @error.setter
     def error(self, error: errors.ZFabricError | None) -> None:
         self._error = error
+        self.told = False
         self.changed()
 
     def move(self, at: PartitionPlace) -> None:
@@ -207,15 +212,22 @@ class Cursor:
                 if header.base_offset <= self.expected < header.next_offset:
                     self.take_in(header, payload)
         except errors.CorruptBatch as error:
-            self.error = error
+            self.error = self.named(error)
         except errors.ProtocolViolation as error:
             self._damaged(str(error))
 
     def _damaged(self, problem: str) -> None:
         offset = self.expected
-        self.error = errors.CorruptBatch(
-            topic=self.topic, partition=self.number, offset=offset, next_offset=offset + 1, problem=problem
+        self.error = self.named(
+            errors.CorruptBatch(
+                topic=self.topic, partition=self.number, offset=offset, next_offset=offset + 1, problem=problem
+            )
         )
+
+    def named(self, error: Named) -> Named:
+        """Return an error of this partition with the number and the origin by which users know it."""
+        origin = {"origin": self.log[0]} if self.log[0] else {}
+        return type(error)(**error.values | {"partition": self.number} | origin)
 
     # Taking.
 
@@ -249,7 +261,7 @@ class Cursor:
         except errors.CorruptBatch as error:
             self.buffer.clear()
             self.buffered = 0
-            self.error = error
+            self.error = self.named(error)
             self.expected = self.position
         self.taken = 0
 
@@ -262,6 +274,8 @@ class Cursor:
             first = self.buffer.popleft()
             self._let_go(first.header.payload_length + HEADER_BYTES)
             self.position = first.header.next_offset if self.buffer else self.expected
-            for behind in self.lists[2:]:
-                behind.note(self)
+            self.records, self.taken = [], 0
+            for candidates in self.lists[1:]:
+                candidates.note(self)
+            return
         self.records, self.taken = [], 0

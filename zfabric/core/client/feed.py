@@ -52,7 +52,7 @@ RETRY_NS = 50_000_000
 RETRY_MAX_NS = 400_000_000
 AWAY_NS = 500_000_000
 CALL_NS = 30_000_000_000
-_NAMING = frozenset(kind.code for kind in (errors.CorruptBatch, errors.OffsetOutOfRange, errors.LogRewound))
+_NAMING = frozenset((errors.CorruptBatch, errors.OffsetOutOfRange, errors.LogRewound))
 """Errors that name a partition, by which a user seeks on."""
 
 
@@ -271,10 +271,9 @@ class Feed(Chore):
 
     def _failed(self, cursor: Cursor, part: messages.FetchedPart, now: int) -> None:
         assert part.failure is not None
-        values = part.failure.values
-        if part.failure.code in _NAMING:
-            values = values | {"partition": cursor.number}  # At its leader it may have another one.
-        error = errors.from_wire(part.failure.code, values)
+        error = errors.from_wire(part.failure.code, part.failure.values)
+        if type(error) in _NAMING:
+            error = cursor.named(error)  # At its leader it may have another number.
         if isinstance(error, errors.NotLeader) or error.retriable:
             self._postpone(now)
         elif isinstance(error, errors.OffsetOutOfRange) and cursor.copy and cursor.expected > error.end:

@@ -96,3 +96,8 @@ def gather(pendings: list[Pending[T]]) -> Pending[list[T]]:
     for entry in pendings:
         entry.on_done(one)
     return whole
+
+
+def relay(source: Pending[list[None]], target: Pending[None]) -> None:
+    """Let one come when another has come, with its error if it has one."""
+    source.on_done(lambda: target.fail(source.error) if source.error else target.resolve(None))

@@ -7,7 +7,8 @@ The end of a copy that a keeper has is the newest one that its origin has told t
 that begins at the end begins there, also where the copy has not got so far.
 
 Where leaders are scattered (see ``origins.py``), one that does not answer within a second keeps nobody waiting: its
-partitions are asked for again, however long it is away, and begin when it is there.
+partitions are asked for again, however long it is away, and begin when it is there. What is damaged at one origin is
+told to whoever takes records, as what is damaged in its log is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client.feed import CALL_NS, IDLE_NS
-from zfabric.core.client.pending import Pending, gather
+from zfabric.core.client.pending import Pending, gather, relay
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
 
@@ -31,6 +32,8 @@ ABSENT_NS: Final = 1_000_000_000
 """Longest that opening waits for a leader that may be away."""
 QUESTION_PARTS: Final = 1_000
 """Most partitions that one question is about."""
+_OF_AN_ORIGIN: Final = (errors.UnknownTopic, errors.CorruptRow, errors.CorruptBatch)
+"""What is wrong at one origin and keeps nobody from reading the others."""
 Start = int | str
 """An offset, "earliest", "latest", or "@MS": the first record at or after that many ms since 1970."""
 
@@ -55,7 +58,7 @@ class Positions:
         whole: Pending[None] = Pending()
         soon_ns = min(deadline_ns, self._client.now + ABSENT_NS)
         grouped = by_leader(cursors).values()
-        _relay(gather([self._tolerated(mine, self._place(mine, self._start, soon_ns)) for mine in grouped]), whole)
+        relay(gather([self._tolerated(mine, self._place(mine, self._start, soon_ns)) for mine in grouped]), whole)
         return whole
 
     def _tolerated(self, cursors: list[Cursor], placed: Pending[None]) -> Pending[None]:
@@ -64,7 +67,7 @@ class Positions:
         def known() -> None:
             if placed.error is None:
                 done.resolve(None)
-            elif getattr(placed.error, "retriable", False) or isinstance(placed.error, errors.UnknownTopic):
+            elif getattr(placed.error, "retriable", False) or isinstance(placed.error, _OF_AN_ORIGIN):
                 self._find(cursors, self._start)
                 done.resolve(None)
             else:
@@ -117,7 +120,7 @@ class Positions:
         whole: Pending[None] = Pending()
         group = self._consumer.group
         if group is None:
-            _relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(cursors)]), whole)
+            relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(cursors)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))  # Once for all of them.
             return whole
         asked_of = questions(cursors)
@@ -140,7 +143,7 @@ class Positions:
                         cursor.end = part.end_offset
                         cursor.resume(part.offset, part.epoch, part.append_time)
             rest = [cursor for cursor in cursors if cursor.position < 0 and self._holds(cursor)]
-            _relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(rest)]), whole)
+            relay(gather([self._begin(mine, start, deadline_ns, late=late) for mine in questions(rest)]), whole)
             whole.on_done(lambda: self._consumer.tick(self._client.now))
 
         asked.on_done(known)
@@ -270,7 +273,8 @@ def _timestamp(start: Start) -> int:
 
 def outside(cursor: Cursor, offset: int, start: int, end: int) -> errors.OffsetOutOfRange:
     """Return the error for an offset that a partition does not have."""
-    return errors.OffsetOutOfRange(topic=cursor.topic, partition=cursor.number, offset=offset, start=start, end=end)
+    error = errors.OffsetOutOfRange(topic=cursor.topic, partition=cursor.number, offset=offset, start=start, end=end)
+    return cursor.named(error)
 
 
 def by_leader(cursors: list[Cursor]) -> dict[int, list[Cursor]]:
@@ -288,7 +292,3 @@ def questions(cursors: list[Cursor]) -> list[list[Cursor]]:
         for mine in by_leader(cursors).values()
         for at in range(0, len(mine), QUESTION_PARTS)
     ]
-
-
-def _relay(source: Pending[list[None]], target: Pending[None]) -> None:
-    source.on_done(lambda: target.fail(source.error) if source.error else target.resolve(None))

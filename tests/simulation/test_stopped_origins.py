@@ -1,0 +1,126 @@
+"""Readers of a mesh of which one origin cannot be read on: told once, and all others are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from zfabric import errors
+from zfabric.testing.simulation import Simulation
+
+
+@pytest.fixture
+def simulation():
+    with Simulation(seed=6, peers=3) as entry:
+        entry.advance(1.0)
+        yield entry
+
+
+def send(fabric, values):
+    with fabric.producer() as producer:
+        for value in values:
+            producer.send("t", value).result(30.0)
+
+
+def read(consumer, count, seconds=60.0):
+    records = []
+    while len(records) < count and seconds > 0:
+        records += consumer.poll(timeout=1.0)
+        seconds -= 1.0
+    return [record.value for record in records]
+
+
+def age_out(simulation):
+    """Have a group commit in the middle of what peer 0 has, which then is removed; returns all peers' fabrics."""
+    fabrics = [simulation.connect(f"p{number}", peer=number) for number in range(3)]
+    fabrics[0].topics.create("t", retention=60.0)
+    send(fabrics[0], [b"0"] * 4)
+    with fabrics[2].consumer("t", group="g") as consumer:
+        assert len(read(consumer, 4)) == 4
+        [number] = consumer.position
+        consumer.commit({number: 2})
+    simulation.advance(600.0)
+    send(fabrics[0], [b"0 again"])
+    simulation.advance(5.0)
+    return fabrics
+
+
+def raised(consumer, seconds=10):
+    found = []
+    for _ in range(seconds):
+        try:
+            assert consumer.poll(timeout=1.0) == []
+        except errors.ZFabricError as error:
+            found.append(error)
+    return found
+
+
+def test_one_that_has_removed_what_a_group_wants_is_told_once_by_name_and_stops_nobody_else(simulation):
+    first, second, reader = age_out(simulation)
+    with reader.consumer("t", group="g") as consumer:
+        with pytest.raises(errors.OffsetOutOfRange) as told:
+            read(consumer, 1)
+        error = told.value
+        send(second, [b"1"])
+        assert read(consumer, 1) == [b"1"]
+        assert raised(consumer) == []
+        described = {part.partition: part for part in reader.topics.describe("t").partitions}
+        assert error.origin == described[error.partition].origin
+        assert (error.offset, error.start, error.end) == (2, 4, 5)
+        assert f"of origin {error.origin}: offset 2 is outside the log; allowed: 4 to 5" in str(error)
+        assert consumer.problems == {error.partition: error}
+        send(second, [b"2", b"3"])
+        send(first, [b"unseen"])
+        assert read(consumer, 2) == [b"2", b"3"]
+        assert raised(consumer) == []
+        consumer.commit()
+        consumer.seek(error.partition, error.start)
+        assert read(consumer, 2) == [b"0 again", b"unseen"]
+        assert (consumer.problems, consumer.failures) == ({}, 1)
+
+
+def test_where_it_is_the_only_one_it_is_told_after_each_timeout_until_another_one_comes(simulation):
+    _, second, reader = age_out(simulation)
+    with reader.consumer("t", group="g") as consumer:
+        with pytest.raises(errors.OffsetOutOfRange):
+            read(consumer, 1)
+        before = simulation.now
+        assert len(raised(consumer, 4)) == 4
+        assert simulation.now - before >= 4.0, "to be told again and again must not keep a processor busy"
+        with pytest.raises(errors.OffsetOutOfRange):
+            next(iter(consumer))
+        send(second, [b"1"])
+        simulation.advance(5.0)
+        assert read(consumer, 1) == [b"1"]
+        assert raised(consumer) == []
+
+
+def test_one_that_skips_what_is_missing_counts_it_and_is_told_nothing(simulation):
+    _, second, reader = age_out(simulation)
+    with reader.consumer("t", group="g", missing="skip") as consumer:
+        send(second, [b"1"])
+        assert sorted(read(consumer, 2)) == [b"0 again", b"1"]
+        assert (consumer.skipped, consumer.failures, raised(consumer)) == (2, 0, [])
+
+
+def test_a_member_that_takes_over_is_told_as_well(simulation):
+    _, second, reader = age_out(simulation)
+    send(second, [b"1"])
+    members = [fabric.consumer("t", group="g") for fabric in (second, reader)]
+    told = [errors_of(member) for member in members]
+    assert sorted(map(len, told)) == [0, 1]
+    failing = 0 if told[0] else 1
+    members[failing].close()
+    [again] = errors_of(members[1 - failing])
+    [before] = told[failing]
+    assert (again.partition, again is before) == (before.partition, False)
+
+
+def errors_of(member):
+    """Return what a member is told in a while, each once."""
+    found = {}
+    for _ in range(8):
+        try:
+            member.poll(timeout=1.0)
+        except errors.OffsetOutOfRange as error:
+            found[id(error)] = error
+    return list(found.values())
