@@ -154,6 +154,39 @@ def test_a_stream_is_ahead_of_its_reader_by_its_window_only_and_ends_when_it_is_
         assert until(lambda: service.stats()["running"] == 0)
 
 
+def test_a_stream_that_was_closed_gives_nothing_more_and_says_so(fabric, service):
+    """Neither the chunks that were there already, nor to a thread that waits for the next one."""
+    going_on = threading.Event()
+
+    @service.method("two")
+    def two(request):
+        yield b"1"
+        yield b"2"
+        going_on.wait(60)
+
+    with service:
+        stream = fabric.stream("s.two")
+        assert next(stream) == b"1"
+        stream.close()
+        with pytest.raises(errors.Closed):
+            next(stream)
+        with fabric.stream("s.two") as stream:
+            told = []
+
+            def read():
+                try:
+                    told.extend(stream)
+                except errors.ZFabricError as error:
+                    told.append(error)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            assert until(lambda: len(told) == 2)
+        reader.join(20)
+        assert isinstance(told[2], errors.Closed)
+        going_on.set()
+
+
 def test_what_a_stream_raises_comes_after_its_chunks(fabric, service):
     @service.method("broken")
     def broken(request):

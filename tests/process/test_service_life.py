@@ -15,7 +15,7 @@ import pytest
 import zfabric
 from tests.process.leaders import PATIENCE_S
 from tests.process.test_sdk import until as settled
-from zfabric import aio
+from zfabric import aio, errors
 
 SYNC = """
 import sys, zfabric
@@ -27,7 +27,7 @@ fabric.close()
 """
 ASYNC = """
 import asyncio, sys
-from zfabric import aio
+from zfabric import aio, errors
 async def main():
     async with aio.connect(sys.argv[1], timeout=600.0) as fabric:
         service = fabric.service("s", listen="tcp://127.0.0.1:*")
@@ -81,7 +81,7 @@ fabric.close()
 """
 SLOW_ASYNC = """
 import asyncio, sys
-from zfabric import aio
+from zfabric import aio, errors
 async def main():
     async with aio.connect(sys.argv[1]) as fabric:
         service = fabric.service("slow")
@@ -178,3 +178,19 @@ def test_a_service_that_retires_takes_nothing_new_and_stops_when_told(zfabric_fa
         service.stop()
         asking.join(PATIENCE_S)
         assert (told, service.ended) == ([b"1"], True)
+
+
+def test_a_service_is_not_run_where_no_signal_arrives(zfabric_fabric):
+    told = []
+
+    def run():
+        try:
+            zfabric_fabric.service("s").run()
+        except errors.ZFabricError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert isinstance(told[0], errors.NotSupported)
+    assert zfabric_fabric.services("s") == []

@@ -235,6 +235,7 @@ class Calling:
     ) -> Stream:
         """Ask a service for a stream, and return it: an iterator of chunks, as bytes.
 
+        It is asked for when its first chunk is, and its time counts from this call.
         The instance is at most eight chunks, or the one that exceeds 1 MiB, ahead of the reader, and gives up one that
         takes nothing for a minute (the service's ``patience``). Whoever leaves early closes it, or uses ``with``; of
         one that is forgotten the instance is told when the fabric does something next, within ten seconds.
@@ -372,13 +373,6 @@ class Calling:
                     self._caller.close(self._pump.now())
 
 
-def _give_up(pump: Pump, caller: Caller, errand: Errand) -> None:
-    """The user has had enough of it."""
-    with pump.lock:
-        caller.abandon(errand, pump.now())
-        pump.flush(look=False)
-
-
 def _host() -> str:
     return socket.gethostname()[:100]
 
@@ -392,13 +386,15 @@ class Stream:
         self._caller = caller
         self._errand = errand
         self._inflow = errand.inflow
-        self._begun = False
+        self._begun = self._closed = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         pump, inflow = self._pump, self._inflow
+        if self._closed:
+            raise self._over()
         if not self._begun:
             self._begun = True
             with pump.lock:
@@ -418,9 +414,15 @@ class Stream:
             await pump.wait(more, None)
 
     async def close(self) -> None:
-        """Cancel it, unless it has ended."""
+        """Cancel it, unless it has ended; what is asked of it afterwards is Closed."""
+        self._closed = True
         if self._begun and not self._errand.done and not self._pump.forked:
-            _give_up(self._pump, self._caller, self._errand)
+            with self._pump.lock:
+                self._caller.give_up(self._errand, self._over(), self._pump.now())
+                self._pump.flush(look=False)
+
+    def _over(self) -> errors.Closed:
+        return errors.Closed(what=f"stream {self._errand.method!r}")
 
     def __del__(self) -> None:
         if self._begun and not self._errand.done:

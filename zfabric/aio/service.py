@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -253,7 +254,16 @@ class Service:
 
         A signal counts from the beginning: one that comes while it starts ends the start, and drains what is there. A
         second SIGTERM changes nothing; a second SIGINT ends the drain.
+
+        Raises:
+            NotSupported: this is another thread, where no signal arrives. Others as :meth:`start`.
         """
+        if threading.current_thread() is not threading.main_thread():
+            raise errors.NotSupported(
+                what="service.run()",
+                where="outside the main thread, where no signal arrives",
+                instead="use start() and stop(), or the service as a context manager",
+            )
         await self._workers.until_told(self._begin, lambda: self.stop(drain=drain))
 
     def abandon(self) -> None:
