@@ -87,18 +87,13 @@ class OutBatch:
         self.values = []
         self.keys = self.headers = self.sequences = None
 
-    def seal_lone(self, value: bytes, outbox: Outbox, codec: int, producer_id: int) -> None:
-        """Seal it with one plain record, and the next sequence: as if it was added, sealed, assigned, and encoded."""
+    def hold(self, value_bytes: int, sequence: int, header: bytes, payload: bytes) -> None:
+        """Be a batch that is sealed already, of one plain record."""
         self.deltas.append(0)
         self.count = 1
-        self.size = RECORD_OVERHEAD + len(value)
-        outbox.assign(self)
-        first, base = self.first, self.base_timestamp
-        self.header, self.payload = batch.seal(
-            batch.encode_columns(0, None, (value,), None), codec=codec, flags=0, count=1, base_timestamp=base,
-            max_timestamp=base, producer_id=producer_id, producer_epoch=outbox.epoch, base_sequence=first,
-            last_sequence=first, partition=outbox.partition_id,
-        )  # fmt: skip
+        self.size = RECORD_OVERHEAD + value_bytes
+        self.first = self.last = sequence
+        self.header, self.payload = header, payload
 
     def encoded(self, epoch: int, partition_id: int) -> bytes:
         """Return the header to send."""
@@ -276,17 +271,6 @@ class Outbox:
         if self.open is not None and self.open.sequences is not None:
             held.append(self.open.sequences[-1])
         self.application = max(self.stored, *held, -1)
-
-    @property
-    def rests(self) -> bool:
-        """Whether the next batch can be sent at once, with the next sequence, as if there were no others."""
-        return (
-            self.open is None
-            and self.retry_at_ns is None
-            and self.next_sequence >= 0
-            and not self.under_way
-            and not self.sealed
-        )
 
     @property
     def postponed(self) -> bool:

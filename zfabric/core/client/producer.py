@@ -179,8 +179,8 @@ class Producer:
         if type(value) is not bytes:
             return self._append(topic, value, now)
         if lane is None:
-            lone = self.sender.express(topic, value, now)
-            return self._append(topic, value, now) if lone is None else self._delivery(lone, 0)
+            sent = self.sender.express(topic, value, now)
+            return self._append(topic, value, now) if sent is None else self._delivery(sent, 0)
         room = lane.room - len(value) - RECORD_OVERHEAD
         if room <= 0:
             return self._append(topic, value, now)

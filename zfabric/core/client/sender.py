@@ -39,7 +39,7 @@ from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
 from zfabric.settings import ProducerSettings
-from zfabric.wire import messages
+from zfabric.wire import lone, messages
 from zfabric.wire.messages import Command, Type
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Sender:
         self._instance = client.random.getrandbits(62) + 1 if named else 0
         self._codec = codec_number(settings.codec)
         self._flags = _FLAGS[settings.acks]
-        self._expressly = not (named or settings.linger_ns or self._flags & messages.FLAG_NO_ANSWER)
+        self._expressly = not (named or self._codec or settings.linger_ns or self._flags & messages.FLAG_NO_ANSWER)
 
     # For the producer.
 
@@ -242,32 +242,39 @@ class Sender:
         if route is None:
             return None
         outbox = route.outboxes[route.sticky]
-        take, ledger = outbox.express, self._ledger
-        size = len(value)
+        take, ledger, size, sequence = outbox.express, self._ledger, len(value), outbox.next_sequence
         if (
             take is None
+            or sequence < 0
             or route.under_way
-            or ledger.used >= ledger.check_from
+            or outbox.open is not None
+            or outbox.sealed
+            or outbox.retry_at_ns is not None
             or size > LONE_BYTES_MAX
             or size + RECORD_OVERHEAD > route.record_max
-            or not outbox.rests
+            or ledger.used >= ledger.check_from
         ):
             return None
-        batch = OutBatch(topic, outbox.shown, now, now // 1_000_000 + self._client.wall_offset_ms)
-        batch.seal_lone(value, outbox, self._codec, self.identity)
+        wall = now // 1_000_000 + self._client.wall_offset_ms
+        header, payload = lone.seal(value, wall, self.identity, outbox.epoch, sequence, outbox.partition_id)
+        outbox.next_sequence = sequence + 1
         try:
-            answer = take(batch.header, batch.payload, now)
+            answer = take(header, payload, now)
         except BaseException:
+            batch = OutBatch(topic, outbox.shown, now, wall)
+            batch.hold(size, sequence, header, payload)
             self._send_anyway(route, outbox, batch, now)
             raise
         if answer is None:
-            outbox.next_sequence = batch.first
+            outbox.next_sequence = sequence
             outbox.express = None
             return None
+        batch = OutBatch(topic, outbox.shown, now, wall)
+        batch.hold(size, sequence, header, payload)
         if now - self.sent_ns >= IN_USE_NS:
             self._client.restless = True  # Its topics are to be looked after again.
         self.sent_ns = now
-        self.sent_bytes += len(batch.header) + len(batch.payload)
+        self.sent_bytes += len(header) + len(payload)
         self._turn_to_next(route, outbox)
         outbox.retry_pause_ns = 0
         batch.acknowledge(answer)

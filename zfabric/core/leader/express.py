@@ -2,7 +2,7 @@
 
 A turn is made for many commands of many clients; this is for one batch, with nothing else to be done, whose producer
 holds it in its hands. It is appended by the same rules (producer's sequence, offsets, the ring) and in the same order:
-it is there and remembered before anybody is told. What nobody waits for is left until it is published.
+it is there, and noted as its producer's, before anybody is told. What nobody waits for is left until it is published.
 
 What is left out, and why that may be: no command is encoded and read, as the batch is handed over; its checksum is not
 compared, as it was made by the same call; no transaction is begun, as none is needed; and it is not gathered with
@@ -89,16 +89,16 @@ class Express:
         except errors.ZFabricError:
             return None
         stamped = log.append(header, raw, payload, self._epoch, wall_ms, txn)
-        producers.remember(header, base, wall_ms, txn)
-        self._header, self._base = header, base
+        producers.note(header, base, wall_ms)
         log.settled()
-        producers.settled()
+        self._header, self._base = header, base
         return self._id, stamped, payload
 
     def taken(self, now: int, wall_ms: int) -> messages.Produced:
         """Do the rest for the batch that was taken; returns its producer's answer."""
         partition = self._partition
         assert self._header is not None, "nothing was taken"
+        self._producers.write_down()
         self._arrivals.note(partition, self._header, now, wall_ms, self._txn)
         self._counters.settled()
         partition.flush(self._txn)

@@ -83,9 +83,12 @@ class ProducerTable:
         self._known: OrderedDict[int, ProducerState] = OrderedDict()
         self._dirty: set[int] = set()
         self._before: dict[int, ProducerState | None] = {}
+        self._noted: tuple[BatchHeader, int, int] | None = None
 
     def find(self, producer: int, txn: Transaction) -> ProducerState | None:
         """Return what is remembered of a producer."""
+        if self._noted is not None:
+            self.write_down()
         state = self._known.get(producer)
         if state is None and self._stored:
             row = txn.get(keys.producer(self.partition, producer))
@@ -165,11 +168,26 @@ class ProducerTable:
             )
         return Remembered(first, last, UNKNOWN_OFFSET, -1)
 
+    def note(self, header: BatchHeader, base_offset: int, append_time: int) -> None:
+        """Remember a batch of a memory topic in one step; :meth:`write_down` is left, if to whoever asks next."""
+        self._noted = header, base_offset, append_time
+
+    def write_down(self) -> None:
+        """Do what is left of :meth:`note`; again, should an exception have ended it."""
+        if self._noted is not None:
+            header, base_offset, append_time = self._noted
+            self._remember(self._known.get(header.producer_id), header, base_offset, append_time)
+            self._noted = None
+
     def remember(self, header: BatchHeader, base_offset: int, append_time: int, txn: Transaction) -> None:
         """Note that the batch was appended."""
         producer = header.producer_id
         state = self.find(producer, txn)
         self._keep(producer, state)
+        self._remember(state, header, base_offset, append_time)
+
+    def _remember(self, state: ProducerState | None, header: BatchHeader, base_offset: int, append_time: int) -> None:
+        producer = header.producer_id
         if state is None:
             state = self._known[producer] = ProducerState(batches=[])
             self.rows += 1
@@ -233,6 +251,8 @@ class ProducerTable:
 
     def settled(self) -> None:
         """The turn is durable."""
+        if self._noted is not None:
+            self.write_down()
         self._before.clear()
 
     def abandon(self) -> None:
@@ -243,6 +263,7 @@ class ProducerTable:
             elif self._known.pop(producer, None) is not None:
                 self.rows -= 1
         self._before.clear()
+        self._noted = None
         self._dirty.clear()
 
     def flush(self, txn: Transaction) -> None:
