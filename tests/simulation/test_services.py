@@ -138,6 +138,50 @@ def test_instances_of_one_service_may_have_different_methods():
         simulation.run(play(), seconds=600.0)
 
 
+def test_a_canary_gets_no_more_of_what_a_caller_is_first_asked_for():
+    """A hundred requests at once, of each of ten callers that are not connected to anybody yet."""
+    with Simulation(1) as simulation:
+
+        def answering(name):
+            async def method(request):
+                await simulation.sleep(0.005)
+                return name
+
+            return method
+
+        async def play():
+            for name, version, weight in ((b"1", "1.0", 100), (b"2", "1.0", 100), (b"canary", "2.0", 10)):
+                await offer(simulation, f"host-{name}", answering(name), version=version, weight=weight)
+            found = []
+            for number in range(10):
+                found += await outcomes(simulation, simulation.connect_async(f"caller-{number}"), 100)
+            assert set(found) == {b"1", b"2", b"canary"}
+            assert found.count(b"canary") < 2 * 1_000 * 10 / 210
+
+        simulation.run(play(), seconds=600.0)
+
+
+def test_an_instance_that_does_not_connect_holds_up_first_requests_for_a_moment_only():
+    with Simulation(1) as simulation:
+
+        async def method(request):
+            return b"here"
+
+        async def play():
+            await offer(simulation, "host-1", method)
+            gone = simulation.connect_async("host-2")
+            service = gone.service("s", weight=10)
+            service.method("m")(method)
+            await service.start()
+            simulation.freeze_client(gone, 60.0)
+            fabric = simulation.connect_async("caller")
+            began = simulation.now
+            assert await fabric.request("s.m") == b"here"
+            assert simulation.now - began < 0.5
+
+        simulation.run(play(), seconds=600.0)
+
+
 def test_requests_that_fail_at_one_instance_only_go_to_the_others_after_a_while():
     with Simulation(1) as simulation:
         executed = []

@@ -139,6 +139,7 @@ class Instances:
             if instance not in pool.channels:
                 pool.channels[instance] = Channel(card, self._host, self._zone)
         pool.changed()
+        pool.filled(now)
         self.warm(pool, now)
 
     def drop(self, pool: Pool, channel: Channel) -> None:

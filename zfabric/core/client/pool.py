@@ -1,7 +1,9 @@
 """The instances of one service as one caller sees them, and which of them gets the next request.
 
 **Which.** First the version, where there are several and none was asked for: each gets its instances' share of the
-weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Then two instances, one of the
+weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Where weights differ, a caller
+that is asked for the first time waits until all instances are connected, for ``SETTLE_NS`` at most, lest all it is
+asked for until then goes to the canary. Then two instances, one of the
 nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times its
 latency (a moving average of what was observed), times 2 for another host and 4 for another zone. So what is near is
 preferred until it is twice as busy. Latencies within a factor of two of each other count as the same, and so do those
@@ -33,6 +35,7 @@ from zfabric.wire.card import DRAINING, ServiceCard
 
 VERSIONS_MAX: Final = 100
 """Versions that were asked for, and sets of who is left aside, whose instances are remembered."""
+SETTLE_NS: Final = 100_000_000
 LATENCY_MIN_NS: Final = 20_000
 LATENCY_WEIGHT: Final = 0.2
 LATENCY_JUMP: Final = 4
@@ -174,6 +177,7 @@ class Pool:
         self.used_ns = 0
         self.only: Channel | None = None
         self.refusals = Refusals()
+        self._settles_ns = 0
         self._random = random
         # By version, and who is left aside.
         self._groups: dict[tuple[str, tuple[int, ...]], list[tuple[float, _Group]]] = {}
@@ -182,6 +186,18 @@ class Pool:
         """An instance came, went, or may be asked now and could not before, or the other way round."""
         self._groups.clear()
         self.only = None
+
+    def filled(self, now: int) -> None:
+        """Its instances are known, and are about to be connected."""
+        channels = self.channels.values()
+        if not any(channel.ready for channel in channels) and len({channel.card.weight for channel in channels}) > 1:
+            self._settles_ns = now + SETTLE_NS
+
+    def _settling(self, now: int) -> bool:
+        connecting = (channel.session is not None and not channel.ready for channel in self.channels.values())
+        if self._settles_ns <= now or not any(connecting):
+            self._settles_ns = 0
+        return self._settles_ns > 0
 
     def best_share(self, beside: Channel) -> float:
         """Return the least share of failures among the other instances that are asked."""
@@ -198,6 +214,8 @@ class Pool:
             channel = self.channels.get(errand.instance)
             able = channel is not None and channel.ready and not channel.draining and not channel.full
             return channel if able else None
+        if self._settles_ns and self._settling(now):
+            return None
         if self.refusals.any:
             found = self._among(errand, self.refusals.aside(errand.method, now), now)
             if found is not None:
