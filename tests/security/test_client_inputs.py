@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 import pytest
@@ -394,27 +394,51 @@ def test_a_server_that_accepts_and_says_nothing_is_unreachable():
         assert isinstance(within(0.5, fabric.topics.list), errors.Unreachable)
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 100, bytes(MIB), b"\1\0" * 1_000])
-def test_a_server_that_is_something_else_is_unreachable(said):
+@contextmanager
+def talking(said, *, stays):
+    """Somebody who says that to whoever connects; returns the URL that leads there."""
+    stop = threading.Event()
     with socket.create_server(("127.0.0.1", free_ports(1))) as server:
-        stop = threading.Event()
 
         def talk():
             server.settimeout(0.1)
-            while not stop.is_set():
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    continue
-                with suppress(OSError):
-                    connection.sendall(said)
-                connection.close()
+            with ExitStack() as connections:
+                while not stop.is_set():
+                    try:
+                        connection, _ = server.accept()
+                    except TimeoutError:
+                        continue
+                    with suppress(OSError):
+                        connection.sendall(said)
+                    if stays:
+                        connections.enter_context(connection)
+                    else:
+                        connection.close()
 
         thread = threading.Thread(target=talk)
         thread.start()
         try:
-            with zfabric.connect(f"zf://127.0.0.1:{server.getsockname()[1]}", timeout=0.5) as fabric:
-                assert isinstance(within(0.5, fabric.topics.list), errors.Unreachable)
+            yield f"zf://127.0.0.1:{server.getsockname()[1]}"
         finally:
             stop.set()
             thread.join()
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 100, bytes(MIB), b"\1\0" * 1_000])
+def test_a_server_that_is_something_else_is_unreachable(said):
+    with talking(said, stays=False) as url, zfabric.connect(url, timeout=0.5) as fabric:
+        assert isinstance(within(0.5, fabric.topics.list), errors.Unreachable)
+
+
+OLD_ZMTP = {
+    "ZMTP 1": b"\1\0" + b"\3\0hi" * 1_000,
+    "ZMTP 1, a message without an end": b"\5\0name" + b"\3\1hi" * 1_000,
+    "ZMTP 2": b"\xff" + bytes(8) + b"\x7f\1\5\0\0" + b"\0\2hi" * 1_000,
+}
+
+
+@pytest.mark.parametrize("said", OLD_ZMTP.values(), ids=OLD_ZMTP)
+def test_a_server_of_an_old_zmtp_that_stays_is_unreachable(said):
+    """Its messages are in the socket without a handshake's event: a client that waited for one never came back."""
+    with talking(said, stays=True) as url, zfabric.connect(url, timeout=0.5) as fabric:
+        assert isinstance(within(0.5, fabric.topics.list), errors.Unreachable)

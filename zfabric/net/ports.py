@@ -281,8 +281,9 @@ class Ports:
                 del self._due[session]  # Nearly always, after something was sent.
                 break
             if not session.connected and events & _IN:
-                # The handshake's event is always in the monitor before the first message is in the socket.
-                self._watch(session)
+                if taken == most:
+                    break
+                taken += self._begin(session)
             elif session.waiting and session.connected and events & _OUT:
                 self._flush(session)
             elif not events & _IN:
@@ -292,6 +293,18 @@ class Ports:
             else:
                 taken += self._receive(session)
         return taken
+
+    def _begin(self, session: Session) -> int:
+        """Take note of a handshake, always told before the first message; drop a message without one, and return 1."""
+        self._watch(session)
+        if session.connected or session not in self._due:
+            return 0
+        try:
+            session.read()  # ZMTP 1 and 2 have none, nor has garbage that looks like one of them.
+        except BaseException:
+            self._torn = session
+            raise
+        return 1
 
     def _receive(self, session: Session) -> int:
         """Receive one message; return 1, or 0 if there is none."""
