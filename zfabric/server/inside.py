@@ -12,10 +12,8 @@ What differs from a leader process:
 looks, before giving the lock back, whether something is left for that thread: something received by a socket, whose
 descriptor may be silent now, or a deadline earlier than the one that it sleeps to; then it is woken.
 
-**Batching.** Callers that do not wait for the outcome may spend a third of their time on turns, and ``AHEAD_NS`` more.
-So one that sends without a pause soon fills batches, as it would with a leader elsewhere, and four times as many records
-a second come of it as if half of its time went into turns for one record each (measured). A turn counts for ``TURN_NS``
-at most: one that takes longer was mostly interrupted, by which nobody's next record is to be delayed.
+**Batching.** Callers that do not wait for the outcome have an allowance of turns (``core/leader/allowance.py``). So one
+that sends without a pause soon fills batches, as it would with a leader elsewhere.
 
 **Failure.** When storage fails in a lent turn, or one of our assertions, the leader's thread ends of it, as a leader
 process would; clients see it gone and start another. Any other exception may be the application's, from a handler of
@@ -32,11 +30,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import zmq
 
 from zfabric import errors
+from zfabric.core.leader.allowance import Allowance
 from zfabric.core.leader.express import Express
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
@@ -56,11 +55,6 @@ _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
 _Message = tuple[bytes, Sequence[Any]]
 _leading: set[InsideLoop] = set()
-AHEAD_NS: Final = 1_000_000
-"""Time that callers may spend on turns, one after the other, without waiting for what comes of them."""
-TURN_NS: Final = AHEAD_NS // 4
-_SHARE: Final = 2
-"""Of the time between turns that a turn may take: one part of so many."""
 
 
 class InsideLoop(Loop):
@@ -79,8 +73,7 @@ class InsideLoop(Loop):
         self._inbox = near.inbox
         self._lock = lock
         self._sleeps_ns = 0
-        self._lent_ns = 0
-        self._ahead_ns = 0
+        self._allowance = Allowance()
         self._taken: list[_Message] = []
         self._failure: BaseException | None = None
 
@@ -121,11 +114,11 @@ class InsideLoop(Loop):
             if self._failure is not None:
                 return "left"
             began = time.monotonic_ns()
-            ahead_ns = self._ahead_at(began)
-            if not patient and ahead_ns >= AHEAD_NS:
+            if not (patient or self._allowance.allows(began)):
                 return "later"
             done = self._lend(began)
-            self._spent(began, ahead_ns, counts=not patient)
+            if not patient:
+                self._allowance.spent(began, time.monotonic_ns())
             return "done" if done else "left"
         except (errors.ZFabricError, AssertionError) as error:
             self._failure = error
@@ -137,15 +130,6 @@ class InsideLoop(Loop):
             raise
         finally:
             self._lock.release()
-
-    def _ahead_at(self, now: int) -> int:
-        """Return how much more than their share of the time callers have spent on turns."""
-        return max(0, self._ahead_ns - (now - self._lent_ns) // _SHARE)
-
-    def _spent(self, began: int, ahead_ns: int, *, counts: bool = True) -> None:
-        """A turn that began then, when callers were so much ahead, has ended."""
-        self._lent_ns = ended = time.monotonic_ns()
-        self._ahead_ns = ahead_ns + min(ended - began, TURN_NS) if counts else ahead_ns
 
     def express(self, session: NearSession, partition_id: int) -> nearby.Express | None:
         """Return the express way of a session to a partition; None if there is none now."""
@@ -164,8 +148,7 @@ class InsideLoop(Loop):
         try:
             if self._inbox or self._carried or self._stopping or self._links is not None or session.over:
                 return None
-            ahead_ns = self._ahead_at(now)
-            if self._failure is not None or ahead_ns >= AHEAD_NS:
+            if self._failure is not None or not self._allowance.allows(now):
                 return None
             wall_ms = time.time_ns() // 1_000_000
             frames = way.take(raw, payload, wall_ms)
@@ -178,7 +161,7 @@ class InsideLoop(Loop):
             self._peers[session.peer] = now
             if not self._finish():
                 self._bell.ring()
-            self._spent(now, ahead_ns)
+            self._allowance.spent(now, time.monotonic_ns())
             return produced
         except (errors.ZFabricError, AssertionError) as error:
             self._failure = error
