@@ -55,6 +55,9 @@ _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
 _Message = tuple[bytes, Sequence[Any]]
 _leading: set[InsideLoop] = set()
+_AT_ONCE = (False,)
+"""Arguments of a lock's acquire, for ``map``: that it is taken and that this is noted is one call of no Python code, so
+that no handler of signals can raise in between, and leave the lock taken for ever."""
 
 
 class InsideLoop(Loop):
@@ -108,9 +111,11 @@ class InsideLoop(Loop):
         Args:
             patient: the caller waits for what comes of it.
         """
-        if not self._lock.acquire(blocking=False):
-            return "left"
+        held: list[bool] = []
         try:
+            held.extend(filter(None, map(self._lock.acquire, _AT_ONCE)))
+            if not held:
+                return "left"
             if self._failure is not None:
                 return "left"
             began = time.monotonic_ns()
@@ -124,28 +129,33 @@ class InsideLoop(Loop):
             self._failure = error
             return "left"
         except BaseException:
-            self._turn.spoil()
-            self._inbox.extendleft(reversed(self._taken))
-            self._bell.ring()
+            if held:
+                self._turn.spoil()
+                self._inbox.extendleft(reversed(self._taken))
+                self._bell.ring()
             raise
         finally:
-            self._lock.release()
+            if held:
+                self._lock.release()
 
     def express(self, session: NearSession, partition_id: int) -> nearby.Express | None:
         """Return the express way of a session to a partition; None if there is none now."""
-        if not self._lock.acquire(blocking=False):
-            return None
+        held: list[bool] = []
         try:
-            way = self._turn.express(partition_id)
+            held.extend(filter(None, map(self._lock.acquire, _AT_ONCE)))
+            way = self._turn.express(partition_id) if held else None
         finally:
-            self._lock.release()
+            if held:
+                self._lock.release()
         return None if way is None else partial(self._express, session, way)
 
     def _express(self, session: NearSession, way: Express, raw: bytes, payload: bytes, now: int) -> Produced | None:
         """Take a batch in the calling thread, unless something waits that was there before it."""
-        if not self._lock.acquire(blocking=False):
-            return None
+        held: list[bool] = []
         try:
+            held.extend(filter(None, map(self._lock.acquire, _AT_ONCE)))
+            if not held:
+                return None
             if self._inbox or self._carried or self._stopping or self._links is not None or session.over:
                 return None
             if self._failure is not None or not self._allowance.allows(now):
@@ -168,11 +178,13 @@ class InsideLoop(Loop):
             self._bell.ring()
             return None
         except BaseException:
-            self._turn.spoil()
-            self._bell.ring()
+            if held:
+                self._turn.spoil()
+                self._bell.ring()
             raise
         finally:
-            self._lock.release()
+            if held:
+                self._lock.release()
 
     def _lend(self, now: int) -> bool:
         if self._carried or self._stopping or self._links is not None:
