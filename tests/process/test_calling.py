@@ -464,3 +464,28 @@ def test_a_method_that_could_not_be_asked_for_is_not_offered(fabric):
         longest.method("m" * 28)
     with longest:
         assert fabric.request(f"{'s' * 100}.{'m' * 27}") == b""
+
+
+async def test_a_task_that_outlives_its_request_has_time_of_its_own_and_the_same_trace(zfabric_url):
+    async with aio.connect(zfabric_url) as fabric:
+        service, tasks, over = fabric.service("s"), [], asyncio.Event()
+
+        @service.method("begin")
+        async def begin(request):
+            async def go_on():
+                await over.wait()
+                return await fabric.request("s.trace", timeout=60.0)
+
+            tasks.append(asyncio.create_task(go_on()))
+            return request.headers[tracing.HEADER]
+
+        @service.method("trace")
+        async def trace(request):
+            assert request.remaining > 30.0
+            return request.headers[tracing.HEADER]
+
+        async with service:
+            first = await fabric.request("s.begin", timeout=0.2)
+            await asyncio.sleep(0.3)
+            over.set()
+            assert (await tasks[0])[:35] == first[:35]

@@ -171,7 +171,8 @@ class Calling:
 
         Args:
             method: ``SERVICE.METHOD``. value: bytes, or what ``serializer(method, value)`` makes such of.
-            timeout: seconds; the fabric's by default, and never more than the request has that is being handled here.
+            timeout: seconds; the fabric's by default, and never more than the request has left that is being handled
+                here. A task that outlives that request has all of its own.
             headers: name to bytes; the trace is added.
             version: only instances of this one; ``"1"`` for any 1.x. instance: only this one.
             idempotent: it may be executed twice, so it is repeated when its instance is lost; as the method says itself
@@ -330,14 +331,17 @@ class Calling:
             check_range("timeout", timeout, 0.001, 1e9, "s")
         if type(method) is not str or method not in self._checked_methods:
             self._check_method(method)
-        deadline_ns = self._now() + int(timeout * 1e9)
+        now = self._now()
+        deadline_ns = now + int(timeout * 1e9)
         context = tracing.current.get()
-        if context is not None and context.deadline_ns is not None and context.deadline_ns < deadline_ns:
-            deadline_ns = context.deadline_ns
+        if context is not None and not context.over and (context.deadline_ns or deadline_ns) < deadline_ns:
+            deadline_ns = context.deadline_ns or deadline_ns
+            timeout = max(deadline_ns - now, 0) / 1e9
         if headers or traceback:
             check_flag("traceback", traceback)
-            trace = tracing.onward(context, self._random)
-            carried: dict[str, bytes] = {tracing.HEADER: trace, **arguments.checked(headers or _NONE)}
+            carried = {**arguments.checked(headers or _NONE)}
+            if tracing.HEADER not in carried:
+                carried = {**tracing.onward(context, self._random), **carried}
             if traceback:
                 carried[TRACEBACK_HEADER] = b"1"
             encoded = calls.headers(carried)

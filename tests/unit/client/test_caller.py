@@ -12,6 +12,7 @@ from zfabric.core.client import caller as callers
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.client import Client
 from zfabric.core.client.errand import Errand
+from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire import calls
 from zfabric.wire.card import ServiceCard
 
@@ -231,3 +232,49 @@ def test_a_caller_answers_an_instance_that_asks_whether_it_reads():
     [sent] = [effect for effect in stage.client.take_effects() if isinstance(effect, effects.Send)]
     told = calls.read_asked(sent.frames)
     assert (told.type, told.number) == (calls.PING, calls.QUESTION | 5)
+
+
+def test_those_who_find_no_room_are_tried_in_order_and_one_tells_for_all():
+    """With each reply: were each of thousands tried, a burst of n requests would take n * n steps."""
+    stage = Stage("1", "2")
+    most = 2 * CALLS_PER_INSTANCE_MAX
+    burst = [stage.ask() for _ in range(most + 50)]
+    pool = stage.caller.instances.pools["s"]
+    drawn, random = 0, pool._random
+
+    def counted():
+        nonlocal drawn
+        drawn += 1
+        return random()
+
+    pool._random = counted
+    assert (len(stage.asked), len(pool.hungry)) == (most, 50)
+    stage.say(1, calls.reply(next(asked for number, asked in stage.asked if number == 1).number, b""))
+    stage.step()
+    assert len(stage.asked) == most + 1
+    assert list(pool.hungry) == burst[-49:]
+    assert drawn < 20
+
+
+def test_one_that_wants_a_certain_instance_does_not_wait_for_others():
+    stage = Stage("1", "2")
+    for _ in range(CALLS_PER_INSTANCE_MAX):
+        stage.ask(version="1"), stage.ask(version="2")
+    first, second = stage.ask(version="1"), stage.ask(version="2")
+    freed = next(asked.number for number, asked in stage.asked if number == 2)
+    stage.say(2, calls.reply(freed, b""))
+    stage.step()
+    assert (len(first.attempts), len(second.attempts)) == (0, 1)
+
+
+def test_a_fabric_that_has_not_answered_is_said_to_have_not():
+    stage = Stage()
+    stage.client.members.heard_ns = 0
+    errand = stage.ask()
+    stage.pass_time(2.0)
+    assert isinstance(errand.error, errors.ServiceUnavailable)
+    assert "zf://h has not answered" in str(errand.error)
+    stage.client.members.heard_ns = stage.now
+    errand = stage.ask()
+    stage.pass_time(2.0)
+    assert "is one running?" in str(errand.error)

@@ -127,10 +127,10 @@ def checked(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
     """Return headers of a request; raise InvalidArgument unless they are text to bytes, and few enough."""
     if not isinstance(headers, Mapping):
         raise errors.InvalidArgument(name="headers", value=repr(headers)[:100], allowed="a mapping of text to bytes")
-    check_range("number of headers", len(headers), 0, HEADERS_MAX - 2)
+    check_range("number of headers", len(headers), 0, HEADERS_MAX - 3)  # Beside the trace, its state, and traceback.
     size = 0
     for name, content in headers.items():
         _check_header(name, content)
         size += len(name.encode()) + len(content) + 10
-    check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 200, "bytes")
+    check_range("bytes of headers", size, 0, CALL_HEADER_BYTES_MAX - 1_000, "bytes")
     return headers

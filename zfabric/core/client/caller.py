@@ -156,7 +156,7 @@ class Caller:
             errand.hungry_ns = now + HUNGER_NS
             self._want(now + FEED_NS)
         errand.tried = ()  # Next time any of them will do.
-        pool.hungry.append(errand)
+        pool.add_hungry(errand)
         self._client.members.doubt(now)
         self.instances.warm(pool, now)
 
@@ -195,14 +195,14 @@ class Caller:
     def _feed(self, pool: Pool, now: int) -> None:
         """Place those that could not be, as far as they can be now."""
         for _ in range(len(pool.hungry)):
-            errand = pool.hungry.popleft()
+            errand = pool.next_hungry()
             if errand.done or errand not in self._errands:
                 continue
             channel = pool.choose(errand, now)
-            if channel is None:
-                pool.hungry.append(errand)
-            else:
+            if channel is not None:
                 self._attempt(channel, errand, now)
+            elif not pool.still_hungry(errand):
+                return
 
     # Ends.
 

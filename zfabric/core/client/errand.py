@@ -80,6 +80,11 @@ class Errand(Pending["Buffer"]):
         self.kind, self.inflow = kind, Inflow() if stream else None
 
     @property
+    def choosy(self) -> bool:
+        """Whether not any instance will do."""
+        return bool(self.version or self.instance)
+
+    @property
     def service(self) -> str:
         """The service that its method is of."""
         return self.method.rpartition(".")[0]

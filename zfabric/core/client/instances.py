@@ -108,7 +108,9 @@ class Instances:
         pool = self.pools.get(service)
         if pool is None:
             self.use(now)
-            pool = self.pools[service] = Pool(service, self._client.random.random)
+            client = self._client
+            silent = lambda: None if client.members.heard_ns else client.url  # noqa: E731 - asked for in an error only
+            pool = self.pools[service] = Pool(service, client.random.random, silent)
             self._fill(pool, now)
             self._want(now + EMPTY_NS)
         pool.used_ns = now

@@ -163,22 +163,29 @@ def fits(version: str, wanted: str) -> bool:
 class Pool:
     """All instances of one service.
 
+    Args:
+        silent: returns the URL of the fabric while that has not told of any service.
+
     Attributes:
         channels: by instance. hungry: errands that no instance could take yet. budget: for repeats.
         used_ns: when it was last asked for something. only: the instance that all get who want any, if there is one.
         refusals: what its instances have refused lately.
     """
 
-    def __init__(self, service: str, random: Callable[[], float]) -> None:
+    def __init__(
+        self, service: str, random: Callable[[], float], silent: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.service = service
         self.channels: dict[int, Channel] = {}
         self.hungry: deque[Errand] = deque()
+        self._choosy = 0
         self.budget = Budget()
         self.used_ns = 0
         self.only: Channel | None = None
         self.refusals = Refusals()
         self._settles_ns = 0
         self._random = random
+        self._silent = silent
         # By version, and who is left aside.
         self._groups: dict[tuple[str, tuple[int, ...]], list[tuple[float, _Group]]] = {}
 
@@ -186,6 +193,28 @@ class Pool:
         """An instance came, went, or may be asked now and could not before, or the other way round."""
         self._groups.clear()
         self.only = None
+
+    def add_hungry(self, errand: Errand) -> None:
+        """No instance can take it now."""
+        self.hungry.append(errand)
+        self._choosy += errand.choosy
+
+    def next_hungry(self) -> Errand:
+        """Take out the next one, to try again."""
+        errand = self.hungry.popleft()
+        self._choosy -= errand.choosy
+        return errand
+
+    def still_hungry(self, errand: Errand) -> bool:
+        """Put one back that no instance could take; tells whether others could fare better.
+
+        They may be thousands, and are tried with each reply: if any instance would do for all, one of them says it all.
+        """
+        if self._choosy or errand.choosy:
+            self.add_hungry(errand)
+            return True
+        self.hungry.appendleft(errand)
+        return False
 
     def filled(self, now: int) -> None:
         """Its instances are known, and are about to be connected."""
@@ -268,6 +297,10 @@ class Pool:
         ]
         if not fitting:
             versions = ", ".join(sorted({repr(channel.card.version) for channel in self.channels.values()}))
+            silent = self._silent()
+            if silent is not None and not versions:
+                detail = f"{silent} has not answered, so none is known; is it running?"
+                return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
             if not versions or errand.instance:
                 return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
             detail = f"there is {versions[:ERROR_TEXT_MAX]}"
