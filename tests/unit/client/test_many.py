@@ -181,6 +181,25 @@ def test_a_record_of_one_consumer_costs_no_look_at_the_others_and_nor_does_what_
     assert calls_of(lambda: (wire.client.tick(due), wire.client.next_deadline())) < 200
 
 
+def test_what_is_taken_of_one_leader_makes_room_for_what_another_is_asked_for():
+    wire = Wire(2, topics={"t": (1, [1, 2], TopicConfig())})
+    consumer = wire.consumer()
+    consumer.bound(4_096)
+    wire.open(consumer)
+    first, second = [command for _, command in wire.sent if command.type == Type.FETCH]
+    (part,) = first.body.parts
+    wire.fetched(first, {part.partition: [stored(part.partition, 0, [bytes(5_000)])]})
+    sent = len(wire.sent)
+    (other,) = second.body.parts
+    wire.fetched(second, ends={other.partition: 1})
+    wire.pass_time(10.0)
+    assert len(wire.sent) == sent  # There is no room.
+    assert len(consumer.take(10)) == 1
+    wire.step()
+    asked = [part.partition for _, command in wire.sent[sent:] for part in command.body.parts]
+    assert sorted(asked) == [1, 2]
+
+
 def test_partitions_come_in_turn_whatever_the_order_in_which_they_get_something():
     wire = many(4)
     consumer = following(wire)
