@@ -113,6 +113,52 @@ def test_a_caller_that_sends_wakes_the_thread_only_if_it_would_poll_for_too_long
         pump.close()
 
 
+class Crowd(Driver):
+    """Has many descriptors, and notes at which it is to look."""
+
+    def __init__(self, count):
+        super().__init__(failures=0)
+        self.core.busy = lambda: False
+        self.ports = Ports()
+        self.pipes = [os.pipe() for _ in range(count)]
+        self.looked = []
+
+    def fds(self):
+        return [reader for reader, _ in self.pipes]
+
+    def step(self, ready=None):
+        self.looked.append(ready)
+
+    def close(self):
+        for pipe in self.pipes:
+            for end in pipe:
+                os.close(end)
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_caller_looks_at_all_that_are_open_only_where_they_are_few(count):
+    """With 500 a look at each would take 0.8 ms, at each call of each consumer."""
+    driver = Crowd(count)
+    pump = Pump(driver)
+    try:
+        with pump.lock:
+            pump._poll(0, 0)
+            os.write(driver.pipes[1][1], b"a")
+            pump.flush()
+            driver.pipes.append(os.pipe())
+            driver.ports.generation += 1
+            os.write(driver.pipes[-1][1], b"a")
+            pump.flush()
+            pump._driving = True  # Another thread polls: it takes what comes.
+            pump.flush()
+            pump._driving = False
+        first, last = driver.pipes[1][0], driver.pipes[-1][0]
+        assert driver.looked == ([None] * 3 if count == 3 else [[first], [first, last], ()])
+    finally:
+        pump._driving = False
+        pump.close()
+
+
 class Chatter:
     """A driver of a socket where a message is always there, and of a machine that wants a tick."""
 

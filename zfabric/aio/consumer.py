@@ -374,7 +374,7 @@ class Consumer:
         if not (self._core.closed or self._pump.forked):
             with self._pump.lock:
                 self._core.close()
-                self._pump.flush()
+                self._pump.flush(look=False)
 
     def abandon(self) -> None:
         """End without telling anybody: for a fabric that closes."""

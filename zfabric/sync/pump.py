@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _PATIENCE_NS = 2_000_000
 _PARK_NS = 20_000_000
+_FEW = 32
+"""Descriptors, at 1.5 us for a look at each: a poll of them all at once has to give the interpreter away."""
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 
 
@@ -94,7 +96,7 @@ class Pump:
         self.stepped_ns = time.monotonic_ns()
         if self.paced_ns and self._driving and not self._waiters:
             look = False  # The thread does so.
-        due_ns = self.driver.step(None if look else ())
+        due_ns = self.driver.step(self._to_look_at() if look else ())
         if not self._waiters and not self._attended and self.driver.core.busy():
             self._attend()
         elif self._driving and (self._waiters or self._is_late(due_ns)):
@@ -105,6 +107,16 @@ class Pump:
         interrupts.take_over()
         driver = self.driver
         return not (self._over or driver.core.restless or driver.effects) and now < driver.due_ns
+
+    def _to_look_at(self) -> Sequence[int] | None:
+        """Return what to look at where nobody has polled: all, or where that is much, what a poll finds at once."""
+        if len(self._polled) <= _FEW:
+            return None
+        if self._driving:
+            return ()  # Whoever polls takes what comes.
+        if self._generation != self.driver.ports.generation:
+            self._register()
+        return self._readable(self._poll_fds(0))
 
     def _is_late(self, due_ns: int | None) -> bool:
         """Tell whether the thread polls older descriptors, or for longer than it may: until ``due_ns``."""
@@ -332,7 +344,7 @@ class Pump:
         fds = set(self.driver.fds())
         for fd in self._polled - fds:
             self._poller.unregister(fd)
-        for fd in fds:
+        for fd in fds - self._polled:
             self._poller.register(fd, select.POLLIN)
         self._polled = fds
 
@@ -409,7 +421,7 @@ class Pump:
 
     def _take_over(self) -> None:
         """Drive until something was done, with the lock held once; or for as long as somebody sends with pauses."""
-        due_ns = self.driver.step()
+        due_ns = self.driver.step(())  # The poll that follows finds what has come.
         while not (self._driving or self._waiters):
             now = time.monotonic_ns()
             paced = self._is_paced()
