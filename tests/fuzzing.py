@@ -27,6 +27,7 @@ from zfabric.wire.crc import crc32c
 from zfabric.wire.membership import Announce, MembersAre
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import CreateTopic, LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
+from zfabric.wire.received import RecordBatch
 from zfabric.wire.replication import Follow, FollowPart, Held, Share, SharedOffset
 
 PLACE = 7
@@ -92,7 +93,7 @@ def columns(data: bytes) -> None:
 
 def _decode(header: batch.BatchHeader, payload: bytes | memoryview) -> None:
     header = header._replace(raw_length=header.raw_length % RAW_MAX)
-    entry = batch.RecordBatch("t", 0, header, payload)
+    entry = RecordBatch("t", 0, header, payload)
     with suppress(errors.CorruptBatch):
         records = entry.records()
         assert len(records) == header.records

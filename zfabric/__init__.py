@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from zfabric.sync.producer import Delivery, Producer
     from zfabric.sync.service import Request, Service
     from zfabric.sync.watch import MemberWatch
-    from zfabric.wire.batch import RecordBatch
+    from zfabric.wire.received import RecordBatch
 
 __all__ = [
     "AlreadyExists",
@@ -159,7 +159,7 @@ _WHERE = {
     "Producer": "sync.producer",
     "ProducerFenced": "errors",
     "Record": "model",
-    "RecordBatch": "wire.batch",
+    "RecordBatch": "wire.received",
     "RecordMetadata": "model",
     "RecordTooLarge": "errors",
     "RemoteError": "errors",

@@ -19,6 +19,7 @@ from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Metadata
+from zfabric.wire.received import RecordBatch
 
 RECORD_OVERHEAD = 40
 SETTINGS = LeaderSettings(map_bytes=MIB, disk_reserve_bytes=0, maintenance_ms=20)
@@ -60,7 +61,7 @@ class Recovered:
             if result.failure is not None:
                 raise errors.from_wire(result.failure.code, result.failure.values)
             for header, _, payload in batch.split(answer.rest[0]):
-                decoded = batch.RecordBatch("", 0, header, payload)
+                decoded = RecordBatch("", 0, header, payload)
                 sizes = [batch.HEADER_BYTES + header.payload_length, *[0] * (header.records - 1)]
                 found += zip(decoded.offsets, decoded.values, sizes, strict=True)
                 start = header.next_offset

@@ -20,6 +20,7 @@ from zfabric.core.leader.producers import ProducerState
 from zfabric.core.leader.turn import Turn
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.received import RecordBatch
 
 TABLES = (keys.BATCH, keys.EPOCH, keys.GROUP, keys.STATE, keys.PRODUCER, keys.TIME)
 
@@ -235,7 +236,7 @@ class DrivenLeader(RuleBasedStateMachine):
         for header, raw, payload in batch.split(answer.rest[0]):
             expected = found[-1][0].next_offset if found else header.base_offset
             assert batch.damage(raw, payload, header, part.id, expected) == ""
-            found.append((header, batch.RecordBatch(part.topic, part.number, header, payload).records()))
+            found.append((header, RecordBatch(part.topic, part.number, header, payload).records()))
         return found
 
     def check_records(self, part):

@@ -59,6 +59,25 @@ async def test_a_cancelled_poll_leaves_nothing_half_done(zfabric_url):
             assert [record.value for record in await consumer.poll(timeout=10.0)] == [b"after"]
 
 
+async def test_a_poll_that_is_cancelled_as_its_record_comes_leaves_that_to_the_next_call(zfabric_url):
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t")
+        async with fabric.consumer("t") as consumer, fabric.producer() as producer:
+            for number in range(3):
+                waiting = asyncio.create_task(consumer.poll(timeout=60.0))
+                await asyncio.sleep(0.05)
+                arrival = consumer._core.arrivals._expected
+                arrival.on_done(waiting.cancel)
+                await producer.send("t", b"%d" % number)
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert (arrival.done, consumer.position) == (True, {0: number})
+                if number == 2:
+                    assert (await anext(aiter(consumer))).value == b"2"
+                else:
+                    assert [record.value for record in await consumer.poll(timeout=10.0)] == [b"%d" % number]
+
+
 async def test_many_consumers_wait_at_once(zfabric_url):
     async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
         await fabric.topics.create("t")

@@ -154,6 +154,59 @@ def test_seek_position_lag_pause_and_resume(fabric):
             consumer.seek(7, 0)
 
 
+def test_a_loop_gets_records_one_by_one_as_they_are_sent(fabric):
+    """The position is behind each when it is yielded; whatever is called in between, none is missing or comes twice."""
+    with fabric.consumer("t", start="latest") as consumer, fabric.producer() as producer:
+
+        def send(number):
+            producer.send("t", b"%d" % number, partition=0)
+
+        send(0)
+        for record in consumer:
+            assert record.value == b"%d" % record.offset
+            assert (consumer.position, consumer.lag) == ({0: record.offset + 1}, {0: 0})
+            if record.offset == 9:
+                break
+            send(record.offset + 1)
+        send(10)
+        assert [record.value for record in consumer.poll(timeout=10.0)] == [b"10"]
+        assert consumer.poll(timeout=0.01) == []
+        send(11)
+        assert next(iter(consumer)).value == b"11"
+        consumer.seek(0, 11)
+        assert [record.value for record in consumer.poll(timeout=10.0)] == [b"11"]
+
+
+def test_a_record_that_cannot_be_deserialized_is_raised_again_until_it_is_sought_past(fabric):
+    with fabric.consumer("t", start="latest", deserializer=lambda _, value: int(value)) as consumer:
+        with fabric.producer() as producer:
+            for value in (b"x", b"7"):
+                assert consumer.poll(timeout=0.01) == []
+                producer.send("t", value, partition=0).result(timeout=10)
+                if value == b"x":
+                    for attempt in (consumer.poll, iter(consumer).__next__, iter(consumer).__next__, consumer.poll):
+                        with pytest.raises(errors.DeserializerFailed):
+                            attempt()
+                    assert consumer.position == {0: 0}
+                    consumer.seek(0, 1)
+        assert next(iter(consumer)).value == 7
+
+
+def test_a_partition_that_is_removed_within_a_loop_is_yielded_no_more(fabric):
+    fabric.topics.create("two", partitions=2)
+    with fabric.producer() as producer:
+        for number in range(10):
+            producer.send("two", b"v", partition=number % 2)
+    with fabric.consumer("two", partitions=[0, 1]) as consumer:
+        for record in consumer:
+            assert consumer.assignment == [0, 1]
+            first = record.partition
+            consumer.remove(first)
+            break
+        rest = [next(iter(consumer)).partition for _ in range(3)]
+        assert (rest, consumer.assignment) == ([1 - first] * 3, [1 - first])
+
+
 def test_a_group_goes_on_where_it_committed(fabric):
     fill(fabric, "t", [b"%d" % number for number in range(10)])
     with fabric.consumer("t", group="g") as consumer:

@@ -13,9 +13,10 @@ from zfabric.aio.pump import Pump
 from zfabric.core.client.pending import Pending
 from zfabric.model import Record
 from zfabric.settings import check_range
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 if TYPE_CHECKING:
+    from zfabric.core.client.arrivals import Arrival
     from zfabric.core.client.consumer import Consumer as Core
 
 OFFSET_MAX = (1 << 63) - 1
@@ -102,15 +103,14 @@ class Consumer:
         """
         check_range("max_records", max_records, 1, 10_000_000)
         check_range("timeout", timeout, 0.0, 1e9, "s")
-        waited = await self._ready(timeout)
-        with self._pump.lock:
-            try:
-                records = self._core.take(max_records)
-            finally:
-                if not waited or self._core.wants:
-                    self._pump.flush(look=not waited)
-            if not records:
-                self._check()
+        self._give_back()
+        arrival = await self._wait(self._core.expect, timeout)
+        record, cursor = arrival.record, arrival.cursor
+        if record is not None and cursor is not None:
+            cursor.position = record.offset + 1
+            records = [record]
+        else:
+            records = self._take(max_records, arrival)
         if self._deserializer is None:
             return records
         ready: list[Record] = []
@@ -123,6 +123,18 @@ class Consumer:
                     raise
                 break
         return ready
+
+    def _take(self, most: int, arrival: Arrival) -> list[Record]:
+        """Take what there is, and do what follows from that."""
+        with self._pump.lock:
+            try:
+                records = self._core.take(most)
+            finally:
+                if not arrival.waited or self._core.wants:
+                    self._pump.flush(look=not arrival.waited)
+            if not records:
+                self._check()
+        return records
 
     def _check(self) -> None:
         """Raise why nothing that is read can go on, if that is so."""
@@ -154,7 +166,8 @@ class Consumer:
         """Return up to ``max_batches`` whole batches, columns not decoded yet; see :meth:`poll`."""
         check_range("max_batches", max_batches, 1, 1_000_000)
         check_range("timeout", timeout, 0.0, 1e9, "s")
-        waited = await self._ready(timeout)
+        self._give_back()
+        arrival = await self._wait(self._core.ready, timeout)
         batches: list[RecordBatch] = []
         with self._pump.lock:
             try:
@@ -164,14 +177,10 @@ class Consumer:
                         break
                     batches.append(batch)
             finally:
-                self._pump.flush(look=not waited)
+                self._pump.flush(look=not arrival.waited)
             if not batches:
                 self._check()
         return batches
-
-    async def _ready(self, timeout: float | None) -> bool:
-        self._give_back()
-        return await self._wait(timeout)
 
     def arrival(self) -> Pending[None]:
         """Return what comes when there may be something to take: for ``fabric.waiting``, which holds the pump's lock.
@@ -183,18 +192,32 @@ class Consumer:
             raise errors.Closed(what="consumer")
         return self._core.ready()
 
-    async def _wait(self, timeout: float | None) -> bool:
-        """Wait until there may be something to take; tells whether it waited, and so looked at the sockets."""
+    async def _wait(self, ask: Callable[[], Arrival], timeout: float | None) -> Arrival:
+        """Wait until there may be something to take, or ``timeout`` is over."""
         if not self._core.cursors or not self._core.opened:
             await self.open()
         if self._core.closed:
             raise errors.Closed(what="consumer")
         with self._pump.lock:
-            pending = self._core.ready()
-        if pending.done:
-            return False
-        await self._pump.arrive(pending, timeout)
-        return True
+            arrival = ask()
+        if arrival.done:
+            return arrival
+        arrival.waited = True
+        try:
+            came = await self._pump.arrive(arrival, timeout)
+        except BaseException:
+            self._withdraw(arrival)
+            if arrival.record is not None:
+                self._left.append(arrival.record)
+            raise
+        if not came:
+            self._withdraw(arrival)
+        return arrival
+
+    def _withdraw(self, arrival: Arrival) -> None:
+        """Wait no more: what comes from now on is held. It may have come just before."""
+        with self._pump.lock:
+            self._core.arrivals.withdraw(arrival)
 
     async def __aiter__(self) -> AsyncIterator[Record]:
         """Yield records for ever; the position is behind each record when it is yielded.
@@ -210,12 +233,15 @@ class Consumer:
                 self._after = {}
                 with self._pump.lock:
                     self._check()
-                waited = await self._wait(None)
+                arrival = await self._wait(self._core.expect, None)
+                if arrival.record is not None:
+                    self._left.append(arrival.record)
+                    continue
                 with self._pump.lock:
                     try:
                         self._fill()
                     finally:
-                        self._pump.flush(look=not waited)
+                        self._pump.flush(look=not arrival.waited)
                 continue
             record = self._left[0]
             if self._deserializer is not None:
@@ -305,6 +331,8 @@ class Consumer:
         check_range("partition", partition, 0, self._core.partition_max)
         with self._pump.lock:
             self._core.exclude(partition)
+        self._left = deque(record for record in self._left if record.partition != partition)
+        self._after.pop(partition, None)
 
     def bound(self, total_bytes: int) -> None:
         """Receive no more while all partitions together hold so many bytes, and what was on its way, at most 2 MiB.

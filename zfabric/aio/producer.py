@@ -22,7 +22,7 @@ from zfabric.settings import (
     check_range,
     check_timeout,
 )
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core

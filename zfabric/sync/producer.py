@@ -23,7 +23,7 @@ from zfabric.settings import (
     check_timeout,
 )
 from zfabric.sync.pump import Pump
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from zfabric.core.client.outbox import RECORD_OVERHEAD
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 
 def parts(batch: RecordBatch, bytes_max: int | None) -> list[RecordBatch]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from zfabric.model import TopicConfig
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 ORIGIN = "zf-origin"
 """Header that names where a record comes from: fabric/topic/partition/offset."""

@@ -47,7 +47,6 @@ between have been superseded.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import struct
 from collections.abc import Iterable, Sequence
@@ -57,7 +56,7 @@ import msgspec
 from msgspec import Meta
 
 from zfabric import errors
-from zfabric.model import Buffer, Record
+from zfabric.model import Buffer
 from zfabric.settings import BATCH_RECORDS_MAX, HEADERS_MAX, RECORD_BYTES_CEILING
 from zfabric.wire import codecs
 from zfabric.wire.crc import crc32c
@@ -92,7 +91,8 @@ _Distances = Annotated[list[int], _RECORDS]
 
 _new: Final = tuple.__new__
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn]).decode
+decode_plain = msgspec.msgpack.Decoder(tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn]).decode
+"""Decodes the four columns of a batch that is not compacted, each a list or what all records share."""
 _decode_compacted = msgspec.msgpack.Decoder(
     tuple[_DeltaColumn, _BytesColumn, _BytesColumn, _HeadersColumn, _Distances]
 ).decode
@@ -298,7 +298,7 @@ def decode_columns(header: BatchHeader, payload: Buffer) -> Columns:
         if header.flags & COMPACTED:
             deltas, keys, values, headers, distances = _decode_compacted(raw)
         else:
-            deltas, keys, values, headers = _decode(raw)
+            deltas, keys, values, headers = decode_plain(raw)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         problem = f"payload is not four columns: {str(error)[:200]}"
         raise errors.ProtocolViolation(problem=problem, allowed="timestamps, keys, values, headers") from error
@@ -337,148 +337,6 @@ def _ascend(distances: Sequence[int], span: int) -> bool:
     return not distances or (
         distances[0] >= 0 and distances[-1] < span and all(a < b for a, b in itertools.pairwise(distances))
     )
-
-
-class RecordBatch:
-    """A committed batch as the consumer gets it: columns on demand, decoded once.
-
-    Attributes:
-        topic: name of the topic. partition: number within the topic.
-        header: the batch header as stored (base offset, epoch, producer, append time).
-        first: number of records at the front that were delivered before and are left out.
-    """
-
-    __slots__ = ("_columns", "_payload", "first", "header", "partition", "topic")
-
-    def __init__(self, topic: str, partition: int, header: BatchHeader, payload: Buffer, first: int = 0) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.header = header
-        self.first = first
-        self._payload: Buffer = payload
-        self._columns: Columns | None = None
-
-    def __len__(self) -> int:
-        return self.header.records - self.first
-
-    def __repr__(self) -> str:
-        base = self.header.base_offset
-        return (
-            f"RecordBatch({self.topic!r}, partition={self.partition}, offset={base + self.first}, records={len(self)})"
-        )
-
-    def decoded(self) -> Columns:
-        """Return all columns, decoding the payload at the first call.
-
-        Raises:
-            CorruptBatch: the producer encoded something else than the header says.
-        """
-        if self._columns is None:
-            try:
-                self._columns = decode_columns(self.header, self._payload)
-            except errors.ProtocolViolation as error:
-                raise errors.CorruptBatch(
-                    topic=self.topic,
-                    partition=self.partition,
-                    offset=self.header.base_offset,
-                    next_offset=self.header.next_offset,
-                    problem=str(error),
-                ) from error
-            self._payload = b""
-        return self._columns
-
-    @property
-    def keys(self) -> list[bytes | None]:
-        """One key a record; None where it has none."""
-        return self.decoded().keys[self.first :]
-
-    @property
-    def values(self) -> list[bytes | None]:
-        """One value a record; None for a tombstone."""
-        return self.decoded().values[self.first :]
-
-    @property
-    def timestamps(self) -> list[int]:
-        """Milliseconds since 1970, one a record."""
-        return self.decoded().timestamps[self.first :]
-
-    @property
-    def offsets(self) -> Sequence[int]:
-        """One offset a record: a range, or a list once the batch was compacted."""
-        base = self.header.base_offset
-        if not self.header.flags & COMPACTED:
-            return range(base + self.first, base + self.header.records)
-        return [base + distance for distance in self.decoded().distances[self.first :]]
-
-    @property
-    def headers(self) -> list[dict[str, bytes]]:
-        """One dict a record, empty where it has none."""
-        return [entry or {} for entry in self.decoded().headers[self.first :]]
-
-    def part(self, start: int, stop: int) -> RecordBatch:
-        """Return records ``start`` to ``stop - 1`` as a batch of their own; the last part covers what follows as well.
-
-        Raises:
-            CorruptBatch: the batch cannot be decoded.
-        """
-        columns, offsets, header = self.decoded(), self.offsets, self.header
-        first = offsets[start]
-        following = offsets[stop] if stop < len(offsets) else header.next_offset
-        size = header.payload_length * (stop - start) // len(offsets)
-        made = RecordBatch(
-            self.topic,
-            self.partition,
-            header._replace(records=stop - start, base_offset=first, span=following - first, payload_length=size),
-            b"",
-        )
-        cut = slice(self.first + start, self.first + stop)
-        distances = [offset - first for offset in offsets[start:stop]]
-        timestamps, keys, values, headers, _ = columns
-        made._columns = Columns(timestamps[cut], keys[cut], values[cut], headers[cut], distances)
-        return made
-
-    def records(self) -> list[Record]:
-        """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns.
-
-        The garbage collector pauses meanwhile: a thousand new tuples, none of them garbage, would set it off again and
-        again (measured where an application keeps some batches, all collections counted: 600 against 490 ns a record).
-        """
-        columns = self.decoded()
-        if self.header.records == 1 and not self.first:  # A fifth of the time that the columns of one take.
-            distance = columns.distances[0] if self.header.flags & COMPACTED else 0
-            return [
-                Record(
-                    self.topic,
-                    self.partition,
-                    self.header.base_offset + distance,
-                    columns.timestamps[0],
-                    columns.keys[0],
-                    columns.values[0],
-                    columns.headers[0] or {},
-                )
-            ]
-        headers: Iterable[object] = itertools.repeat({})
-        if columns.headers.count(None) != len(columns.headers):
-            headers = self.headers
-        rows = zip(
-            itertools.repeat(self.topic),
-            itertools.repeat(self.partition),
-            self.offsets,
-            self._rest(columns.timestamps),
-            self._rest(columns.keys),
-            self._rest(columns.values),
-            headers,
-        )
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return list(map(tuple.__new__, itertools.repeat(Record), rows))
-        finally:
-            if collecting:
-                gc.enable()
-
-    def _rest(self, column: Column) -> Column:
-        return column[self.first :] if self.first else column
 
 
 def split(blob: Buffer) -> Iterable[tuple[BatchHeader, memoryview, memoryview]]:

@@ -10,6 +10,7 @@ from zfabric.core.client.pieces import pieces
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.received import RecordBatch
 
 
 def sequences(command):
@@ -320,7 +321,7 @@ def whole(values, *, keys=None, base=0, sequences=None, headers=None):
         max_timestamp=600, producer_id=0, producer_epoch=0, base_sequence=0, last_sequence=0, partition=3,
     )  # fmt: skip
     span = len(values) if distances is None else distances[-1] + 1
-    return batch.RecordBatch("s", 3, batch.parse(batch.stamp(header, 3, 1, span, base, 600)), payload)
+    return RecordBatch("s", 3, batch.parse(batch.stamp(header, 3, 1, span, base, 600)), payload)
 
 
 def send_batch(wire, producer, source, after=None, on_delivery=None):

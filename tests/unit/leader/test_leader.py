@@ -16,6 +16,7 @@ from zfabric.sim.disk import SimDisk
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Assign, AssignedTopic, PartitionPlace
+from zfabric.wire.received import RecordBatch
 
 P = 1
 MS = 1_000_000
@@ -101,7 +102,7 @@ class Node:
             raise errors.from_wire(part.failure.code, part.failure.values)
         found = []
         for header, _, payload in batch.split(answers[0].rest[0]):
-            found += batch.RecordBatch("t", 0, header, bytes(payload)).records()
+            found += RecordBatch("t", 0, header, bytes(payload)).records()
         return [(record.offset, record.value) for record in found]
 
 

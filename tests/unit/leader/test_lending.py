@@ -13,6 +13,7 @@ from zfabric.settings import LeaderSettings
 from zfabric.sim.disk import SimDisk
 from zfabric.wire import batch, messages, metadata
 from zfabric.wire.messages import Command, Type
+from zfabric.wire.received import RecordBatch
 
 KINDS = ("fsync", "os", "memory")
 MS = 1_000_000
@@ -99,7 +100,7 @@ class Node:
         answer = messages.read(self.leader.take_effects()[-1].frames)
         found = []
         for header, _, payload in batch.split(answer.rest[0]):
-            found += [record.value for record in batch.RecordBatch(kind, 0, header, bytes(payload)).records()]
+            found += [record.value for record in RecordBatch(kind, 0, header, bytes(payload)).records()]
         return found
 
     def start(self, kind):

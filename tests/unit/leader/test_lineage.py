@@ -12,6 +12,7 @@ from zfabric.core.leader import lineage
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.received import RecordBatch
 
 
 class Reader:
@@ -35,7 +36,7 @@ class Reader:
             self.time = header.append_time
             if header.leader_epoch != self.epoch:
                 self.epoch, self.first = header.leader_epoch, (header.base_offset, self.time)
-            found += [record.value for record in batch.RecordBatch("t", 0, header, bytes(payload)).records()]
+            found += [record.value for record in RecordBatch("t", 0, header, bytes(payload)).records()]
         return found
 
 

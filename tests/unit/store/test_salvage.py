@@ -20,6 +20,7 @@ from zfabric.store.scrub import Scrub
 from zfabric.store.volume import Volume
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
+from zfabric.wire.received import RecordBatch
 
 PAGE = 4096
 STORED = [partition for partition, place in PLACES.items() if place[2] != "memory"]
@@ -67,7 +68,7 @@ def records(directory, partition):
         while place < state.end:
             try:
                 for header, _, payload in log.batches(place, txn):
-                    for record in batch.RecordBatch("t", 0, header, payload).records():
+                    for record in RecordBatch("t", 0, header, payload).records():
                         found[record.offset] = record.value
                     place = header.next_offset
             except errors.CorruptBatch as error:

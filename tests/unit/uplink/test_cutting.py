@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.client.test_producer import whole
 from zfabric.uplink.cutting import parts
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 VALUES = st.lists(st.one_of(st.none(), st.binary(max_size=60)), min_size=1, max_size=30)
 

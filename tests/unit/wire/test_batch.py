@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zfabric import errors
 from zfabric.wire import batch, codecs, messages
+from zfabric.wire.received import RecordBatch
 
 
 def make(values=(b"a", b"b"), *, codec=0, keys=None, base=1000, partition=7, flags=0, offsets=None, count=None):
@@ -60,7 +61,7 @@ def test_what_is_encoded_is_decoded(codec):
 def test_records_of_a_batch_carry_place_and_time():
     header, payload = make(keys=[b"k", None])
     stamped = batch.parse(batch.stamp(header, 7, 3, 2, 42, 1234))
-    first, second = batch.RecordBatch("t", 1, stamped, payload).records()
+    first, second = RecordBatch("t", 1, stamped, payload).records()
     assert first == ("t", 1, 42, 1000, b"k", b"a", {})
     assert (second.offset, second.key) == (43, None)
 
@@ -122,7 +123,7 @@ def test_a_bomb_is_an_error_and_no_memory(codec):
 def test_a_producer_that_lied_about_its_count_is_found_by_the_reader():
     header, payload = make(count=3)
     with pytest.raises(errors.CorruptBatch) as found:
-        batch.RecordBatch("t", 0, batch.parse(batch.stamp(header, 7, 3, 3, 42, 1)), payload).records()
+        RecordBatch("t", 0, batch.parse(batch.stamp(header, 7, 3, 3, 42, 1)), payload).records()
     assert (found.value.offset, found.value.next_offset) == (42, 45)
 
 

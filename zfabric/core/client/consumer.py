@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
 from zfabric.core.client.agenda import Chore
+from zfabric.core.client.arrivals import Arrival, Arrivals
 from zfabric.core.client.committing import Commits
 from zfabric.core.client.cursor import Cursor, Tally
 from zfabric.core.client.feed import IDLE_NS, Feed
@@ -35,8 +36,8 @@ from zfabric.core.client.routes import log_of
 from zfabric.core.client.share import Share
 from zfabric.core.client.turns import Turns
 from zfabric.model import Record
-from zfabric.wire.batch import RecordBatch
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
+from zfabric.wire.received import RecordBatch
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -53,6 +54,7 @@ class Consumer:
             memory topics only.
 
     Attributes:
+        arrivals: who waits for something to take.
         tally: what all partitions hold; no more is received while that has reached its limit.
     """
 
@@ -83,8 +85,8 @@ class Consumer:
         self.tally = Tally(eased=self._eased)
         self._feeds: dict[int, Feed] = {}
         self._sessions: dict[int, Feed] = {}
-        self._waiting: Pending[None] | None = None
         self._turns = Turns(self.cursors)
+        self.arrivals = Arrivals(self._turns)
         self._places = 0
         self._seen: dict[int, PartitionPlace] = {}
         # In a mesh the members of a group share what there is; see share.py.
@@ -216,26 +218,27 @@ class Consumer:
 
     # Taking.
 
-    def ready(self) -> Pending[None]:
+    def ready(self) -> Arrival:
         """Return what comes when there may be something to take; all who ask meanwhile share it."""
-        if self._waiting is None:
-            self._waiting = Pending()
+        arrival = self.arrivals.wait()
+        self._asked()
+        return arrival
+
+    def expect(self) -> Arrival:
+        """Return the same, or with it the next record, which only has to be accepted; see ``arrivals.py``."""
+        arrival = self.arrivals.expect()
+        self._asked()
+        return arrival
+
+    def _asked(self) -> None:
         if self._share is not None:
             self._client.restless = True
             self._share.returned()
-        waiting = self._waiting
-        self.wake()
-        return waiting
-
-    def _available(self) -> bool:
-        return self.closed or self._turns.any()
+        self.arrivals.wake()
 
     def wake(self) -> None:
         """Let those go on who wait for something to take, if there is something."""
-        waiting = self._waiting
-        if waiting is not None and self._available():
-            self._waiting = None
-            waiting.resolve(None)
+        self.arrivals.wake()
 
     def take(self, most: int) -> list[Record]:
         """Return up to ``most`` records, of one partition or several; the position moves behind them.
@@ -274,9 +277,10 @@ class Consumer:
     def rewind(self, numbers: Iterable[int], now: int) -> None:
         """Read these partitions again from their positions, which the facade had moved back."""
         for number in numbers:
-            cursor = self.cursors[number]
-            cursor.clear(cursor.position)
-            cursor.live = False
+            cursor = self.cursors.get(number)
+            if cursor is not None:  # Else it is read no more.
+                cursor.clear(cursor.position)
+                cursor.live = False
         self.tick(now)
 
     # Committing.
@@ -301,7 +305,7 @@ class Consumer:
 
     def close(self) -> None:
         """End the subscriptions."""
-        self.closed = True
+        self.closed = self.arrivals.closed = True
         for feed in list(self._sessions.values()):
             feed.end()
         self._sessions.clear()
@@ -427,7 +431,7 @@ class Consumer:
     @property
     def idle(self) -> bool:
         """Whether the application waits for more: it has processed what it got."""
-        return self._waiting is not None
+        return self.arrivals.idle
 
     def give_up(self, numbers: Sequence[int], deadline_ns: int) -> Pending[None]:
         """Read partitions no more; comes when what was processed of them is committed, or that has failed."""

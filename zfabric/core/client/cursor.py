@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
-from zfabric.model import Record
+from zfabric.model import Buffer, Record
 from zfabric.wire import batch, messages
-from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader, RecordBatch
+from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader
 from zfabric.wire.metadata import PartitionPlace
+from zfabric.wire.received import RecordBatch, alone
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfabric.core.client.candidates import Candidates
 
 Named = TypeVar("Named", bound=errors.ZFabricError)
@@ -179,6 +182,37 @@ class Cursor:
 
     # Receiving.
 
+    def follows(self, frames: Sequence[Any]) -> BatchHeader | None:
+        """Return the header of a publication if that is the next batch here, whole, and of the log that is read."""
+        if not self._live or len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
+            return None
+        _, raw, payload = frames
+        header = batch.parse(raw)
+        if self.seen and header.leader_epoch != self.epoch:
+            return None
+        return None if batch.damage(raw, payload, header, self.id, self.expected) else header
+
+    def pass_on(self, header: BatchHeader, payload: Buffer) -> Record | None:
+        """Receive what :meth:`follows`, past the buffer, if it is a record that the application may have now.
+
+        The position stays before it: it moves when the application has it.
+        """
+        if self._paused:
+            return None
+        record = alone(self.topic, self.number, header, payload)
+        if record is not None:
+            self._advance(header)
+        return record
+
+    def _advance(self, header: BatchHeader) -> None:
+        """A batch was received."""
+        self.untouched = False
+        self.seen = self.expected = end = header.base_offset + header.span
+        self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
+        if header.leader_epoch != self.epoch or not self.first[1]:
+            self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
+        self.end = max(self.end, end)
+
     def take_in(self, header: BatchHeader, payload: Any) -> None:
         """Buffer a batch that covers the expected offset and was checked."""
         first = 0
@@ -187,12 +221,7 @@ class Cursor:
         entry = RecordBatch(self.topic, self.number, header, payload, first)
         if first and header.flags & COMPACTED:
             entry.first = sum(1 for distance in entry.decoded().distances if distance < first)
-        self.untouched = False
-        self.seen = self.expected = end = header.base_offset + header.span
-        self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
-        if header.leader_epoch != self.epoch or not self.first[1]:
-            self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
-        self.end = max(self.end, end)
+        self._advance(header)
         if header.records > entry.first:
             self.buffer.append(entry)
             self._hold(header.payload_length + HEADER_BYTES)

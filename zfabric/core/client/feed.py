@@ -294,9 +294,25 @@ class Feed(Chore):
 
         Tells whether it was as usual: nothing is to be asked for it, and :meth:`next_deadline` has not become earlier.
         """
-        consumer = self._consumer
         cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
-        if cursor is None or not cursor.live or cursor.expected < 0:
+        if cursor is None:
+            return True
+        header = cursor.follows(frames)
+        if header is None:
+            return self._published_else(cursor, frames, now)
+        consumer = self._consumer
+        if not consumer.arrivals.hand(cursor, header, frames[2]):
+            if cursor.buffered >= consumer.buffer_bytes or consumer.full:
+                self.subscribe(cursor, on=False)
+                cursor.live = False
+                return False
+            cursor.take_in(header, frames[2])
+            consumer.wake()
+        return self.heard(cursor, now)
+
+    def _published_else(self, cursor: Cursor, frames: Sequence[Any], now: int) -> bool:
+        """Take what is not the next batch of a live partition."""
+        if not cursor.live or cursor.expected < 0:
             return True
         if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
             cursor.end = max(cursor.end, messages.HEAD.unpack(frames[1])[0])
@@ -309,23 +325,11 @@ class Feed(Chore):
         header = batch.parse(frames[1])
         if header.base_offset + header.span <= cursor.expected:
             return True
-        if cursor.seen and header.leader_epoch != cursor.epoch:
-            # Perhaps the log was set back: whether it is the same is the leader's to say.
-            self.fall_behind(cursor, now)
-            return False
-        if header.base_offset != cursor.expected or batch.damage(
-            frames[1], frames[2], header, cursor.id, cursor.expected
-        ):
-            consumer.gaps += 1
-            self.fall_behind(cursor, now)
-            return False
-        if cursor.buffered >= consumer.buffer_bytes or consumer.full:
-            self.subscribe(cursor, on=False)
-            cursor.live = False
-            return False
-        cursor.take_in(header, frames[2])
-        consumer.wake()
-        return self.heard(cursor, now)
+        if not cursor.seen or header.leader_epoch == cursor.epoch:
+            self._consumer.gaps += 1
+        # Of another epoch: perhaps the log was set back. Whether it is the same is the leader's to say.
+        self.fall_behind(cursor, now)
+        return False
 
     def connected(self, now: int) -> None:
         """The subscription takes effect about now: fetch what was committed before that and after the last fetch.

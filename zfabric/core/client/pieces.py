@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from zfabric.core.client.outbox import RECORD_OVERHEAD, OutBatch, headers_size
 from zfabric.settings import BATCH_RECORDS_MAX
-from zfabric.wire.batch import RecordBatch
+from zfabric.wire.received import RecordBatch
 
 
 class Piece(NamedTuple):

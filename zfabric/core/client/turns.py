@@ -28,7 +28,7 @@ class Turns:
 
     Attributes:
         stocked: those that have something to take. failed: those that have nothing but an error that was not told.
-        failures: errors that were told.
+        failures: errors that were told. last: place of the partition whose turn was the last one.
     """
 
     def __init__(self, cursors: Mapping[int, Cursor]) -> None:
@@ -36,7 +36,7 @@ class Turns:
         self.failed = Candidates(_failed)
         self.failures = 0
         self._cursors = cursors
-        self._last = -1
+        self.last = -1
 
     def clear(self) -> None:
         """Begin with other partitions."""
@@ -61,15 +61,15 @@ class Turns:
         Raises:
             ZFabricError: it is the turn of a partition that has failed.
         """
-        cursor, failed = self.stocked.first(self._last), self.failed.first(self._last)
+        cursor, failed = self.stocked.first(self.last), self.failed.first(self.last)
         if failed is None or (cursor is not None and self._is_before(cursor, failed)):
             if cursor is not None:
-                self._last = cursor.place
+                self.last = cursor.place
             return cursor
         if taken:
             return None
         assert failed.error is not None, "who failed has an error"
-        self._last = failed.place
+        self.last = failed.place
         self.failures += 1
         failed.told = True
         raise failed.error
@@ -78,7 +78,7 @@ class Turns:
         """Tell whether the records of one come before the error of the other."""
         if isinstance(failed.error, errors.UnknownTopic):
             return True
-        return (stocked.place <= self._last, stocked.place) < (failed.place <= self._last, failed.place)
+        return (stocked.place <= self.last, stocked.place) < (failed.place <= self.last, failed.place)
 
     def stuck(self) -> errors.ZFabricError | None:
         """Return an error that was told if nothing that is read can go on, and nothing is left to take."""

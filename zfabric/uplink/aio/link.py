@@ -23,9 +23,10 @@ from zfabric.uplink.lanes import Lane
 from zfabric.uplink.model import Notice, PartitionStatus, UplinkSettings
 from zfabric.uplink.pacing import Backoff
 from zfabric.wire import messages
-from zfabric.wire.batch import HEADER_BYTES, RecordBatch
+from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import TopicMeta
+from zfabric.wire.received import RecordBatch
 
 READ_AHEAD_MIN = 64 * KIB
 READ_AHEAD_MAX = 4 * MIB

@@ -24,9 +24,10 @@ from zfabric.uplink.pacing import Backoff
 from zfabric.uplink.sync.reader import Reader, Share
 from zfabric.uplink.sync.sources import Part, Whole
 from zfabric.wire import messages
-from zfabric.wire.batch import HEADER_BYTES, RecordBatch
+from zfabric.wire.batch import HEADER_BYTES
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import TopicMeta
+from zfabric.wire.received import RecordBatch
 
 READ_AHEAD_MIN = 64 * KIB
 READ_AHEAD_MAX = 4 * MIB

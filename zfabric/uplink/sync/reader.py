@@ -18,7 +18,8 @@ from collections import deque
 from zfabric import errors
 from zfabric.sync.consumer import Consumer
 from zfabric.sync.fabric import Fabric
-from zfabric.wire.batch import HEADER_BYTES, RecordBatch
+from zfabric.wire.batch import HEADER_BYTES
+from zfabric.wire.received import RecordBatch
 
 BATCHES = 64
 """Batches that are taken before the links have their turn."""

@@ -1,0 +1,84 @@
+"""Batches as a consumer gets them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zfabric import errors
+from zfabric.wire import batch, codecs
+from zfabric.wire.received import RecordBatch, alone
+
+BASE = 1_000
+ENTRIES = st.none() | st.binary(max_size=3)
+HEADERS = st.none() | st.dictionaries(st.text(max_size=2), st.binary(max_size=2), max_size=2)
+
+
+def column(entries, most=2):
+    """Entries that all records share, or one for each."""
+    return entries | st.lists(entries, max_size=most)
+
+
+def made(payload, *, count=1, codec=0, flags=0, layout=batch.COLUMNAR):
+    """Return the header and the payload of a batch at offset 40 of partition id 3."""
+    header, payload = batch.seal(
+        payload, codec=codec, flags=flags, count=count, base_timestamp=BASE, max_timestamp=BASE, producer_id=0,
+        producer_epoch=0, base_sequence=0, last_sequence=count, partition=3,
+    )  # fmt: skip
+    return batch.parse(batch.stamp(header, 3, 1, max(count, 1), 40, 600))._replace(format=layout), payload
+
+
+def by_columns(header, payload):
+    """Return the records as the columns have them."""
+    whole = RecordBatch("t", 5, header, payload)
+    rows = zip(whole.offsets, whole.timestamps, whole.keys, whole.values, whole.headers, strict=True)
+    return [("t", 5, *row) for row in rows]
+
+
+@given(
+    column(st.integers(-5, 5)), column(ENTRIES), column(ENTRIES), column(HEADERS), st.integers(0, 2),
+    st.sampled_from([0, batch.SPARSE, batch.COMPACTED, 4]), st.sampled_from([codecs.NONE, codecs.NONE, codecs.LZ4, 9]),
+    st.sampled_from([batch.COLUMNAR, batch.COLUMNAR, 2]),
+)  # fmt: skip
+def test_a_record_that_is_alone_is_the_one_that_the_columns_have(deltas, keys, values, headers, count, flags, codec,
+                                                                 layout):  # fmt: skip
+    distances = [0] * count if flags == batch.COMPACTED else None
+    payload = batch.encode_columns(deltas, keys, values, headers, distances)
+    header, payload = made(payload, count=count, codec=codec if codec == codecs.LZ4 else 0, flags=flags, layout=layout)
+    header = header._replace(codec=codec if codec == 9 else header.codec)
+    record = alone("t", 5, header, payload)
+    if record is not None:
+        assert [record] == by_columns(header, payload)
+        return
+    plain = (count, flags & ~batch.SPARSE, header.codec, layout) == (1, 0, 0, batch.COLUMNAR)
+    lists = [column for column in (deltas, keys, values, headers) if isinstance(column, list)]
+    assert not plain or any(len(column) != 1 for column in lists)
+
+
+@pytest.mark.parametrize("flags", [0, batch.SPARSE])
+@pytest.mark.parametrize(
+    "columns",
+    [(0, None, [b"v"], None), ([2], [b"k"], [None], [{"a": b"1"}]), (-1, b"k", b"v", {}), (1, None, None, [None])],
+)
+def test_a_record_as_producers_send_it_is_found_alone(columns, flags):
+    header, payload = made(batch.encode_columns(*columns), flags=flags)
+    record = alone("t", 5, header, payload)
+    assert record is not None
+    assert [record] == RecordBatch("t", 5, header, payload).records() == by_columns(header, payload)
+
+
+@given(st.binary(max_size=20))
+def test_what_is_no_record_is_left_to_who_says_so(payload):
+    header, payload = made(payload)
+    record = alone("t", 5, header, payload)
+    if record is None:
+        with pytest.raises(errors.CorruptBatch):
+            RecordBatch("t", 5, header, payload).records()
+    else:
+        assert [record] == by_columns(header, payload)
+
+
+def test_a_batch_of_a_size_that_is_refused_is_none_of_a_record():
+    header, payload = made(batch.encode_columns(0, None, [b"v"], None))
+    assert alone("t", 5, header._replace(raw_length=batch.RAW_BYTES_MAX + 1), payload) is None

@@ -1,0 +1,189 @@
+"""A batch as the consumer gets it: its columns, or its records.
+
+What lies on the wire is :mod:`zfabric.wire.batch`. The payload is decoded once, when somebody asks for what is in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from zfabric import errors
+from zfabric.model import Buffer, Record
+from zfabric.wire import codecs
+from zfabric.wire.batch import (
+    COLUMNAR,
+    COMPACTED,
+    RAW_BYTES_MAX,
+    SPARSE,
+    BatchHeader,
+    Column,
+    Columns,
+    decode_columns,
+    decode_plain,
+)
+
+_ALONE: Final = frozenset((COLUMNAR, codecs.NONE, flags, 1) for flags in (0, SPARSE))
+"""Format, codec, flags and records of a batch of one record that nobody has compressed or compacted."""
+_new: Final = tuple.__new__
+
+
+def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> Record | None:
+    """Return the record of a batch that has only this one, in a tenth of the time that columns take.
+
+    None of any other batch, and of one that is not what its header says: :class:`RecordBatch` tells what it is.
+    """
+    if header[1:5] not in _ALONE or header.raw_length > RAW_BYTES_MAX:
+        return None
+    delta: Any
+    try:
+        delta, key, value, headers = decode_plain(payload)
+        if type(delta) is list:
+            (delta,) = delta
+        if type(key) is list:
+            (key,) = key
+        if type(value) is list:
+            (value,) = value
+        if type(headers) is list:
+            (headers,) = headers
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None
+    fields = (topic, partition, header.base_offset, header.base_timestamp + delta, key, value, headers or {})
+    return _new(Record, fields)
+
+
+class RecordBatch:
+    """A committed batch as the consumer gets it: columns on demand, decoded once.
+
+    Attributes:
+        topic: name of the topic. partition: number within the topic.
+        header: the batch header as stored (base offset, epoch, producer, append time).
+        first: number of records at the front that were delivered before and are left out.
+    """
+
+    __slots__ = ("_columns", "_payload", "first", "header", "partition", "topic")
+
+    def __init__(self, topic: str, partition: int, header: BatchHeader, payload: Buffer, first: int = 0) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.header = header
+        self.first = first
+        self._payload: Buffer = payload
+        self._columns: Columns | None = None
+
+    def __len__(self) -> int:
+        return self.header.records - self.first
+
+    def __repr__(self) -> str:
+        base = self.header.base_offset
+        return (
+            f"RecordBatch({self.topic!r}, partition={self.partition}, offset={base + self.first}, records={len(self)})"
+        )
+
+    def decoded(self) -> Columns:
+        """Return all columns, decoding the payload at the first call.
+
+        Raises:
+            CorruptBatch: the producer encoded something else than the header says.
+        """
+        if self._columns is None:
+            try:
+                self._columns = decode_columns(self.header, self._payload)
+            except errors.ProtocolViolation as error:
+                raise errors.CorruptBatch(
+                    topic=self.topic,
+                    partition=self.partition,
+                    offset=self.header.base_offset,
+                    next_offset=self.header.next_offset,
+                    problem=str(error),
+                ) from error
+            self._payload = b""
+        return self._columns
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """One key a record; None where it has none."""
+        return self.decoded().keys[self.first :]
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """One value a record; None for a tombstone."""
+        return self.decoded().values[self.first :]
+
+    @property
+    def timestamps(self) -> list[int]:
+        """Milliseconds since 1970, one a record."""
+        return self.decoded().timestamps[self.first :]
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """One offset a record: a range, or a list once the batch was compacted."""
+        base = self.header.base_offset
+        if not self.header.flags & COMPACTED:
+            return range(base + self.first, base + self.header.records)
+        return [base + distance for distance in self.decoded().distances[self.first :]]
+
+    @property
+    def headers(self) -> list[dict[str, bytes]]:
+        """One dict a record, empty where it has none."""
+        return [entry or {} for entry in self.decoded().headers[self.first :]]
+
+    def part(self, start: int, stop: int) -> RecordBatch:
+        """Return records ``start`` to ``stop - 1`` as a batch of their own; the last part covers what follows as well.
+
+        Raises:
+            CorruptBatch: the batch cannot be decoded.
+        """
+        columns, offsets, header = self.decoded(), self.offsets, self.header
+        first = offsets[start]
+        following = offsets[stop] if stop < len(offsets) else header.next_offset
+        size = header.payload_length * (stop - start) // len(offsets)
+        made = RecordBatch(
+            self.topic,
+            self.partition,
+            header._replace(records=stop - start, base_offset=first, span=following - first, payload_length=size),
+            b"",
+        )
+        cut = slice(self.first + start, self.first + stop)
+        distances = [offset - first for offset in offsets[start:stop]]
+        timestamps, keys, values, headers, _ = columns
+        made._columns = Columns(timestamps[cut], keys[cut], values[cut], headers[cut], distances)
+        return made
+
+    def records(self) -> list[Record]:
+        """All records as named tuples: 185 ns each here, against 19 ns for whoever takes the columns.
+
+        The garbage collector pauses meanwhile: a thousand new tuples, none of them garbage, would set it off again and
+        again (measured where an application keeps some batches, all collections counted: 600 against 490 ns a record).
+        """
+        if not self.first and self._columns is None:
+            record = alone(self.topic, self.partition, self.header, self._payload)
+            if record is not None:
+                return [record]
+        columns = self.decoded()
+        headers: Iterable[object] = itertools.repeat({})
+        if columns.headers.count(None) != len(columns.headers):
+            headers = self.headers
+        rows = zip(
+            itertools.repeat(self.topic),
+            itertools.repeat(self.partition),
+            self.offsets,
+            self._rest(columns.timestamps),
+            self._rest(columns.keys),
+            self._rest(columns.values),
+            headers,
+        )
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return list(map(_new, itertools.repeat(Record), rows))
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _rest(self, column: Column) -> Column:
+        return column[self.first :] if self.first else column
