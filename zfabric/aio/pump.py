@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.net import abandoned
 from zfabric.net.watching import Watching
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Pump:
         self._watching = Watching()
         self._awake = False
         self._awake_until_ns = 0
+        self._kept = abandoned.keep(self, driver)
         _pumps.add(self)
 
     def check(self) -> None:
@@ -309,11 +311,17 @@ class Pump:
     def checkpoint(self) -> None:
         """Nothing: a task is cancelled where it waits."""
 
+    def disown(self) -> None:
+        """This is a child's copy: refuse everything."""
+        self.forked = True
+        self._kept.detach()
+
     async def close(self) -> None:
         """Close the sockets."""
         if self._closed:
             return
         self._closed = True
+        self._kept.detach()
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is not None and not self._loop.is_closed():
@@ -326,7 +334,7 @@ class Pump:
 
 def _after_fork() -> None:
     for pump in _pumps:
-        pump.forked = True
+        pump.disown()
 
 
 os.register_at_fork(after_in_child=_after_fork)

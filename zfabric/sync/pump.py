@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
+from zfabric.net import abandoned
 from zfabric.net.driver import FAR_NS
 from zfabric.net.watching import Watching
 from zfabric.sync import interrupts
@@ -75,6 +76,7 @@ class Pump:
         self._polled: set[int] = set()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller.register(self._wake_reader, select.POLLIN)
+        self._kept = abandoned.keep(self, driver, self._wake_reader, self._wake_writer)
         _pumps.add(self)
         interrupts.guard(self)
 
@@ -436,6 +438,7 @@ class Pump:
     def disown(self) -> None:
         """This is a child's copy: refuse everything, whatever state the parent's threads had left the locks in."""
         self.forked = self._over = True
+        self._kept.detach()
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         error = errors.Forked(what="fabric", owner=self._owner, child=os.getpid())
@@ -448,6 +451,7 @@ class Pump:
             if self._closed or self.forked:
                 return
             self._closed = self._over = True
+            self._kept.detach()
             interrupts.release(self)
             self._work.set()
             self._wake()
