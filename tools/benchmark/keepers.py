@@ -7,19 +7,16 @@ at the keepers. Idle is a time in which nobody produces; keepers hold one questi
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmark.members import free_ports
+from benchmark.meshed import Meshed, free_ports, idling, until
 from benchmark.report import AT_MOST, Row
-from benchmark.running import cpu_s, environment, home, memory_mb
+from benchmark.running import home, memory_mb
 from zfabric import connect
-from zfabric.modes.options import LeaderOptions, MeshOptions, encode
 
 TELL = Callable[[str], None]
 PATIENCE_S = 300.0
@@ -28,44 +25,22 @@ RECORDS = 10
 TOPIC = "sensor.x"
 
 
-class _Peer:
-    """One leader process."""
-
-    def __init__(self, directory: str, port: int, *, seeds: list[str], keepers: tuple[str, ...] = ()) -> None:
-        self.place = f"127.0.0.1:{port}"
-        endpoint, publish = (f"tcp://127.0.0.1:{number}" for number in (port, port + 1))
-        mesh = MeshOptions(name="bench", endpoint=endpoint, publish=publish, seeds=seeds)
-        options = LeaderOptions(
-            data=f"{directory}/{port}", listen=endpoint, publish=publish, advertise=endpoint, advertise_publish=publish,
-            supervised=True, mesh=None if keepers else mesh, keep=() if keepers else (TOPIC,), offer_to=keepers,
-        )  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "zfabric.server", encode(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=environment(), cwd="/",
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line or not json.loads(line).get("ready"):
-            sys.exit(f"a peer did not become ready: {line!r}")
+class _Peer(Meshed):
+    """A keeper, or an origin."""
 
     def originate(self) -> None:
         """Have a topic with a few records."""
-        with connect(f"zf://{self.place}", timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
+        with connect(self.url, timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
             fabric.topics.create(TOPIC)
             for number in range(RECORDS):
                 producer.send(TOPIC, b"%d" % number)
 
     def kept(self) -> int:
         """Return how many records it keeps."""
-        with connect(f"zf://{self.place}", timeout=PATIENCE_S) as fabric:
+        with connect(self.url, timeout=PATIENCE_S) as fabric:
             if TOPIC not in fabric.topics.list():
                 return 0
             return sum(copy.end_offset for copy in fabric.topics.describe(TOPIC).copies)
-
-    def end(self) -> None:
-        """Kill it and close its pipes."""
-        self.process.kill()
-        self.process.communicate()
 
 
 def measure(count: int, seconds: float, tell: TELL) -> list[Row]:
@@ -83,12 +58,14 @@ def measure(count: int, seconds: float, tell: TELL) -> list[Row]:
 def _measure(group: str, peers: list[_Peer], directory: str, count: int, seconds: float) -> list[Row]:
     first = free_ports(2 * (count + KEEPERS))
     seeds = [f"tcp://127.0.0.1:{first}"]
-    keepers = [_Peer(directory, first + 2 * number, seeds=seeds if number else []) for number in range(KEEPERS)]
+    keepers = [
+        _Peer(directory, first + 2 * number, seeds=seeds if number else [], keep=(TOPIC,)) for number in range(KEEPERS)
+    ]
     peers += keepers
-    dialled = tuple(f"tcp://{keeper.place}" for keeper in keepers)
+    dialled = tuple(keeper.endpoint for keeper in keepers)
 
     def start(number: int) -> None:
-        peer = _Peer(directory, first + 2 * (KEEPERS + number), seeds=[], keepers=dialled)
+        peer = _Peer(directory, first + 2 * (KEEPERS + number), seeds=[], offer_to=dialled)
         peers.append(peer)
         peer.originate()
 
@@ -96,9 +73,10 @@ def _measure(group: str, peers: list[_Peer], directory: str, count: int, seconds
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(start, range(count)))
     started = time.monotonic()
-    _until(lambda: [keeper.kept() for keeper in keepers] == [count * RECORDS] * KEEPERS, "keepers did not get all")
+    everything = [count * RECORDS] * KEEPERS
+    until(lambda: [keeper.kept() for keeper in keepers] == everything, PATIENCE_S, "keepers did not get all")
     complete = time.monotonic()
-    options = f"role=client&seed={keepers[0].place}"
+    options = f"role=client&seed={keepers[0].url.removeprefix('zf://')}"
     with connect(f"zf+peer://bench?{options}", timeout=PATIENCE_S) as fabric:
         opened = time.monotonic()
         read = 0
@@ -110,9 +88,7 @@ def _measure(group: str, peers: list[_Peer], directory: str, count: int, seconds
     if read != count * RECORDS:
         sys.exit(f"read {read} of {count * RECORDS} records")
     time.sleep(min(10.0, seconds))
-    used = [cpu_s(keeper.process.pid) for keeper in keepers]
-    time.sleep(seconds)
-    spent = [100 * (cpu_s(keeper.process.pid) - before) / seconds for keeper, before in zip(keepers, used, strict=True)]
+    spent = idling(keepers, seconds)
     held = max(memory_mb(keeper.process.pid)[0] for keeper in keepers)
     goal = (AT_MOST, float(KEEPERS)) if count > 64 else None
     return [
@@ -123,11 +99,3 @@ def _measure(group: str, peers: list[_Peer], directory: str, count: int, seconds
         Row(group, "resident memory, largest keeper", held, "MB"),
         Row(group, "idle: processor of a keeper, mean", statistics.fmean(spent), "% of a core"),
     ]
-
-
-def _until(reached: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not reached():
-        if time.monotonic() > deadline:
-            sys.exit(otherwise)
-        time.sleep(0.2)

@@ -8,55 +8,29 @@ processes without clients.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from benchmark.meshed import Meshed, free_ports, idling, until
 from benchmark.report import AT_MOST, Row
-from benchmark.running import PORT_FIRST, PORT_LAST, cpu_s, environment, home, memory_mb
+from benchmark.running import home, memory_mb
 from zfabric import connect
-from zfabric.modes.options import LeaderOptions, MeshOptions, encode
 
 TELL = Callable[[str], None]
 PATIENCE_S = 120.0
 
 
-class _Member:
-    """One leader process."""
-
-    def __init__(self, directory: str, port: int, seeds: list[str]) -> None:
-        self.url = f"zf://127.0.0.1:{port}"
-        endpoint, publish = (f"tcp://127.0.0.1:{number}" for number in (port, port + 1))
-        mesh = MeshOptions(name="bench", endpoint=endpoint, publish=publish, seeds=seeds)
-        options = LeaderOptions(
-            data=f"{directory}/{port}", listen=endpoint, publish=publish, advertise=endpoint, advertise_publish=publish,
-            supervised=True, mesh=mesh,
-        )  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "zfabric.server", encode(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=environment(), cwd="/",
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line or not json.loads(line).get("ready"):
-            sys.exit(f"a member did not become ready: {line!r}")
+class _Member(Meshed):
+    """A member of the mesh."""
 
     def living(self) -> int:
         """Return how many members it shows as alive."""
         with connect(self.url, timeout=PATIENCE_S) as fabric:
             return sum(member.state == "alive" for member in fabric.members())
-
-    def end(self) -> None:
-        """Kill it and close its pipes."""
-        self.process.kill()
-        self.process.communicate()
 
 
 def measure(count: int, seconds: float, tell: TELL) -> list[Row]:
@@ -77,7 +51,7 @@ def _measure(group: str, members: list[_Member], directory: str, count: int, sec
     seeds = [f"tcp://127.0.0.1:{ports}"]
 
     def start(number: int) -> None:
-        members.append(_Member(directory, ports + 2 * number, seeds if number else []))
+        members.append(_Member(directory, ports + 2 * number, seeds=seeds if number else []))
 
     def fill(wanted: int) -> None:
         with ThreadPoolExecutor(2) as pool:
@@ -95,9 +69,7 @@ def _measure(group: str, members: list[_Member], directory: str, count: int, sec
     agreed = time.monotonic()
     late = _join(members, lambda: start(count - 1))
     time.sleep(min(15.0, seconds))  # Until its news have been passed on, and the links of the clients are gone.
-    used = [cpu_s(member.process.pid) for member in members]
-    time.sleep(seconds)
-    spent = [100 * (cpu_s(member.process.pid) - before) / seconds for member, before in zip(members, used, strict=True)]
+    spent = idling(members, seconds)
     held = [memory_mb(member.process.pid)[0] for member in members]
     return [
         Row(group, f"of {half}, the last is seen by all", early, "s", goal=(AT_MOST, 1.0)),
@@ -127,24 +99,5 @@ def _join(members: list[_Member], start: Callable[[], None]) -> float:
 
 
 def _until_all_know(members: list[_Member], count: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
     for member in members:
-        while member.living() != count:
-            if time.monotonic() > deadline:
-                sys.exit(f"{member.url} does not know all {count} members")
-            time.sleep(0.05)
-
-
-def free_ports(count: int) -> int:
-    """Return the first of ``count`` neighbouring ports that are free now."""
-    free = 0
-    for port in range(PORT_FIRST + os.getpid() % 5_000, PORT_LAST):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                free += 1
-            except OSError:
-                free = 0
-        if free == count:
-            return port - count + 1
-    sys.exit("found no free ports")
+        until(lambda known=member.living: known() == count, PATIENCE_S, f"{member.url} does not know all {count}")
