@@ -177,6 +177,10 @@ class LeaderInfo(msgspec.Struct, frozen=True):
             tell of themselves that was not kept, for want of room or because of an impossible incarnation.
         mesh_seeds_unanswered: seeds behind which nobody of this mesh was found since the start.
         mesh_strangers: of those that are no members. mesh_put_off: comparisons, where too many were asked for.
+        mesh_unsent: frames of gossip that found no connection in two seconds, or too many others waiting for it.
+        mesh_news_dropped: news not passed on as often as others, since there were more than 4,096.
+        mesh_relays_refused: probes that others asked for of somebody unknown here, or too many.
+        mesh_pauses: how often it woke up half a second too late, or later.
         mesh_collisions: claims of an id that another process bears.
         mesh_refutations: claims about itself that it has refuted. mesh_beacons: of this mesh on the local network, its
             own included. mesh_beacons_refused: of other meshes, or garbage, or too many.
@@ -226,6 +230,10 @@ class LeaderInfo(msgspec.Struct, frozen=True):
     mesh_refused_metadata: int = 0
     mesh_seeds_unanswered: int = 0
     mesh_put_off: int = 0
+    mesh_unsent: int = 0
+    mesh_news_dropped: int = 0
+    mesh_relays_refused: int = 0
+    mesh_pauses: int = 0
 
 
 MemberState = Literal["alive", "suspect", "failed", "left"]

@@ -75,6 +75,25 @@ def test_thousands_of_idle_connections_keep_nobody_out(node, others):
             connection.close()
 
 
+def test_a_connection_that_is_reset_behind_a_full_queue_costs_others_a_moment(tmp_path):
+    """A process that then finds a probe there is aborted by libzmq (net/sockets.py); the supervisor starts another."""
+    node = Node(tmp_path)
+    try:
+        worker = Bystander(node, "t")
+        try:
+            worker.progress(5)
+            with shaken(node.port) as connection:
+                connection.settimeout(1.0)
+                with suppress(OSError):
+                    connection.sendall((b"\0\x14" + b"x" * 20 + b"\4\7\4PING\0\0") * 50_000)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            worker.progress(20)
+        finally:
+            worker.close()
+    finally:
+        node.stop()
+
+
 def test_a_leader_without_descriptors_serves_whom_it_has_and_recovers(tmp_path):
     """3: more idle connections than the leader may have descriptors."""
     node = Node(tmp_path, descriptors=128)

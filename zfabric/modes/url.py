@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 from zfabric import errors
+from zfabric.net.places import is_host
 from zfabric.settings import DEFAULT_PORT
 
 DEFAULT_DIRECTORY = "zfabric-data"
@@ -87,8 +88,8 @@ def parse(url: str | None) -> Target:
     host, colon, digits = place.rpartition(":")
     if not colon or place.endswith("]"):
         host, digits = place, str(DEFAULT_PORT)
-    if not host or not _DIGITS.fullmatch(digits) or not 1 <= int(digits) <= 65_535:
-        raise _wrong(text, "wants host:port with a port from 1 to 65535")
+    if not host or not is_host(host) or not _DIGITS.fullmatch(digits) or not 1 <= int(digits) <= 65_535:
+        raise _wrong(text, "wants host:port with a port from 1 to 65535, an IPv6 address in brackets")
     return Target(text, "node", "", host, int(digits))
 
 

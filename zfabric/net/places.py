@@ -42,14 +42,15 @@ def place(text: str, source: str) -> tuple[str, int]:
         ConfigurationError: it is something else, or has no port.
     """
     host, port = split_place(text, source)
-    if port == 0 or not _is_host(host):
+    if port == 0 or not is_host(host):
         raise errors.ConfigurationError(
             source=f"{source}{text[:100]!r}", problem="wants HOST:PORT", instead="for example 10.0.0.1:7400"
         )
     return host, port
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
+    """Tell whether a text can be a host: a name, an IPv4 address, or an IPv6 address in brackets."""
     fits = host.isascii() and host.isprintable() and not set(host) & set(" /;*")
     return (
         fits and len(host) < ENDPOINT_BYTES_MAX - len("tcp://:65535") and (_is_ipv6(host) or not set(host) & set(":[]"))
@@ -71,7 +72,7 @@ def host_of(text: str, source: str) -> str:
         ConfigurationError: it is something else; ``source`` is what it came from.
     """
     host = f"[{text}]" if ":" in text and text[0] != "[" else text
-    if not _is_host(host):
+    if not is_host(host):
         raise errors.ConfigurationError(
             source=f"{source}{text[:100]!r}",
             problem="wants a host name or an address, without a port",

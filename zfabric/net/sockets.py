@@ -33,6 +33,11 @@ SUB                                    the process (``Assertion failed: !_io_err
                                        since nothing else tells it of frozen clients: it looks at its queue all the
                                        time, and has a supervisor (one of 282 such floods ended one, for 0.3 s). What
                                        is behind a SUB is found out by the DEALER to the same leader, and by TCP.
+                                       **No option helps against a probe that is received**: the same assertion fails
+                                       when one is in the last 8 KiB that were read of a connection that was reset
+                                       behind a full queue. That is rare by chance, and certain where somebody means it
+                                       (ten of ten times), at any socket that listens. A TTL sent by clients, instead of
+                                       a leader's probes, would miss most frozen ones: any message ends it.
 TCP_KEEPALIVE      4 s, 3 times 1 s    Of those: whoever is cut off is noticed though nothing is sent to it, by the
                                        kernel, which needs no timers of libzmq's.
 on slow links      15,000 ms           Timeout of a session whose predecessor was lost with much on its way. The kernel

@@ -101,6 +101,22 @@ def test_a_directory_s_leader_may_be_a_thread_too():
         url.parse("zf+file:/a?leader=fiber")
 
 
+@pytest.mark.parametrize(
+    "place", ["", "::1:7400", "a b:1", "*:1", "h/x:1", "[::1:7", "[no]:7", "h:0", "h:65536", "h:-1", "h;g:1", ":7400"]
+)
+def test_an_address_of_a_node_that_can_be_none_is_refused_at_once(place):
+    """An IPv6 address without brackets was taken for a host that never answers."""
+    with pytest.raises(errors.ConfigurationError):
+        url.parse(f"zf://{place}")
+
+
+@pytest.mark.parametrize(
+    ("place", "host", "port"), [("h", "h", 7400), ("[::1]", "[::1]", 7400), ("[fe80::1%eth0]:1/", "[fe80::1%eth0]", 1)]
+)
+def test_a_node_is_where_its_address_says(place, host, port):
+    assert url.parse(f"zf://{place}")[1:5] == ("node", "", host, port)
+
+
 def test_where_a_leader_runs_is_no_question_at_a_node():
     for options in ({"leader": "thread"}, {"data": "a"}):
         with pytest.raises(errors.InvalidArgument, match="only with a URL"):
