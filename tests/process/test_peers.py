@@ -260,6 +260,12 @@ def test_a_client_reads_everything_and_has_no_leader(peers, tmp_path):
         assert len(client.topics.describe("t").partitions) == 3
         with pytest.raises(errors.NotSupported, match="role='client'"):
             client.producer()
+        # It would be the part of whichever member it sees the mesh through just now.
+        with pytest.raises(errors.NotSupported, match="role='client'"):
+            client.topics.delete("t")
+        with pytest.raises(errors.NotSupported, match="role='client'"):
+            client.topics.alter("t", retention=9.0)
+        assert len(fabrics[0].topics.describe("t").partitions) == 3
 
 
 def test_a_client_goes_on_through_another_member_when_its_own_has_gone(peers):

@@ -144,6 +144,9 @@ class Topics:
         copies = [_copy(place, copied[place.id]) for place in meta.kept]
         return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions, copies=copies)
 
+    def _check_own(self, what: str) -> None:
+        self._fabric.check_own(f"{what} of a topic", "use the URL of the member whose part it is")
+
     async def _meta(self, name: str) -> TopicMeta:
         check_name("topic", name)
         topics = await self._fabric.survey([name])
@@ -152,7 +155,14 @@ class Topics:
         return topics[0]
 
     async def alter(self, name: str, *, partitions: int | None = None, **changes: Any) -> TopicInfo:
-        """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability."""
+        """Change a topic: more ``partitions``, or any argument of :meth:`create` but the durability.
+
+        Among peers that is about the own part of it.
+
+        Raises:
+            UnknownTopic. NotSupported: with ``role=client``.
+        """
+        self._check_own("a change")
         meta = await self._meta(name)
         config = _config(meta.config, **changes)
         if partitions is not None:
@@ -161,11 +171,12 @@ class Topics:
         return await self.describe(name)
 
     async def delete(self, name: str) -> None:
-        """Remove a topic with all its records.
+        """Remove a topic with all its records; among peers, the own part of it.
 
         Raises:
-            UnknownTopic.
+            UnknownTopic. NotSupported: with ``role=client``.
         """
+        self._check_own("the deletion")
         check_name("topic", name)
         await self._fabric.ask(Type.DELETE_TOPIC, DeleteTopic(name, self._fabric.token()), f"deletion of {name!r}")
         await self._fabric.ask(Type.METADATA, Metadata([name]), "metadata")

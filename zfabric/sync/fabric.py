@@ -115,6 +115,15 @@ class Fabric(Calling):
         self.waiting = Waiting(pump)
         self._open: list[tuple[Producer | Consumer, CoreProducer | CoreConsumer]] = []
 
+    def check_own(self, what: str, instead: str) -> None:
+        """Make sure that this is somebody who has a fabric to write to.
+
+        Raises:
+            NotSupported: it only observes a mesh, through whichever member it has found.
+        """
+        if self._core.observer:
+            raise errors.NotSupported(what=what, where="for role='client' of a mesh", instead=instead)
+
     def producer(
         self,
         *,
@@ -151,12 +160,7 @@ class Fabric(Calling):
             delivery_timeout_ns=int(delivery_timeout * 1e9),
         )
         self._pump.check()
-        if self._core.observer:
-            raise errors.NotSupported(
-                what="a producer",
-                where="for role='client' of a mesh",
-                instead="be a peer, which has a leader to write to",
-            )
+        self.check_own("a producer", "be a peer, which has a leader to write to")
         if name is not None:
             identity = key_hash(check_name("producer", name).encode()) | 1
         else:
