@@ -86,3 +86,13 @@ def healthy(fabric, number):
         return fabric.request(f"service-{number}.health", timeout=5.0) == b"ok"
     except errors.ServiceUnavailable:
         return False
+
+
+def test_the_first_request_of_a_peer_waits_until_it_has_found_the_mesh(tmp_path):
+    """Its leader is still starting when it asks."""
+    with MemberProcess(str(tmp_path / "0")) as member:
+        offer(member.fabric, "users", b"here")
+        seed = member.endpoint.removeprefix("tcp://")
+        peer = f"zf+peer://m?data={tmp_path / 'late'}&seed={seed}&beacon=0"
+        with zfabric.connect(peer, timeout=PATIENCE_S) as late:
+            assert late.request("users.get") == b"here"

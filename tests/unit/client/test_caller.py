@@ -30,6 +30,7 @@ class Stage:
         self.up = set(range(1, len(versions) + 1))
         self.sessions, self.opened, self.asked = {}, [], []
         self.client.now = self.now
+        self.client.members.complete = True
         cards = [ServiceCard("s", version, f"tcp://i:{n}", n) for n, version in enumerate(versions, 1)]
         self.caller.instances.use(self.now)
         self.caller.instances.learn(cards, self.now)
@@ -269,12 +270,14 @@ def test_one_that_wants_a_certain_instance_does_not_wait_for_others():
 
 def test_a_fabric_that_has_not_answered_is_said_to_have_not():
     stage = Stage()
-    stage.client.members.heard_ns = 0
-    errand = stage.ask()
-    stage.pass_time(2.0)
+    stage.client.members.complete = False
+    errand = stage.ask(deadline_ns=stage.now + 5 * SECOND)
+    stage.pass_time(4.9)
+    assert not errand.done
+    stage.pass_time(0.1)
     assert isinstance(errand.error, errors.ServiceUnavailable)
     assert "zf://h has not answered" in str(errand.error)
-    stage.client.members.heard_ns = stage.now
+    stage.client.members.heard_ns, stage.client.members.complete = stage.now, True
     errand = stage.ask()
-    stage.pass_time(2.0)
+    stage.pass_time(1.1)
     assert "is one running?" in str(errand.error)

@@ -233,3 +233,24 @@ def test_a_leader_that_does_not_answer_is_unreachable_and_asked_again_while_some
     wire.up.add(wire.client.bootstrap)
     wire.pass_time(4.0)
     assert asked(wire)
+
+
+def test_a_client_has_settled_when_it_knows_others_of_its_mesh_or_has_waited_for_them(wire):
+    """What it does not know until then may be about to be known."""
+    settled = wire.client.members.settled
+    assert not settled(wire.now + 60 * SECOND)
+    fresh(wire)
+    answer(wire, member())
+    assert not settled(wire.now)
+    assert settled(wire.now + members.JOIN_NS)
+    for status, known in ((Status.FAILED, False), (Status.ALIVE, True)):
+        fresh(wire)
+        answer(wire, member(OTHER, status), version=2 + known)
+        assert settled(wire.now) == known
+
+
+def test_a_fabric_without_a_mesh_has_told_all_when_it_has_answered(wire):
+    fresh(wire)
+    (command,) = (command for _, command in wire.sent if command.type == Type.MEMBERS)
+    wire.answer(command, Type.MEMBERS_ARE, MembersAre(5, 1, "", ME, [member()], more=False, services=None))
+    assert wire.client.members.settled(wire.now)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 REFRESH_NS: Final = 1_000_000_000
 DOUBT_NS: Final = 50_000_000
 ASK_NS: Final = 2_000_000_000
+JOIN_NS: Final = 3_000_000_000
 FORGOTTEN: Final = 4
 MEMBERS_MAX: Final = 100_000
 STATES: Final[tuple[MemberState, ...]] = ("alive", "suspect", "failed", "left")
@@ -91,6 +92,7 @@ class Members:
         self.listeners: list[Listener] = []
         self.heard_ns = 0
         self._client = client
+        self._complete_ns = 0
         self._known: dict[bytes, Known] = {}
         self._new: dict[bytes, Known] | None = {}
         self._run = 0
@@ -115,6 +117,15 @@ class Members:
             for shown in member.card.topics
             if shown.name == topic and shown.partitions == 1
         }
+
+    def settled(self, now: int) -> bool:
+        """Tell whether what is not known is not there: not so in a client that has just begun.
+
+        Until the table has come, or nobody else is known in a mesh, which may be about to be joined: for ``JOIN_NS``.
+        """
+        if not self.complete or not self.mesh or now - self._complete_ns >= JOIN_NS:
+            return self.complete
+        return any(member.living and not member.local for member in self._known.values())
 
     def get(self, member: bytes) -> Known | None:
         """Return one member."""
@@ -255,6 +266,7 @@ class Members:
             for member in [*new, *(gone for gone in self._known if gone not in new)]:
                 changes += _difference(self._known.get(member), new.get(member))
             self._known = new
+            self._complete_ns = self._complete_ns if self.complete else self._client.now
             self.complete = True
         self._tell(changes, offered=offered)
         return False
