@@ -8,7 +8,7 @@ import time
 import pytest
 import zmq
 
-from zfabric.core.effects import CloseSession, OpenSession, Send
+from zfabric.core.effects import CloseSession, OpenSession, Send, Subscribe
 from zfabric.net import sockets
 from zfabric.net.ports import UNCLEAR, Change, Ports
 
@@ -179,6 +179,33 @@ def test_a_first_part_of_so_many_bytes_is_taken_for_a_whole_message(ports, serve
         assert time.monotonic() < deadline
         taken += [parts for _, parts in ports.drain()]
     assert taken == [[b"alone"], [b"head", b"tail", b"end"], [b"bare"], [b"", b""], [b"whole"], [b"rest"], [b"last!"]]
+
+
+def test_what_is_published_comes_whole_whatever_else_a_publisher_sends(ports, endpoint):
+    """One that sends a part less than it must may lose the message behind that, and no more."""
+    header = b"h" * 96
+    first, second, third, fourth, last = ([b"id", header, b"%d" % number] for number in range(5))
+    others = [[b"id", b"head"], [b"id", b"a", b"b", b"c"], [b"id", header, b"x" * 40_000], [b"id", b"", b""],
+              [*first, b"more"]]  # fmt: skip
+    context = sockets.context()
+    publisher = context.socket(zmq.XPUB)
+    publisher.bind(endpoint)
+    try:
+        ports.perform([OpenSession(1, endpoint, subscribe=True), Subscribe(1, b"id", on=True)])
+        wait_for(ports, {(1, Change.CONNECTED)})
+        assert publisher.poll(20_000)
+        for parts in ([b"id"], first, second, [b"id", header], third, fourth, *others, last):
+            publisher.send_multipart(parts)
+        taken = []
+        deadline = time.monotonic() + 20
+        while last not in taken:
+            assert time.monotonic() < deadline
+            taken += [[bytes(part) for part in parts] for _, parts in ports.drain()]
+        known = [parts for parts in taken if parts in (first, second, third, fourth, *others, last)]
+        assert [parts for parts in known if parts not in (first, third)] == [second, fourth, *others, last]
+        assert len(taken) - len(known) <= 2
+    finally:
+        context.destroy(linger=0)
 
 
 HELD = """

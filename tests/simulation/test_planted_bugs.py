@@ -13,7 +13,7 @@ import workload
 
 from zfabric import errors
 from zfabric.core.client import feed
-from zfabric.core.client.consumer import Consumer
+from zfabric.core.client.feed import Feed
 from zfabric.core.client.requests import Requests
 from zfabric.core.effects import Publish
 from zfabric.core.leader import groups
@@ -149,24 +149,24 @@ def leave_the_journal_unread(patch):
 
 @planted("poll-skip", "int-poll-skip", weather=Weather(publication_loss=0.5))
 def go_on_after_a_gap_in_publications(patch):
-    published = Consumer.published
+    published = Feed.published
 
-    def careless(self, session, frames, now):
-        cursor = self._sessions[session].by_id.get(int.from_bytes(frames[0], "big"))
+    def careless(self, frames, now):
+        cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is not None and cursor.live and len(frames) == 3:
             base = batch.parse(frames[1]).base_offset
             cursor.expected = max(cursor.expected, base)
-        published(self, session, frames, now)
+        published(self, frames, now)
 
-    patch(Consumer, "published", careless)
+    patch(Feed, "published", careless)
 
 
 @planted("deaf", weather=Weather(publication_loss=0.5))
 def trust_publications_alone(patch):
-    published = Consumer.published
+    published = Feed.published
     patch(feed, "IDLE_NS", 1 << 60)
     patch(feed, "IDLE_MAX_NS", 1 << 61)
-    patch(Consumer, "published", lambda self, s, frames, now: len(frames) == 3 and published(self, s, frames, now))
+    patch(Feed, "published", lambda self, frames, now: len(frames) == 3 and published(self, frames, now))
 
 
 @planted("stuck", "deaf")

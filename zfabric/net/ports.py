@@ -56,7 +56,7 @@ import zmq
 from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import nearby, sockets
-from zfabric.net.session import Part, Session
+from zfabric.net.session import Part, Session, connecting
 
 _log = logging.getLogger(__name__)
 
@@ -421,7 +421,7 @@ class Ports:
             self._warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
-        session = Session(number, endpoint, opened[0], opened[1], wanted.alone_bytes)
+        session = connecting(wanted, opened[0], opened[1])
         self._sessions[number] = session
         self._by_fd[session.socket_fd] = self._by_fd[session.monitor_fd] = session
         self._due[session] = None

@@ -229,7 +229,9 @@ def header_damage(raw: Buffer, payload: Buffer, header: BatchHeader, partition: 
         return f"the batch is of partition id {header.partition} offset {header.base_offset}"
     if header.payload_length != len(payload):
         return f"payload of {len(payload):,} bytes, header says {header.payload_length:,}"
-    if header.span < max(header.records, 1) or (header.span > header.records and not header.flags & COMPACTED):
+    if header.span == header.records > 0:
+        return ""
+    if header.span < max(header.records, 1) or not header.flags & COMPACTED:
         return f"{header.records:,} records over {header.span:,} offsets"
     return ""
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from zfabric.core.client.agenda import Agenda, Chore
 from zfabric.core.client.anchor import Anchor, Observed
 from zfabric.core.client.later import Later
-from zfabric.core.client.machine import Listener, Machine, Reader
+from zfabric.core.client.machine import Listener, Machine, Reader, Source
 from zfabric.core.client.members import Members
 from zfabric.core.client.origins import MESH_NUMBER_MAX, OWN_LEADERS, Origins, mesh_number
 from zfabric.core.client.pending import Pending
@@ -90,7 +90,7 @@ class Client:
         self.producers: list[Producer] = []
         self.readers: list[Reader] = []
         self.agenda = Agenda()
-        self._by_session: dict[int, Reader] = {}
+        self._sources: dict[int, Source] = {}
         self.machines: list[Machine] = []
         self.caller: Caller | None = None
         self._owners: dict[int, Machine] = {}
@@ -177,13 +177,13 @@ class Client:
         self.restless = True
         self.agenda.note(chore)
 
-    def open(self, reader: Reader, session: int) -> None:
-        """Note that ``session`` is a subscription of ``reader``."""
-        self._by_session[session] = reader
+    def open(self, source: Source, session: int) -> None:
+        """Note that ``session`` is the subscription of ``source``."""
+        self._sources[session] = source
 
     def shut(self, session: int) -> None:
         """Note that a session of a reader or a machine is over."""
-        self._by_session.pop(session, None)
+        self._sources.pop(session, None)
         self._owners.pop(session, None)
 
     def hold(self, machine: Machine, session: int) -> None:
@@ -386,19 +386,19 @@ class Client:
             if not machine.received(session, frames, now):
                 self.restless = True
             return
-        reader = self._by_session.get(session)
-        if reader is None:
+        source = self._sources.get(session)
+        if source is None:
             self.restless = True
             self.requests.receive(session, frames, now)
-        elif not reader.published(session, frames, now):
+        elif not source.published(frames, now):
             self.restless = True
 
     def connected(self, session: int, now: int) -> None:
         """A session's connection is there."""
         self.now = now
-        reader = self._by_session.get(session)
-        if reader is not None:
-            reader.connected(session, now)
+        source = self._sources.get(session)
+        if source is not None:
+            source.connected(now)
         elif (machine := self._owners.get(session)) is not None:
             machine.connected(session, now)
 
@@ -419,9 +419,9 @@ class Client:
     def lost(self, session: int, now: int) -> None:
         """A session's connection has ended."""
         self.now = now
-        reader = self._by_session.pop(session, None)
-        if reader is not None:
-            reader.lost(session, now)
+        source = self._sources.pop(session, None)
+        if source is not None:
+            source.lost(now)
         elif (machine := self._owners.pop(session, None)) is not None:
             machine.lost(session, now)
         else:

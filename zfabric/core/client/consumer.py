@@ -84,7 +84,6 @@ class Consumer:
         self.buffer_bytes = buffer_bytes
         self.tally = Tally(eased=self._eased)
         self._feeds: dict[int, Feed] = {}
-        self._sessions: dict[int, Feed] = {}
         self._turns = Turns(self.cursors)
         self.arrivals = Arrivals(self._turns)
         self._places = 0
@@ -306,10 +305,8 @@ class Consumer:
     def close(self) -> None:
         """End the subscriptions."""
         self.closed = self.arrivals.closed = True
-        for feed in list(self._sessions.values()):
-            feed.end()
-        self._sessions.clear()
         for feed in self._feeds.values():
+            feed.end()
             feed.clear()
         if self._share is not None:
             self._share.stop()
@@ -384,23 +381,6 @@ class Consumer:
                 self._missing(cursor, errors.UnknownTopic(topic=topic))
             self.wake()
 
-    def published(self, session: int, frames: Sequence[Any], now: int) -> bool:
-        """Take what one of the leaders has published; tells whether nothing has to be done for it, or earlier."""
-        feed = self._sessions.get(session)
-        if feed is not None and frames and (feed.trusted or not self._client.scattered):
-            return feed.published(frames, now)
-        return True
-
-    def connected(self, session: int, now: int) -> None:
-        """A subscription takes effect about now."""
-        if (feed := self._sessions.get(session)) is not None:
-            feed.connected(now)
-
-    def lost(self, session: int, now: int) -> None:
-        """A subscription ended."""
-        if (feed := self._sessions.pop(session, None)) is not None:
-            feed.lost(now)
-
     def tick(self, now: int) -> None:
         """Do what is due; whatever became due of the partitions has told so."""
         self._client.restless = True
@@ -459,11 +439,6 @@ class Consumer:
             self.learn(view, self._client.now)
 
     # For its feeds.
-
-    def opened_session(self, session: int, feed: Feed) -> None:
-        """Hand what ``session`` receives on to this consumer."""
-        self._sessions[session] = feed
-        self._client.open(self, session)
 
     def evades(self, cursor: Cursor, now: int) -> bool:
         """Where it is read it cannot go on for now: tells whether it is read elsewhere from now on."""

@@ -65,13 +65,14 @@ class Feed(Chore):
     Attributes:
         by_id: cursors of the partitions that are read here, by their ids at this leader.
         behind: those of them that want a FETCH and have room for what it brings.
-        trusted: what the subscription brings is the leader's: see :meth:`Feed.connected`.
+        trusted: what the subscription brings is the leader's, which is in doubt where leaders may change places: see
+            :meth:`Feed.connected`.
     """
 
     def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
         self.by_id: dict[int, Cursor] = {}
         self.behind = Candidates(self._wanting, lambda: client.due(self))
-        self.trusted = False
+        self.trusted = not client.scattered
         self._client = client
         self._consumer = consumer
         self._leader = leader
@@ -212,9 +213,8 @@ class Feed(Chore):
         else:
             self._appetite.answered(asked, took_ns, len(call.result().rest[0]), self._client.now)
             if self._session is not None and self._appetite.is_slow(self._client.now):
-                session = self._session
                 self.end()
-                self._consumer.lost(session, self._client.now)
+                self.lost(self._client.now)
 
     def _postpone(self, now: int) -> None:
         """Try again soon; the leader may be elsewhere by then."""
@@ -231,7 +231,8 @@ class Feed(Chore):
         if call.error is not None:
             self._postpone(now)
             return
-        self.trusted = self._session is not None and connections == self._connections > 0
+        current = self._session is not None and connections == self._connections > 0
+        self.trusted = current or not self._client.scattered
         command = call.result()
         body: messages.Fetched = command.body
         blob, at, came = memoryview(command.rest[0]), 0, 0
@@ -295,7 +296,7 @@ class Feed(Chore):
         Tells whether it was as usual: nothing is to be asked for it, and :meth:`next_deadline` has not become earlier.
         """
         cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
-        if cursor is None:
+        if cursor is None or not self.trusted:
             return True
         header = cursor.follows(frames)
         if header is None:
@@ -346,7 +347,7 @@ class Feed(Chore):
     def lost(self, now: int) -> None:
         """The subscription ended: open another, and ask for what was missed."""
         self._session = None
-        self._connections, self.trusted = 0, False
+        self._connections, self.trusted = 0, not self._client.scattered
         for cursor in self.by_id.values():
             cursor.live = cursor.subscribed = False
         self.wait_until(now + self._pause_ns)
@@ -356,9 +357,8 @@ class Feed(Chore):
     def moved(self, now: int) -> None:
         """Leaders publish elsewhere: perhaps this one."""
         if self._session is not None and self._client.publish_endpoint(self._leader) != self._endpoint:
-            session = self._session
             self.end()
-            self._consumer.lost(session, now)
+            self.lost(now)
 
     def end(self) -> None:
         """Close the subscription session, if there is one."""
@@ -375,7 +375,7 @@ class Feed(Chore):
         if self._session is None:
             self._session = self._client.requests.new_session()
             self._endpoint = endpoint
-            self._consumer.opened_session(self._session, self)
+            self._client.open(self, self._session)
             self._client.requests.effect(OpenSession(self._session, endpoint, subscribe=True))
         self.subscribe(cursor, on=True)
         # Committed between the fetch and the moment the subscription takes effect: neither shows it.

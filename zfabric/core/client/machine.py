@@ -54,6 +54,22 @@ class Listener(Machine, Protocol):
         ...
 
 
+class Source(Protocol):
+    """A subscription."""
+
+    def published(self, frames: Sequence[Any], now: int) -> bool:
+        """Take a published message; tells whether nothing has to be done for it, or earlier."""
+        ...
+
+    def connected(self, now: int) -> None:
+        """Its session is connected."""
+        ...
+
+    def lost(self, now: int) -> None:
+        """Its session has ended."""
+        ...
+
+
 class Reader(Protocol):
     """What the client asks of its consumers.
 
@@ -62,18 +78,6 @@ class Reader(Protocol):
     """
 
     topic: str
-
-    def published(self, session: int, frames: Sequence[Any], now: int) -> bool:
-        """Take a published message of one of its sessions; tells whether nothing has to be done for it, or earlier."""
-        ...
-
-    def connected(self, session: int, now: int) -> None:
-        """One of the reader's sessions is connected."""
-        ...
-
-    def lost(self, session: int, now: int) -> None:
-        """One of the reader's sessions has ended."""
-        ...
 
     def learn(self, meta: TopicMeta, now: int) -> None:
         """Take new metadata of a topic."""
