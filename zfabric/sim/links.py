@@ -15,6 +15,7 @@ from zfabric.core.leader.offers import Offering, Offers
 from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.sim.network import Frames, Network
+from zfabric.sim.walk import check
 from zfabric.sim.world import MILLISECOND, World
 from zfabric.wire import messages
 from zfabric.wire.membership import Members
@@ -109,6 +110,7 @@ class Links:
     def next_deadline(self) -> int | None:
         """When :meth:`collect` is wanted next (monotonic ns)."""
         deadlines = [self.follower.next_deadline(), self._requests.next_deadline()]
+        check(self._requests)
         deadlines.append(None if self._roster is None else self._look_due)
         deadlines += [offering.next_deadline() for _, offering in self._lines.values()]
         return min((due for due in deadlines if due is not None), default=None)

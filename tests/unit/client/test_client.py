@@ -52,7 +52,7 @@ def test_a_refresh_is_asked_once_at_a_time_and_at_most_every_50_ms(wire):
     for _ in range(100):
         wire.client.refresh("t", wire.now)
         wire.pass_time(0.01)
-    assert len(wire.client.requests._connections[wire.client.bootstrap].waiting) <= 2
+    assert len(wire.client.requests.connections[wire.client.bootstrap].waiting) <= 2
 
 
 def test_a_passing_error_is_asked_again_until_the_deadline(wire):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
+from collections.abc import Callable
 
 
 class Chore(ABC):
@@ -31,6 +32,31 @@ class Chore(ABC):
     @abstractmethod
     def tick(self, now: int) -> None:
         """Do what is due; nothing if nothing is."""
+
+
+class Alarm(Chore):
+    """Something that is done once at a moment, each time that this is set.
+
+    Args:
+        ring: what is done, with the time.
+
+    Attributes:
+        at_ns: the moment; None: it is not set. Whoever sets it notes it.
+    """
+
+    def __init__(self, ring: Callable[[int], None]) -> None:
+        self.at_ns: int | None = None
+        self._ring = ring
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        return self.at_ns
+
+    def tick(self, now: int) -> None:
+        """Ring if it is time."""
+        if self.at_ns is not None and self.at_ns <= now:
+            self.at_ns = None
+            self._ring(now)
 
 
 class Agenda:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from zfabric.core.client.agenda import Agenda, Chore
+from zfabric.core.client.agenda import Chore
 from zfabric.core.client.anchor import Anchor, Observed
 from zfabric.core.client.later import Later
 from zfabric.core.client.machine import Listener, Machine, Reader, Source
@@ -89,7 +89,7 @@ class Client:
         self.fabric, self.places, self._told_places = "", 0, 0
         self.producers: list[Producer] = []
         self.readers: list[Reader] = []
-        self.agenda = Agenda()
+        self.agenda = self.requests.agenda
         self._sources: dict[int, Source] = {}
         self.machines: list[Machine] = []
         self.caller: Caller | None = None
@@ -430,7 +430,7 @@ class Client:
     def tick(self, now: int) -> None:
         """Do what is due."""
         self.now = now
-        self.requests.tick(now)
+        self.agenda.tick(now)
         if self._reconnects != self.requests.reconnects:
             self._reconnects = self.requests.reconnects
             self.refresh_leaders()
@@ -450,15 +450,14 @@ class Client:
             self._told_places = self.places
             for reader in self.readers:
                 reader.moved(now)
-        self.agenda.tick(now)
         for other in list(self.machines):  # One that has ended goes.
             other.tick(now)
         self.members.tick(now)  # Last: the others may have found reasons to doubt the table.
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        nearest = self.requests.next_deadline()
-        if self._age_ns is not None and (nearest is None or self._age_ns < nearest) and self._aging():
+        nearest = None
+        if self._age_ns is not None and self._aging():
             nearest = self._age_ns
         origins = () if self.origins is None else (self.origins,)
         for machine in (self.agenda, self.members, *origins, *self.producers, *self.machines):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from zfabric.core.client.agenda import Agenda, Chore
 from zfabric.core.client.pace import SLOWEST_KIB_NS, Pace
 from zfabric.core.effects import Send
 from zfabric.wire.messages import Command
@@ -12,6 +13,8 @@ from zfabric.wire.messages import Command
 PAUSE_NS: Final = 10_000_000
 
 Answer = Callable[[Command], None]
+Due = Callable[["Connection", int], None]
+"""Does what is due for a connection, at a time."""
 
 
 class Request:
@@ -81,10 +84,20 @@ class Request:
         return self.patience_ns if self.held_ns is None or self.announced < 0 else self.held_ns
 
 
-class Connection:
-    """One endpoint: its present session, and what is not answered."""
+class Connection(Chore):
+    """One endpoint: its present session, and what is not answered.
+
+    Args:
+        agenda: is told when there is something to do. opens: opens a session. scans: looks at what is waiting.
+
+    Attributes:
+        open_at_ns: when to open a session. scan_ns: when to look at what is waiting. None: not at all.
+    """
 
     __slots__ = (
+        "_agenda",
+        "_opens",
+        "_scans",
         "away",
         "endpoint",
         "open_at_ns",
@@ -98,7 +111,10 @@ class Connection:
         "welcomed",
     )
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, agenda: Agenda, opens: Due, scans: Due) -> None:
+        self._agenda = agenda
+        self._opens = opens
+        self._scans = scans
         self.endpoint = endpoint
         self.away = False
         self.session: int | None = None
@@ -110,3 +126,31 @@ class Connection:
         self.opened_ns = 0
         self.pace = Pace()
         self.scan_ns: int | None = None
+
+    def open_from(self, at_ns: int) -> None:
+        """Open a session at that time."""
+        self.open_at_ns = at_ns
+        self._agenda.note(self)
+
+    def scan_from(self, at_ns: int) -> None:
+        """Look at what is waiting from that time on."""
+        self.scan_ns = at_ns
+        self._agenda.note(self)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`tick` is wanted next (monotonic ns)."""
+        opens_ns, scans_ns = self.open_at_ns, self.scan_ns
+        if opens_ns is None or (scans_ns is not None and scans_ns < opens_ns):
+            return scans_ns
+        return opens_ns
+
+    def tick(self, now: int) -> None:
+        """Do what is due."""
+        if self.open_at_ns is not None and self.open_at_ns <= now:
+            self._opens(self, now)
+        if self.scan_ns is not None and self.scan_ns <= now:
+            self._scans(self, now)
+
+    def end(self) -> None:
+        """It is none any more: nothing is due."""
+        self.open_at_ns = self.scan_ns = None

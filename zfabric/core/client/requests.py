@@ -39,6 +39,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import answers
+from zfabric.core.client.agenda import Agenda, Alarm
 from zfabric.core.client.connection import PAUSE_NS, Connection, Request
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
@@ -70,6 +71,7 @@ class Requests:
         effects: what the pump has to do, in order; always the same list. next_id: gives an id that was never used.
         strangers: how often an endpoint had another fabric than was expected.
         own: of a mesh: endpoint of the own leader; the first fabric that it welcomes us to is expected from then on.
+        connections: by where they lead to. agenda: when there is something to do for one.
         own_changed: called with another one that it has later, before anything is sent to that.
         express: gives the express way of a session to a partition id; set where a leader is in this process.
     """
@@ -86,9 +88,10 @@ class Requests:
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
         self.express: Callable[[int, int], Express | None] | None = None
-        self._locate_ns: int | None = None
+        self.agenda = Agenda()
+        self._locating = Alarm(self._look_for_home)
         self._phase_ns: int | None = None
-        self._connections: dict[str, Connection] = {}
+        self.connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
         self._next_session = 1
         self.next_id: Callable[[], int] = itertools.count(1).__next__
@@ -131,7 +134,7 @@ class Requests:
                 pending.resolve(command)
 
         def expired() -> None:
-            connection = self._connections.get(endpoint)
+            connection = self.connections.get(endpoint)
             if connection is not None and not connection.welcomed:
                 pending.fail(errors.Unreachable(url=endpoint, seconds=seconds))
             else:
@@ -145,9 +148,9 @@ class Requests:
         return pending
 
     def _connection(self, endpoint: str) -> Connection:
-        connection = self._connections.get(endpoint)
+        connection = self.connections.get(endpoint)
         if connection is None:
-            connection = self._connections[endpoint] = Connection(endpoint)
+            connection = self.connections[endpoint] = Connection(endpoint, self.agenda, self._open, self._scan)
             connection.away = endpoint in self._away
         return connection
 
@@ -162,10 +165,11 @@ class Requests:
             self.effects.append(request.send(connection.session, now, connection.pace.loose))
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
-        if connection.scan_ns is None:
-            connection.scan_ns = self._scan_at(now)
-        if request.deadline_ns is not None and request.deadline_ns < connection.scan_ns:
-            connection.scan_ns = request.deadline_ns
+        scan_ns = connection.scan_ns
+        if scan_ns is None:
+            connection.scan_from(scan_ns := self._scan_at(now))
+        if request.deadline_ns is not None and request.deadline_ns < scan_ns:
+            connection.scan_from(request.deadline_ns)
 
     def send_once(self, endpoint: str, frames: Sequence[bytes], now: int) -> None:
         """Send a command that has no answer; it is lost with the session, and dropped while there is none."""
@@ -178,7 +182,7 @@ class Requests:
 
     def withdraw(self, request_id: int) -> None:
         """Stop repeating a request, wherever it goes; an answer that still comes is ignored."""
-        for connection in self._connections.values():
+        for connection in self.connections.values():
             connection.waiting.pop(request_id, None)
 
     def move(self, moved: dict[str, str], now: int) -> None:
@@ -187,8 +191,9 @@ class Requests:
         Args:
             moved: old endpoint to new one; two leaders may have changed places.
         """
-        left = [(moved[at], self._connections.pop(at)) for at in moved if at in self._connections]
+        left = [(moved[at], self.connections.pop(at)) for at in moved if at in self.connections]
         for endpoint, connection in left:
+            connection.end()
             self._take_back(connection)
             if connection.session is not None:
                 self._shut(connection.session)
@@ -205,9 +210,10 @@ class Requests:
         """Whoever was meant at an endpoint is not there any more: close its session, fail what is under way."""
         self._expected.pop(endpoint, None)
         self._away.discard(endpoint)
-        connection = self._connections.pop(endpoint, None)
+        connection = self.connections.pop(endpoint, None)
         if connection is None:
             return
+        connection.end()
         self._take_back(connection)
         if connection.session is not None:
             self._shut(connection.session)
@@ -216,13 +222,14 @@ class Requests:
     def lead(self, name: str, endpoint: str, now: int) -> None:
         """Let ``name`` stand for whoever is at an endpoint; what is not answered goes there."""
         self._named[name] = endpoint
-        lender = self._connections.get(self._lent.get(name, ""))
+        lender = self.connections.get(self._lent.get(name, ""))
         if lender is not None:
             self._take_back(lender)
-        connection = self._connections.get(name)
+        connection = self.connections.get(name)
         if self.connected(endpoint):
             if connection is not None:
-                del self._connections[name]
+                del self.connections[name]
+                connection.end()
                 if connection.session is not None:
                     self._shut(connection.session)
             self._lent[name] = endpoint
@@ -231,7 +238,8 @@ class Requests:
         elif connection is not None and (connection.session is not None or connection.open_at_ns is not None):
             if connection.session is not None:
                 self._replace(connection, now)
-            connection.open_at_ns, connection.pause_ns = now, PAUSE_NS
+            connection.pause_ns = PAUSE_NS
+            connection.open_from(now)
 
     def lent(self, name: str) -> bool:
         """Tell whether what is sent to a name goes over the connection to its endpoint, and not over one of its own."""
@@ -248,7 +256,8 @@ class Requests:
             if left:
                 own = self._connection(name)
                 own.waiting.update((request.id, request) for request in left)
-                own.open_at_ns = own.scan_ns = 0  # With the next tick.
+                own.open_from(0)  # With the next tick.
+                own.scan_from(0)
 
     def be_patient(self, endpoint: str, *, away: bool) -> None:
         """Whoever is at an endpoint is thought to be away: try to connect less often, until it is back."""
@@ -256,13 +265,13 @@ class Requests:
             self._away.add(endpoint)
         else:
             self._away.discard(endpoint)
-        connection = self._connections.get(endpoint)
+        connection = self.connections.get(endpoint)
         if connection is not None and connection.away != away:
             connection.away = away
             if not away and not connection.ready:
                 connection.pause_ns = PAUSE_NS
                 if connection.open_at_ns is not None:
-                    connection.open_at_ns = 0
+                    connection.open_from(0)
 
     def connected(self, endpoint: str) -> bool:
         """Tell whether a session to ``endpoint`` is ready."""
@@ -270,7 +279,7 @@ class Requests:
 
     def ready(self, endpoint: str) -> int | None:
         """Return the session to ``endpoint`` if it is ready."""
-        connection = self._connections.get(self._lent.get(endpoint, endpoint))
+        connection = self.connections.get(self._lent.get(endpoint, endpoint))
         return connection.session if connection is not None and connection.ready else None
 
     @property
@@ -280,13 +289,13 @@ class Requests:
 
     def waited_for(self, endpoint: str) -> bool:
         """Tell whether something is not answered there."""
-        connection = self._connections.get(endpoint)
+        connection = self.connections.get(endpoint)
         return connection is not None and bool(connection.waiting)
 
     def fail_all(self, error: Exception) -> None:
         """The mode cannot find or start a leader: tell everyone who waits."""
-        waiting = [request for connection in self._connections.values() for request in connection.waiting.values()]
-        for connection in self._connections.values():
+        waiting = [request for connection in self.connections.values() for request in connection.waiting.values()]
+        for connection in self.connections.values():
             connection.waiting.clear()
         # Only now: whoever is told may send something new, which was not meant.
         for request in waiting:
@@ -362,28 +371,11 @@ class Requests:
 
     def tick(self, now: int) -> None:
         """Open what is due, expire what is over, replace what is silent."""
-        if self._locate_ns is not None and self._locate_ns <= now:
-            self._locate_ns = None
-            home = self._connections.get(self._home)
-            if home is not None and not home.ready and home.waiting:
-                self._ask_where(now)
-        for connection in list(self._connections.values()):  # Whoever is told may open another.
-            if connection.open_at_ns is not None and connection.open_at_ns <= now:
-                self._open(connection, now)
-            if connection.scan_ns is not None and connection.scan_ns <= now:
-                self._scan(connection, now)
+        self.agenda.tick(now)
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
-        nearest = self._locate_ns
-        for connection in self._connections.values():
-            wanted = connection.open_at_ns
-            if wanted is not None and (nearest is None or wanted < nearest):
-                nearest = wanted
-            wanted = connection.scan_ns
-            if wanted is not None and (nearest is None or wanted < nearest):
-                nearest = wanted
-        return nearest
+        return self.agenda.next_deadline()
 
     @property
     def wants(self) -> bool:
@@ -398,27 +390,35 @@ class Requests:
 
     def outstanding(self) -> bool:
         """Tell whether anything is not answered."""
-        return any(connection.waiting for connection in self._connections.values())
+        return any(connection.waiting for connection in self.connections.values())
 
     def close(self) -> None:
         """Close all sessions; nothing is sent any more."""
         for session in self._by_session:
             self.effects.append(CloseSession(session))
         self._by_session.clear()
-        self._connections.clear()
+        for connection in self.connections.values():
+            connection.end()
+        self.connections.clear()
 
     # Sessions.
 
     def _ask_where(self, now: int) -> None:
         self.effects.append(Locate())
-        self._locate_ns = now + RELOCATE_NS
+        self._locating.at_ns = now + RELOCATE_NS
+        self.agenda.note(self._locating)
+
+    def _look_for_home(self, now: int) -> None:
+        home = self.connections.get(self._home)
+        if home is not None and not home.ready and home.waiting:
+            self._ask_where(now)
 
     def _open(self, connection: Connection, now: int) -> None:
-        if connection.endpoint == self._home and self._locate_ns is None:
+        if connection.endpoint == self._home and self._locating.at_ns is None:
             self._ask_where(now)
         endpoint = self._named.get(connection.endpoint, connection.endpoint)
         if not endpoint:
-            connection.open_at_ns = now + PAUSE_MAX_NS  # Nobody knows yet where that is.
+            connection.open_from(now + PAUSE_MAX_NS)  # Nobody knows yet where that is.
             return
         connection.open_at_ns = None
         connection.opened_ns = now
@@ -429,7 +429,7 @@ class Requests:
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
         if connection.scan_ns is None:
-            connection.scan_ns = self._scan_at(now)
+            connection.scan_from(self._scan_at(now))
 
     def _shut(self, session: int) -> None:
         del self._by_session[session]
@@ -443,7 +443,7 @@ class Requests:
         self._shut(connection.session)
         connection.session = None
         connection.ready = False
-        connection.open_at_ns = now + connection.pause_ns + self._random.randrange(connection.pause_ns)
+        connection.open_from(now + connection.pause_ns + self._random.randrange(connection.pause_ns))
         longest_ns = AWAY_PAUSE_MAX_NS if connection.away else PAUSE_MAX_NS
         connection.pause_ns = min(connection.pause_ns * 2, longest_ns)
 
