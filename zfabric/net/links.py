@@ -5,8 +5,8 @@ its link, since gossip that old is worth nothing and nobody seems to be there. A
 is closed: an open one costs both sides a heartbeat a second, a new one about a millisecond, and in a mesh of any size
 each member speaks to about one other a second. Beyond ``LINKS_MAX`` the one used longest ago goes.
 
-The sockets live in a context of their own, with a thread of its own: libzmq looks names up in that thread, and a name
-server that is silent must not hold up a leader's clients.
+The sockets live in a context of their own, with a thread of its own. Names are looked up beside it (``net/names.py``):
+a frame for a name that is not known yet is held like one whose connection is being made.
 
 **Edge-triggered descriptors** (see ``net/ports.py``): after every operation on a socket it is read until it is empty,
 here as there. All descriptors are in one epoll object, so that a leader's poll watches one descriptor, however many
@@ -26,6 +26,7 @@ from typing import Final
 import zmq
 
 from zfabric.net import sockets
+from zfabric.net.names import Names
 
 LINKS_MAX: Final = 32
 IDLE_NS: Final = 10_000_000_000
@@ -56,14 +57,14 @@ class Links:
     """All links of one process.
 
     Args:
-        frame_max: bytes of the largest frame received.
+        frame_max: bytes of the largest frame received. names: to look up hosts with.
 
     Attributes:
         fd: becomes readable when :meth:`receive` has something to do.
         dropped: frames that were not sent. misshapen: messages received that were not one frame.
     """
 
-    def __init__(self, frame_max: int) -> None:
+    def __init__(self, frame_max: int, names: Names | None = None) -> None:
         self.dropped = 0
         self.misshapen = 0
         self._context = sockets.context()
@@ -75,17 +76,26 @@ class Links:
         self._received: list[tuple[str, bytes]] = []
         self._room = RECEIVED_BYTES
         self._unread: dict[_Link, None] = {}
+        self._names = names or Names()
+        self._epoll.register(self._names.fd, select.EPOLLIN)
+        self._held: dict[str, tuple[int, deque[bytes]]] = {}
+        self._now = 0
 
     def __len__(self) -> int:
         return len(self._links)
 
     def send(self, endpoint: str, frame: bytes, now: int) -> None:
         """Send one frame; whether it arrives nobody knows."""
+        self._now = now
         link = self._links.pop(endpoint, None)
         if link is None:
+            place = self._place(endpoint, now)
+            if place is None:
+                self._hold(endpoint, frame, now)
+                return
             while len(self._links) >= LINKS_MAX:
                 self._shut(next(iter(self._links.values())))
-            link = self._open(endpoint, now)
+            link = self._open(endpoint, place, now)
             if link is None:
                 self.dropped += 1
                 return
@@ -107,6 +117,9 @@ class Links:
     def receive(self) -> list[tuple[str, bytes]]:
         """Return what came: the endpoint of the link, and the frame."""
         for fd, _ in self._epoll.poll(0):
+            if fd == self._names.fd:
+                self._release()
+                continue
             link = self._by_fd.get(fd)
             if link is not None:
                 self._unread[link] = None
@@ -121,13 +134,21 @@ class Links:
     def tick(self, now: int) -> None:
         """Close what is idle, and what leads nowhere. Once a second will do."""
         for link in list(self._links.values()):
-            if now - link.used_ns > IDLE_NS or (link.waiting and now - link.waits_ns > WAIT_NS):
+            lost = link.waiting and now - link.waits_ns > WAIT_NS
+            if lost:
+                self._names.doubt(_host(link.endpoint))
+            if lost or now - link.used_ns > IDLE_NS:
                 self._shut(link)
+        for endpoint, (since, frames) in list(self._held.items()):
+            if now - since > WAIT_NS:
+                self.dropped += len(frames)
+                del self._held[endpoint]
 
     def clear(self) -> None:
         """Close all links: frees whatever others have filled their queues with."""
         for link in list(self._links.values()):
             self._shut(link)
+        self._held.clear()
 
     def close(self) -> None:
         """Close all, giving the last frames a moment to leave."""
@@ -136,16 +157,45 @@ class Links:
         self._links.clear()
         self._unread.clear()
         self._by_fd.clear()
+        self._held.clear()
         self._epoll.close()
+        self._names.close()
         self._context.term()
 
-    def _open(self, endpoint: str, now: int) -> _Link | None:
+    def _place(self, endpoint: str, now: int) -> str | None:
+        """Return where an endpoint is, with an address; "" if that is nowhere, None while its name is looked up."""
+        host = _host(endpoint)
+        if not host:
+            return ""
+        address = self._names.address(host, now)
+        return f"tcp://{address}:{endpoint.rpartition(':')[2]}" if address else address
+
+    def _hold(self, endpoint: str, frame: bytes, now: int) -> None:
+        """Keep a frame until a name was looked up, or for too long."""
+        if endpoint not in self._held and len(self._held) >= LINKS_MAX:
+            self.dropped += 1
+            return
+        _, frames = self._held.setdefault(endpoint, (now, deque()))
+        if len(frames) >= WAITING_MAX:
+            frames.popleft()
+            self.dropped += 1
+        frames.append(frame)
+
+    def _release(self) -> None:
+        """Send what was held for names that were found; what is held for others waits on."""
+        self._names.found(self._now)
+        held, self._held = self._held, {}
+        for endpoint, (since, frames) in held.items():
+            for frame in frames:
+                self.send(endpoint, frame, since)
+
+    def _open(self, endpoint: str, place: str, now: int) -> _Link | None:
         socket = None
-        if not endpoint.startswith("tcp://"):
+        if not place:
             return None
         try:
             socket = sockets.link(self._context, self._frame_max)
-            sockets.connect(socket, endpoint, patient=True)
+            sockets.connect(socket, place, patient=True)
         except zmq.ZMQError:  # It is no endpoint, or there are no descriptors left.
             if socket is not None:
                 socket.close(linger=0)
@@ -187,3 +237,9 @@ class Links:
                 break
         if ready & zmq.POLLIN:
             self._unread[link] = None  # Behind the others.
+
+
+def _host(endpoint: str) -> str:
+    """Return the host of an endpoint, "" if that cannot be one."""
+    scheme, _, place = endpoint.partition("://")
+    return place.rpartition(":")[0] if scheme == "tcp" else ""

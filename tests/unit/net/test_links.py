@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import zmq
 
 from tests.process.leaders import free_ports
 from zfabric.net.links import IDLE_NS, LINKS_MAX, RECEIVED_BYTES, RECEIVED_MAX, WAIT_NS, WAITING_MAX, Links
+from zfabric.net.names import Names
 
 SECOND = 1_000_000_000
 
@@ -138,6 +140,54 @@ def test_an_endpoint_that_cannot_be_one_loses_a_frame_and_nothing_else(links, en
     links.send(endpoint, b"x", 0)
     links.tick(WAIT_NS + 1)
     assert (len(links), links.dropped) == (0, 1)
+
+
+def test_a_name_that_is_looked_up_for_long_keeps_nobody_else_waiting(listener):
+    """A silent name server: libzmq would look the name up in the thread of all connections."""
+    socket, endpoint = listener
+    answers = threading.Event()
+
+    def look_up(host):
+        answers.wait(30)
+        return "127.0.0.1" if host == "known.example" else ""
+
+    links = Links(1_000, Names(look_up))
+    named = endpoint.replace("127.0.0.1", "known.example")
+    try:
+        for number in range(20):
+            links.send(f"tcp://slow{number}.example:1", b"lost", SECOND)
+        links.send(named, b"held", SECOND)
+        links.send(endpoint, b"at once", SECOND)
+        assert heard(socket, links)[1] == b"at once"
+        assert links.dropped == 0
+        answers.set()
+        assert heard(socket, links)[1] == b"held"
+        deadline = time.monotonic() + 30
+        while links.dropped < 20:
+            links.receive()
+            assert time.monotonic() < deadline
+        assert len(links) == 2
+    finally:
+        answers.set()
+        links.close()
+
+
+def test_frames_for_names_that_are_not_found_in_time_are_dropped_and_bounded():
+    silent = threading.Event()
+    links = Links(1_000, Names(lambda host: str(silent.wait(30))))
+    try:
+        for number in range(LINKS_MAX + 5):
+            for _ in range(WAITING_MAX + 1):
+                links.send(f"tcp://host{number}:1", b"x", SECOND)
+        held = LINKS_MAX * WAITING_MAX
+        assert links.dropped == LINKS_MAX + 5 * (WAITING_MAX + 1)
+        links.tick(SECOND + WAIT_NS)
+        assert links.dropped == LINKS_MAX + 5 * (WAITING_MAX + 1)
+        links.tick(SECOND + WAIT_NS + 1)
+        assert links.dropped == LINKS_MAX + 5 * (WAITING_MAX + 1) + held
+    finally:
+        silent.set()
+        links.close()
 
 
 def test_clearing_closes_all(links, listener):
