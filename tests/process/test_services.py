@@ -40,6 +40,14 @@ def sleep(request):
     time.sleep(float(request.value))
     return b"awake"
 
+@service.method("once", idempotent=True)
+def once(request):
+    if os.path.exists(request.value):
+        return b"twice"
+    with open(request.value, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
 @service.method("garbage")
 def garbage(request):
     return {"no": "bytes"}
@@ -232,6 +240,20 @@ def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be
         with pytest.raises(errors.ServiceUnavailable) as gone:
             fabric.request("users.get", b"42", timeout=5.0)
         assert gone.value.service == "users"
+
+
+def test_the_first_request_of_an_idempotent_method_is_repeated_too(fabric, tmp_path):
+    """Its caller has had no answer yet that says so; another instance does."""
+    began = tmp_path / "pid"
+    with instances(fabric, 2) as both, zfabric.connect(fabric.url) as caller:
+        told = []
+        path = os.fsencode(began)
+        asking = threading.Thread(target=lambda: told.append(caller.request("users.once", path, timeout=30.0)))
+        asking.start()
+        assert until(lambda: began.exists() and began.read_text())
+        next(one for one in both if one.process.pid == int(began.read_text())).process.kill()
+        asking.join(20)
+        assert told == [b"twice"]
 
 
 def test_a_handler_that_never_returns_holds_nobody_else_up(fabric):

@@ -135,6 +135,45 @@ def test_what_another_instance_refuses_after_a_loss_is_a_loss():
     assert isinstance(errand.error, errors.CalleeLost)
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_whether_a_method_is_idempotent_is_asked_elsewhere_when_its_first_request_is_lost(idempotent):
+    """No answer has told yet. What asks is meant for an instance that there is not, so nobody executes it."""
+    stage = Stage("1", "1", "1")
+    errand = stage.ask()
+    lost = stage.asked[0][0]
+    stage.lose(lost)
+    number, doubt = stage.asked[-1]
+    assert number != lost
+    assert doubt.instance not in {0, 1, 2, 3}
+    error = errors.WrongInstance(instance=doubt.instance)
+    stage.say(number, calls.failure(calls.REFUSED, doubt.number, error, flags=int(idempotent)))
+    stage.step()
+    if idempotent:
+        number, again = stage.asked[-1]
+        assert again.instance == number
+        stage.say(number, calls.reply(again.number, b"x", int(idempotent)))
+        assert errand.result() == b"x"
+    else:
+        assert isinstance(errand.error, errors.CalleeLost)
+        assert len(stage.asked) == 2
+
+
+def test_a_first_request_that_is_lost_with_the_only_instance_is_told_to_be_at_once():
+    stage = Stage("1")
+    errand = stage.ask()
+    stage.lose(1)
+    assert isinstance(errand.error, errors.CalleeLost)
+
+
+def test_who_is_lost_with_the_question_too_asks_no_third_one():
+    stage = Stage("1", "1", "1")
+    errand = stage.ask()
+    stage.lose(stage.asked[0][0])
+    stage.lose(stage.asked[1][0])
+    assert isinstance(errand.error, errors.CalleeLost)
+    assert len(stage.asked) == 2
+
+
 @pytest.mark.parametrize("options", [{"version": "2"}, {"instance": 9}])
 def test_a_version_or_an_instance_that_is_not_there_is_told_after_a_second(options):
     stage = Stage("1")

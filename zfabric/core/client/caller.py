@@ -15,7 +15,7 @@ REFUSED, overloaded    not executed: to another instance, for nothing to one tha
 or no such method      (:mod:`zfabric.core.client.refusals`), to an overloaded one for one of the budget; else the error
 lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, the
                        first time for nothing (each connection is lost once), then for one of the budget; else
-                       CalleeLost
+                       CalleeLost. Whether it is idempotent is asked there if nobody knows and somebody is there
 FAILED                 executed: never
 no answer              RequestTimeout at the deadline, CANCEL to whoever has it
 =====================  ============================================================================================
@@ -40,7 +40,7 @@ from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import Send
-from zfabric.settings import CALLS_PER_INSTANCE_MAX, STREAM_WINDOW
+from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire import calls
 
 if TYPE_CHECKING:
@@ -162,19 +162,7 @@ class Caller:
 
     def _attempt(self, channel: Channel, errand: Errand, now: int) -> None:
         number = self._client.requests.next_id()
-        streams = errand.inflow is not None
-        frames = calls.request(
-            errand.kind,
-            number,
-            channel.card.instance,
-            max((errand.deadline_ns - now) // 1_000, 1),
-            errand.method.encode(),
-            errand.headers,
-            errand.body,
-            flags=calls.FLAG_STREAM if streams else 0,
-            window=STREAM_WINDOW if streams else 0,
-        )
-        self._send(channel, frames)
+        self._send(channel, errand.frames(number, channel.instance, now))
         errand.was_sent = True
         errand.hungry_ns = 0
         if errand.kind == calls.NOTIFY:
@@ -268,7 +256,9 @@ class Caller:
         begun = errand.inflow is not None and errand.inflow.begun
         errand.losses += 1
         paid = errand.losses == 1 or (errand.losses < LOSSES_MAX and pool.budget.spend())
-        if self.idempotent(errand) and not begun and paid:
+        unknown = errand.losses == 1 and errand.idempotent is None and errand.method not in self._idempotent
+        errand.doubtful = unknown and pool.choose(errand, now) is not None  # Else it is told at once that it is lost.
+        if (self.idempotent(errand) or errand.doubtful) and not begun and paid:
             if errand.losses > 1:
                 errand.tried = ()
             self._place(pool, errand, now)
@@ -386,8 +376,15 @@ class Caller:
     def _refused(self, pool: Pool, attempt: Attempt, error: errors.ZFabricError, now: int) -> None:
         channel = attempt.channel
         errand = self._end(attempt)
-        errand.tried += (channel.card.instance,)
         errand.refusals += 1
+        if errand.doubtful:
+            errand.doubtful = False
+            if self.idempotent(errand):
+                self._place(pool, errand, now)
+            else:
+                self._not_done(errand, error, now)
+            return
+        errand.tried += (channel.card.instance,)
         free = isinstance(error, _FREE)
         if isinstance(error, errors.ServiceDraining) and not channel.draining:
             self._retire(pool, channel)

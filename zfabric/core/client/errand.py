@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zfabric.model import Buffer
 
 HEDGE_AUTO: Final = -1
+NOBODY: Final = 1 << 63
+"""A bit that no instance's number has."""
 _CREDIT_AT: Final = STREAM_WINDOW // 2
 _CREDIT_AT_BYTES: Final = STREAM_BYTES // 2
 _CREDIT_NS: Final = 250_000_000
@@ -45,6 +47,7 @@ class Errand(Pending["Buffer"]):
         attempts: under way. tried: instances that refused it or were lost with it.
         was_sent: some instance may have it, or have had it.
         lost: endpoint of the last that was lost with it. losses, refusals: so far. hedge_at_ns: when that is due.
+        doubtful: it was lost, and whether it may be executed twice is to be asked first.
     """
 
     # Of the class as long as an errand has no other: most need none of them.
@@ -56,7 +59,7 @@ class Errand(Pending["Buffer"]):
     hedge_at_ns: int | None = None
     inflow: Inflow | None = None
     tried: tuple[int, ...] = ()
-    was_sent = False
+    was_sent = doubtful = False
     refused: errors.ZFabricError | None = None
     attempts: tuple[Attempt, ...] = ()
 
@@ -78,6 +81,25 @@ class Errand(Pending["Buffer"]):
         """It is a notification, or wants a stream."""
         self.plain = False
         self.kind, self.inflow = kind, Inflow() if stream else None
+
+    def frames(self, number: int, instance: int, now: int) -> calls.Frames:
+        """Return what is sent to an instance.
+
+        Every instance refuses what is meant for another one, says so, and whether the method is idempotent: a doubtful
+        errand is meant for one that there is not, so it is answered and not executed.
+        """
+        streams = self.inflow is not None
+        return calls.request(
+            self.kind,
+            number,
+            instance ^ NOBODY if self.doubtful else instance,
+            max((self.deadline_ns - now) // 1_000, 1),
+            self.method.encode(),
+            self.headers,
+            b"" if self.doubtful else self.body,
+            flags=calls.FLAG_STREAM if streams else 0,
+            window=STREAM_WINDOW if streams else 0,
+        )
 
     @property
     def choosy(self) -> bool:
