@@ -65,14 +65,22 @@ def _is_ipv6(host: str) -> bool:
     return (host[0], host[-1]) == ("[", "]")
 
 
+def _is_wildcard(host: str) -> bool:
+    family, text = (socket.AF_INET6, host[1:-1]) if host.startswith("[") else (socket.AF_INET, host)
+    try:
+        return not any(socket.inet_pton(family, text.partition("%")[0]))
+    except OSError:  # It is a name.
+        return False
+
+
 def host_of(text: str, source: str) -> str:
-    """Return the host by which others reach a member; an IPv6 address gets its brackets.
+    """Return the host by which others reach a member; an IPv6 address gets its brackets. A wildcard leads nowhere.
 
     Raises:
         ConfigurationError: it is something else; ``source`` is what it came from.
     """
     host = f"[{text}]" if ":" in text and text[0] != "[" else text
-    if not is_host(host):
+    if not is_host(host) or _is_wildcard(host):
         raise errors.ConfigurationError(
             source=f"{source}{text[:100]!r}",
             problem="wants a host name or an address, without a port",

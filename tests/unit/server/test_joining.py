@@ -50,7 +50,21 @@ def test_a_seed_that_is_no_address_is_named(seed):
 
 @pytest.mark.parametrize(
     "advertise",
-    ["a b", "h/x", "*", "x" * 128, "\u0430", "gate:7400", "[gate]:1", "[gate", "10.0.0.7:7400", "[::1]:7400"],
+    [
+        "a b",
+        "h/x",
+        "*",
+        "x" * 128,
+        "\u0430",
+        "gate:7400",
+        "[gate]:1",
+        "[gate",
+        "10.0.0.7:7400",
+        "[::1]:7400",
+        "0.0.0.0",
+        "::",
+        "[::0]",
+    ],
 )
 def test_an_advertised_host_that_is_none_is_named(advertise):
     with pytest.raises(errors.ConfigurationError) as caught:
