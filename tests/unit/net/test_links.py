@@ -142,6 +142,20 @@ def test_an_endpoint_that_cannot_be_one_loses_a_frame_and_nothing_else(links, en
     assert (len(links), links.dropped) == (0, 1)
 
 
+def test_who_claims_to_be_at_many_places_takes_no_link_from_those_that_are_there(links, listener):
+    """Each of a stranger's frames may name another endpoint, and a new connection may take longer than they do."""
+    socket, endpoint = listener
+    links.send(endpoint, b"ping", 0)
+    peer, _ = heard(socket, links)
+    socket.send_multipart([peer, b"ack"])
+    assert received(links) == [(endpoint, b"ack")]
+    for number in range(3 * LINKS_MAX):
+        links.send(f"tcp://127.0.0.1:{number + 1}", b"x", number)
+    assert len(links) == LINKS_MAX
+    links.send(endpoint, b"again", 1_000)
+    assert heard(socket, links) == [peer, b"again"], "over the same connection"
+
+
 def test_a_name_that_is_looked_up_for_long_keeps_nobody_else_waiting(listener):
     """A silent name server: libzmq would look the name up in the thread of all connections."""
     socket, endpoint = listener
