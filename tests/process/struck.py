@@ -27,7 +27,7 @@ class Late(Exception):
 def strike(number, frame):
     """Raise, if a turn is being lent, or a record on its way by express."""
     while frame is not None:
-        if frame.f_code.co_name in {"_lend", "_express"}:
+        if frame.f_code.co_name in {"lend", "_express"}:
             raise Late
         frame = frame.f_back
 

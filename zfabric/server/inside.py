@@ -100,7 +100,9 @@ class InsideLoop(Loop):
             raise self._failure
 
     def _receive(self) -> Iterator[Incoming]:
-        yield from self._read(self._take([]))
+        near = self._take([])
+        self._first &= not near
+        yield from self._read(near)
         yield from super()._receive()
 
     # Whoever sends.

@@ -34,6 +34,7 @@ from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Attach
 
 if TYPE_CHECKING:
+    from zfabric.model import Buffer
     from zfabric.net.nearby import Nearby
     from zfabric.net.polling import SharedPoller
     from zfabric.server.gossip import Gossip
@@ -106,6 +107,7 @@ class Loop:
         self._alone = alone
         self._context = sockets.context()
         self._carried: deque[Incoming] = deque()
+        self._first = False  # Nothing was received in this turn that waits.
         self._peers: dict[bytes, int] = {}
         self._dropped = 0
         self._memory = process.Memory(self._settings.memory_max_bytes)
@@ -310,22 +312,29 @@ class Loop:
                     what = Type(command.type).name
                     raise errors.ProtocolViolation(problem=f"{what} from a client", allowed="from the fabric itself")
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
-                if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
-                    del self._peers[peer]
-                    self._gossip.receive(peer, first, partial(sockets.address_of, parts[1]), now)
-                    budget -= GOSSIP_COST * len(first)
-                    if budget <= 0:
-                        return
-                    continue
-                self._leader.counters.errors += 1
-                request = messages.request_id(first)
-                if request:
-                    self._perform([Reply(peer, (messages.failure(request, error),))])
+                budget -= self._misread(peer, parts, first, error, now)
+                if budget <= 0:
+                    return
                 continue
-            yield peer, command
+            wall_ms = time.time_ns() // 1_000_000
+            if not (self._first and self._turn.at_once(peer, command, now, wall_ms, self._perform)):
+                self._first = False
+                yield peer, command
             budget -= sum(map(len, parts))
             if budget <= 0:
                 return
+
+    def _misread(self, peer: bytes, parts: list[Any], first: Buffer, error: errors.ZFabricError, now: int) -> int:
+        """Take a message that is no command; returns what it counts of a turn's bytes."""
+        if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
+            del self._peers[peer]
+            self._gossip.receive(peer, first, partial(sockets.address_of, parts[1]), now)
+            return GOSSIP_COST * len(first)
+        self._leader.counters.errors += 1
+        request = messages.request_id(first)
+        if request:
+            self._perform([Reply(peer, (messages.failure(request, error),))])
+        return 0
 
     def _take_turn(self) -> None:
         now = time.monotonic_ns()
@@ -336,6 +345,7 @@ class Loop:
         reads: deque[Incoming] = deque()
         incoming = self._carried
         self._carried = deque()
+        self._first = not incoming
         if len(incoming) < self._settings.turn_messages:  # Else what waits is answered first: a flood waits outside.
             incoming.extend(self._receive())
         wall_ms = time.time_ns() // 1_000_000

@@ -352,7 +352,10 @@ class Process:
         for _ in range(min(TURN_MESSAGES, len(self._inbox))):
             peer, frames = self._inbox.popleft()
             try:
-                incoming.append((peer, messages.read(frames)))
+                command = messages.read(frames)
+                waits = incoming or refused
+                if waits or not turn.at_once(peer, command, world.now, world.wall_ms(), self._perform):
+                    incoming.append((peer, command))
             except (errors.ProtocolViolation, errors.UnsupportedVersion) as error:
                 refused.append(Reply(peer, (messages.failure(messages.request_id(frames[0]), error),)))
         for peer, command in incoming:

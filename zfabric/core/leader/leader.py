@@ -297,18 +297,11 @@ class Leader:
 
     def express(self, partition_id: int, txn: Transaction) -> express.Express | None:
         """Return the express way to a partition that is in use, if there can be one."""
-        partition = self._assigned.loaded.get(partition_id)
-        if partition is None or partition_id in self._assigned.kept or not express.fits(partition):
-            return None
-        return express.Express(partition, self._assigned, self._arrivals, self.counters, self._most(partition), txn)
+        return express.way(partition_id, self._assigned, self._arrivals, self.counters, self._payload_max, txn)
 
     def revoke(self) -> None:
         """Let no express way lead anywhere: a turn is to be taken back."""
         self._assigned.changes += 1
-
-    def _most(self, partition: Partition) -> int:
-        """Return how many bytes a batch's payload may have."""
-        return min(partition.config.record_bytes_max + BATCH_OVERHEAD_MAX, self._payload_max)
 
     # Commands that change something.
 
@@ -331,7 +324,8 @@ class Leader:
         stored = isinstance(partition.log, StoredLog)
         if self.storage_full is not None and stored:
             raise self.storage_full
-        batch.check_produced(header, body.payload, self._most(partition))
+        payload_max = min(partition.config.record_bytes_max + BATCH_OVERHEAD_MAX, self._payload_max)
+        batch.check_produced(header, body.payload, payload_max)
         if header.producer_id:
             original = partition.producers.check(header, txn)
             if original is not None:

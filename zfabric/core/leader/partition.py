@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zfabric import errors
 from zfabric.core.leader.compaction import Compactor, due, overdue
 from zfabric.core.leader.log import MemoryLog, StoredLog, load_state
 from zfabric.core.leader.producers import ProducerTable
 from zfabric.core.transaction import Transaction
 from zfabric.model import TopicConfig
+
+if TYPE_CHECKING:
+    from zfabric.core.leader.express import Express
 
 DURABILITY_CODE = {"fsync": 0, "os": 1, "memory": 2}
 
@@ -18,6 +23,7 @@ class Partition:
     Attributes:
         id: number in the fabric. topic, number: name, and number within it.
         durability: code of what an ack means here.
+        express: the short way of lone batches, if one was asked for.
         compactor: the pass of compaction under way. damaged: the last one ended at a damaged batch.
         groups, tombstones: how many groups have committed here, and were deleted; -1 while they are not counted.
         tidy_due_ms: when to look for tombstones that have expired.
@@ -29,6 +35,7 @@ class Partition:
         "config",
         "damaged",
         "durability",
+        "express",
         "groups",
         "head_due_ns",
         "id",
@@ -57,6 +64,7 @@ class Partition:
         self.damaged = False
         self.head_due_ns = 0
         self.published = -1
+        self.express: Express | None = None
 
     def wants_compaction(self, wall_ms: int, after_ms: int, txn: Transaction) -> bool:
         """Tell whether a pass is under way or has to begin; see ``compaction.py``."""

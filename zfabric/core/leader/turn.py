@@ -20,12 +20,12 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from zfabric import errors
-from zfabric.core.effects import LeaderEffect, Reply
+from zfabric.core.effects import LeaderEffect, Publish, Reply
 from zfabric.core.leader.express import Express
 from zfabric.core.leader.leader import Leader
 from zfabric.core.transaction import Cursor, Transaction
 from zfabric.model import Buffer
-from zfabric.wire import messages
+from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import Assign, PartitionEnd
 
@@ -282,6 +282,30 @@ class Turn:
         What goes there needs no turn, nor is it part of one. If it is left in the middle, :meth:`spoil`.
         """
         return None if self._spoiled is not None else self._leader.express(partition_id, _Lazy(self._store))
+
+    def at_once(
+        self, peer: bytes, command: Command, now: int, wall_ms: int, perform: Callable[[Sequence[LeaderEffect]], None]
+    ) -> bool:
+        """Take a batch in front of the turn, if it can go by express; tells whether that is done.
+
+        Whoever waits for it waits for little else, and a turn takes three times as long. For the leader's own thread,
+        while nothing waits that has come before it.
+
+        Args:
+            perform: performs effects, at once.
+        """
+        if command.type != _PRODUCE or command.flags & messages.FLAG_NO_ANSWER:
+            return False
+        body: messages.Produce = command.body
+        way = self.express(batch.partition_of(body.header))
+        frames = None if way is None else way.take(body.header, body.payload, wall_ms, body.part)
+        if way is None or frames is None:
+            return False
+        perform((Publish(frames),))
+        base, append_time, epoch, durability, duplicate = way.taken(now, wall_ms)
+        frame = messages.produced(command.request, base, append_time, epoch, durability, duplicate)
+        perform((Reply(peer, (frame,)),))
+        return True
 
     def _clock(self, now: int, wall_ms: int) -> None:
         self._leader.clock(now, wall_ms)
