@@ -1,4 +1,4 @@
-"""Readers of a mesh of which one origin cannot be read on: told once, and all others are read."""
+"""A mesh in which something is amiss at one origin: told once, and all others go on."""
 
 from __future__ import annotations
 
@@ -124,3 +124,33 @@ def errors_of(member):
         except errors.OffsetOutOfRange as error:
             found[id(error)] = error
     return list(found.values())
+
+
+def test_parts_that_were_made_apart_keep_their_settings_and_are_read_together(simulation):
+    """Each is described by what an acknowledgement means there."""
+    for name, number in (("peer-0", 1), ("peer-1", 0)):
+        simulation.partition(name, number)
+    simulation.advance(30.0)
+    first, second = (simulation.connect(f"p{number}", peer=number) for number in range(2))
+    first.topics.create("t", retention=100.0)
+    second.topics.create("t", partitions=2, durability="memory")
+    send(first, [b"stored"])
+    send(second, [b"in memory"])
+    simulation.heal()
+    simulation.advance(30.0)
+    described = {fabric: fabric.topics.describe("t") for fabric in (first, second)}
+    assert [info.config.durability for info in described.values()] == ["fsync", "memory"]
+    for info in described.values():
+        assert sorted(part.durability for part in info.partitions) == ["fsync", "memory", "memory"]
+    with simulation.connect("reader", peer=2) as fabric, fabric.consumer("t") as consumer:
+        assert sorted(read(consumer, 2)) == [b"in memory", b"stored"]
+
+
+def test_who_waits_for_more_keepers_than_there_are_is_told_so(simulation):
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t", replicas=3)
+    told = r"acks='all' waits for 2 keepers; 'zfabric topic describe t'"
+    with origin.producer(delivery_timeout=10.0) as producer, pytest.raises(errors.DeliveryTimeout, match=told):
+        producer.send("t", b"1").result(30.0)
+    with origin.producer(acks="leader") as producer:
+        assert producer.send("t", b"2").result(30.0).offset == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -134,7 +134,7 @@ class Topics:
                     end_offset=part.end_offset,
                     bytes=part.bytes,
                     batches=part.batches,
-                    durability=meta.config.durability,
+                    durability=cast("Durability", part.durability or meta.config.durability),
                     write_amplification=part.write_amplification,
                     origin=place.origin if isinstance(place, Place) else self._fabric.origin_of(place.leader),
                     online=part is not _UNKNOWN,

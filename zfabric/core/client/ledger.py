@@ -160,10 +160,21 @@ class Ledger:
                 topic=batch.topic,
                 partition=batch.partition,
                 seconds=self._settings.delivery_timeout_ns / 1e9,
-                **({"reason": f"last refused: {batch.refusal}"} if batch.refusal is not None else {}),
+                **self._reason(batch),
             )
             self._report(batch, error)
             batch.expired = True
+
+    def _reason(self, batch: OutBatch) -> dict[str, str]:
+        """Return why a batch is not acknowledged, as far as that is known."""
+        if batch.refusal is not None:
+            return {"reason": f"last refused: {batch.refusal}"}
+        meta = self._client.topic(batch.topic)
+        if meta is None or meta.config.replicas < 2 or self._settings.acks != "all":
+            return {}
+        keepers = "a keeper" if meta.config.replicas == 2 else f"{meta.config.replicas - 1} keepers"
+        hint = f"'zfabric topic describe {batch.topic}' shows what each has confirmed"
+        return {"reason": f"they may or may not be stored: acks='all' waits for {keepers}; {hint}"}
 
     def expect(self) -> None:
         """Find out when the next batch expires."""
