@@ -154,3 +154,22 @@ def test_who_waits_for_more_keepers_than_there_are_is_told_so(simulation):
         producer.send("t", b"1").result(30.0)
     with origin.producer(acks="leader") as producer:
         assert producer.send("t", b"2").result(30.0).offset == 1
+
+
+def test_a_peer_that_has_just_started_lists_what_others_have_and_one_that_is_alone_waits_for_a_moment():
+    with Simulation(seed=6, peers=2) as simulation:
+        simulation.restart = False
+        simulation.kill_leader(1)
+        simulation.advance(1.0)
+        simulation.connect("p0", peer=0).topics.create("t")
+        simulation.advance(10.0)
+        simulation.start_leader(1)
+        assert simulation.connect("p1", peer=1).topics.list() == ["t"]
+        simulation.kill_leader(0)
+        simulation.advance(60.0)
+        fabric, before = simulation.connect("alone", peer=1), simulation.now
+        assert fabric.topics.list() == []
+        assert simulation.now - before < 3.5
+        before = simulation.now
+        assert fabric.topics.list() == []
+        assert simulation.now - before < 0.5

@@ -2,7 +2,9 @@
 
 A member that does not answer within a second is away: what it was known to have is part of a topic all the same. A
 topic that was asked for by its name and that nobody shows yet is waited for as its readers wait, up to
-``origin.UNKNOWN_NS``: a peer that has just started knows nobody.
+``origin.UNKNOWN_NS``: a peer that has just started knows nobody. For the same reason a client that asks for all topics
+waits in its first three seconds until somebody else is known (:meth:`Members.settled
+<zfabric.core.client.members.Members.settled>`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 Topics = list[TopicMeta]
 SILENCE_NS = 1_000_000_000
 SILENCE_S = SILENCE_NS / 1e9
+AGAIN_NS = 100_000_000
 
 
 def survey(client: Client, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
@@ -48,11 +51,15 @@ def _ask_own(client: Client, names: list[str] | None, deadline_ns: int) -> Pendi
 
 def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline_ns: int) -> Pending[Topics]:
     whole: Pending[Topics] = Pending()
-    fresh = client.members.fresh(client.now, deadline_ns)
+
+    def begin() -> None:
+        fresh = client.members.fresh(client.now, deadline_ns)
+        fresh.on_done(lambda: ask() if fresh.error is None else whole.fail(fresh.error))
 
     def ask() -> None:
-        if fresh.error is not None:
-            whole.fail(fresh.error)
+        again_ns = client.now + AGAIN_NS
+        if names is None and again_ns < deadline_ns and not client.members.settled(client.now):
+            client.after(again_ns, begin)
             return
         origins.look()
         own = _ask_own(client, names, deadline_ns)
@@ -86,5 +93,5 @@ def _of_mesh(client: Client, origins: Origins, names: list[str] | None, deadline
     def views(found: set[str]) -> Topics:
         return [view for name in sorted(found) if (view := client.view(name)) is not None]
 
-    fresh.on_done(ask)
+    begin()
     return whole
