@@ -12,6 +12,7 @@ from zfabric.core.client import caller
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.errand import Inflow
 from zfabric.core.client.hedging import ENOUGH
+from zfabric.core.client.pool import Pool
 from zfabric.core.client.responder import Responder
 from zfabric.sim.network import Weather
 from zfabric.testing.simulation import Simulation
@@ -395,6 +396,7 @@ def close_before_all_callers_have_said_farewell(patch):
 @planted("failed", "drain", weather=Weather(delay=0.02))
 def give_up_when_an_instance_drains(patch):
     patch(caller, "_FREE", ())
+    patch(Pool, "takes_over", lambda *arguments: False)
 
 
 @planted("failed", "kill")

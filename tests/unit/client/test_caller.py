@@ -9,9 +9,11 @@ import pytest
 from zfabric import errors
 from zfabric.core import effects
 from zfabric.core.client import caller as callers
+from zfabric.core.client.breaker import CONSECUTIVE
 from zfabric.core.client.caller import Caller
 from zfabric.core.client.client import Client
 from zfabric.core.client.errand import Errand
+from zfabric.core.client.pool import SETTLE_NS
 from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire import calls
 from zfabric.wire.card import ServiceCard
@@ -320,3 +322,38 @@ def test_a_fabric_that_has_not_answered_is_said_to_have_not():
     errand = stage.ask()
     stage.pass_time(1.1)
     assert "is one running?" in str(errand.error)
+
+
+@pytest.mark.parametrize("connects", [True, False])
+def test_first_requests_wait_a_moment_until_all_instances_are_connected(connects):
+    """Else all of them went to the one that is the first, full or a canary as it may be."""
+    stage = Stage("1", "1")
+    stage.up.discard(2)
+    burst = [stage.ask() for _ in range(100)]
+    assert stage.asked == []
+    if connects:
+        session = next(session for session, known in stage.sessions.items() if known == 2)
+        stage.client.connected(session, stage.now)
+        stage.step()
+        assert [number for number, _ in stage.asked].count(1) == 50
+    else:
+        stage.pass_time(SETTLE_NS / SECOND)
+        assert [number for number, _ in stage.asked] == [1] * 100
+    assert all(errand.attempts for errand in burst)
+
+
+def test_an_instance_that_refuses_for_no_reason_of_an_instance_is_soon_left_alone():
+    stage, odd = Stage("1", "1"), errors.NotFound(kind="user", name="eve")
+    asked = 0
+    for _ in range(100):
+        errand = stage.ask()
+        while stage.asked[asked:]:
+            number, command = stage.asked[asked]
+            asked += 1
+            frames = (
+                calls.reply(command.number, b"x") if number == 2 else calls.failure(calls.REFUSED, command.number, odd)
+            )
+            stage.say(number, frames)
+            stage.step()
+        assert errand.result() == b"x"
+    assert [number for number, _ in stage.asked].count(1) == CONSECUTIVE

@@ -52,7 +52,7 @@ LOSSES_MAX: Final = 4
 REFUSALS_MAX: Final = 40
 REMEMBERED_MAX: Final = 10_000
 _NEVER: Final = 1 << 63
-_ELSEWHERE: Final = (errors.Overloaded, errors.WouldDeadlock, errors.UnknownMethod)
+_USUAL: Final = (errors.Overloaded, errors.WouldDeadlock, errors.UnknownMethod)
 _FREE: Final = (errors.ServiceDraining, errors.WrongInstance)
 
 
@@ -388,11 +388,13 @@ class Caller:
         free = isinstance(error, _FREE)
         if isinstance(error, errors.ServiceDraining) and not channel.draining:
             self._retire(pool, channel)
-        elsewhere = isinstance(error, _ELSEWHERE)
+        elsewhere = not free and not isinstance(error, errors.DeadlineExceeded)
         if elsewhere:
             errand.refused = error
             channel.breaker.wary = True
             pool.refusals.note(channel.instance, errand.method, error, now)
+            if not isinstance(error, _USUAL):
+                self._failed(pool, channel, now, own=True)
         if errand.attempts:
             return  # The other one of two goes on.
         possible = errand.refusals <= REFUSALS_MAX and not errand.instance

@@ -1,20 +1,20 @@
 """The instances of one service as one caller sees them, and which of them gets the next request.
 
 **Which.** First the version, where there are several and none was asked for: each gets its instances' share of the
-weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). Where weights differ, a caller
-that is asked for the first time waits until all instances are connected, for ``SETTLE_NS`` at most, lest all it is
-asked for until then goes to the canary. Then two instances, one of the
-nearest ones and one of all, and of these the one with the lower cost: requests under way there and this one, times its
-latency (a moving average of what was observed), times 2 for another host and 4 for another zone. So what is near is
-preferred until it is twice as busy. Latencies within a factor of two of each other count as the same, and so do those
-of instances that nobody has asked yet: else of two equal instances the one that was a little faster last would get all
-requests of a caller that makes one at a time, and the other could not show that it is as fast. One answer that took
-long, for whatever reason, does not make an instance slow: it counts as at most four times what was usual there. Where
-weights differ within a version, the first of the two is drawn by weight, and gives way to the second only when it is
-more than twice as busy for its weight: by the lower cost alone an instance of weight 50 would get nothing while another
-one is idle. Two random choices keep callers that know nothing of each other from running to the same idle instance
-(Mitzenmacher 2001). What is not connected, draining, ejected or full is left out; if all are ejected, none is. What has
-refused the like lately is left aside while there is another one (:mod:`zfabric.core.client.refusals`).
+weights (so a canary of weight 10 beside three instances of 100 gets 10 requests of 310). First requests wait until all
+known instances are connected, for ``SETTLE_NS`` at most, lest all go to the first, be it the canary. Then two
+instances, one of the nearest ones and one of all, and of these the one with the lower cost: requests under way there
+and this one, times its latency (a moving average of what was observed), times 2 for another host and 4 for another
+zone. So what is near is preferred until it is twice as busy. Latencies within a factor of two of each other count as
+the same, and so do those of instances that nobody has asked yet: else of two equal instances the one that was a little
+faster last would get all requests of a caller that makes one at a time, and the other could not show that it is as
+fast. One answer that took long, for whatever reason, does not make an instance slow: it counts as at most four times
+what was usual there. Where weights differ within a version, the first of the two is drawn by weight, and gives way to
+the second only when it is more than twice as busy for its weight: by the lower cost alone an instance of weight 50
+would get nothing while another one is idle. Two random choices keep callers that know nothing of each other from
+running to the same idle instance (Mitzenmacher 2001). What is not connected, draining, ejected or full is left out; if
+all are ejected, none is. What has refused the like lately is left aside while there is another one
+(:mod:`zfabric.core.client.refusals`).
 """
 
 from __future__ import annotations
@@ -218,8 +218,7 @@ class Pool:
 
     def filled(self, now: int) -> None:
         """Its instances are known, and are about to be connected."""
-        channels = self.channels.values()
-        if not any(channel.ready for channel in channels) and len({channel.card.weight for channel in channels}) > 1:
+        if len(self.channels) > 1 and not any(channel.ready for channel in self.channels.values()):
             self._settles_ns = now + SETTLE_NS
 
     def _settling(self, now: int) -> bool:
