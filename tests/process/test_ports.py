@@ -3,13 +3,17 @@
 import select
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import zmq
 
+from tests.process.leaders import free_ports
 from zfabric.core.effects import CloseSession, OpenSession, Send, Subscribe
 from zfabric.net import sockets
+from zfabric.net.connector import Connector
+from zfabric.net.names import Names
 from zfabric.net.ports import UNCLEAR, Change, Ports
 
 FRAME_MAX = 1 << 20
@@ -125,6 +129,36 @@ def test_closing_sessions_while_their_server_dies_never_stops_the_others(ports, 
 def test_an_address_that_cannot_be_one_is_a_lost_session(ports):
     ports.perform([OpenSession(1, "tcp://")])
     assert ports.drain() == [(1, Change.LOST)]
+
+
+def test_a_name_that_is_looked_up_for_long_keeps_no_other_session_waiting(ports, server):
+    """A seed, or an origin of a mesh, whose name server is silent; the others are there."""
+    answers = threading.Event()
+
+    def look_up(host):
+        answers.wait(30)
+        return "127.0.0.1" if host == "known.example" else ""
+
+    ports._connector = Connector(Names(look_up))
+    port = free_ports(1)
+    router = server(f"tcp://127.0.0.1:{port}")
+    try:
+        named = [f"tcp://known.example:{port}", "tcp://slow.example:1"]
+        ports.perform([OpenSession(number, endpoint) for number, endpoint in enumerate(named, 1)])
+        ports.perform([Send(1, (b"held",)), OpenSession(3, f"tcp://127.0.0.1:{port}"), Send(3, (b"at once",))])
+        assert (3, Change.CONNECTED) in wait_for(ports, {(3, Change.CONNECTED)})
+        assert router.recv_multipart()[1] == b"at once"
+        ports.perform([OpenSession(4, "tcp://closed.example:1"), CloseSession(4)])
+        answers.set()
+        seen = []
+        while len(seen) < 2:
+            seen += poll_for(ports)
+        assert set(seen) == {(1, Change.CONNECTED), (2, Change.LOST)}
+        assert router.recv_multipart()[1] == b"held"
+        ports.perform([OpenSession(5, "tcp://slow.example:1")])
+        assert (5, Change.LOST) in wait_for(ports, {(5, Change.LOST)}), "whether or not it is looked up again"
+    finally:
+        answers.set()
 
 
 def test_the_end_of_a_context_does_not_wait_for_a_socket_that_nobody_knows():
@@ -254,3 +288,23 @@ def test_no_application_probes_where_others_can_fill_its_queue(kind):
         made = sockets.sub(ctx, 1 << 20, 256) if kind == "sub" else getattr(sockets, kind)(ctx, 1 << 20)
         with made:
             assert (made.get(zmq.HEARTBEAT_IVL), made.get(zmq.TCP_KEEPALIVE)) == (0, 1)
+
+
+def test_a_name_that_leads_elsewhere_after_a_loss_is_followed(ports, server):
+    """A container that was started again with another address: the second session after the loss is there."""
+    known = {"moving.example": "127.0.0.1"}
+    ports._connector = Connector(Names(known.get))
+    port = free_ports(1)
+    server(f"tcp://127.0.0.2:{port}")
+    first = server(f"tcp://127.0.0.1:{port}")
+    endpoint = f"tcp://moving.example:{port}"
+    ports.perform([OpenSession(1, endpoint)])
+    wait_for(ports, {(1, Change.CONNECTED)})
+    known["moving.example"] = "127.0.0.2"
+    first.close(linger=0)
+    wait_for(ports, {(1, Change.LOST)})
+    ports.perform([OpenSession(2, endpoint)])
+    while ports._connector._names.address("moving.example", time.monotonic_ns()) != "127.0.0.2":
+        ports.drain()
+    ports.perform([CloseSession(2), OpenSession(3, endpoint)])
+    wait_for(ports, {(3, Change.CONNECTED)})

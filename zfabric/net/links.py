@@ -27,7 +27,7 @@ from typing import Final
 import zmq
 
 from zfabric.net import sockets
-from zfabric.net.names import Names
+from zfabric.net.names import Names, host_of
 
 LINKS_MAX: Final = 32
 IDLE_NS: Final = 10_000_000_000
@@ -139,7 +139,7 @@ class Links:
         for link in list(self._links.values()):
             lost = link.waiting and now - link.waits_ns > WAIT_NS
             if lost:
-                self._names.doubt(_host(link.endpoint))
+                self._names.doubt(host_of(link.endpoint))
             if lost or now - link.used_ns > IDLE_NS:
                 self._shut(link)
         for endpoint, (since, frames) in list(self._held.items()):
@@ -167,7 +167,7 @@ class Links:
 
     def _place(self, endpoint: str, now: int) -> str | None:
         """Return where an endpoint is, with an address; "" if that is nowhere, None while its name is looked up."""
-        host = _host(endpoint)
+        host = host_of(endpoint)
         if not host:
             return ""
         address = self._names.address(host, now)
@@ -241,9 +241,3 @@ class Links:
                 break
         if ready & zmq.POLLIN:
             self._unread[link] = None  # Behind the others.
-
-
-def _host(endpoint: str) -> str:
-    """Return the host of an endpoint, "" if that cannot be one."""
-    scheme, _, place = endpoint.partition("://")
-    return place.rpartition(":")[0] if scheme == "tcp" else ""

@@ -7,7 +7,7 @@ by two threads that begin with the first name, and libzmq is given addresses.
 
 **Bounds.** At most 64 names wait; one more is as good as unknown. What was found is kept for a minute, and after that
 until it was found anew, so a name server that is away takes nothing from those that are known; that a name leads
-nowhere is kept for ten seconds. The 256 that were wanted last are kept.
+nowhere is kept for a second. The 256 that were wanted last are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THREADS: Final = 2
 WAITING_MAX: Final = 64
 KNOWN_MAX: Final = 256
 KEPT_NS: Final = 60_000_000_000
-NOWHERE_NS: Final = 10_000_000_000
+NOWHERE_NS: Final = 1_000_000_000
 
 LookUp = Callable[[str], str]
 """Returns the address of a host, "" if there is none; may take as long as it wants."""
@@ -43,11 +43,12 @@ class Names:
         look_up: asks for one name, in a thread.
 
     Attributes:
-        fd: becomes readable when something was found: call :meth:`found` then.
+        fd: becomes readable when something was found: call :meth:`found` then. rung: it is, or is about to be.
     """
 
     def __init__(self, look_up: LookUp | None = None) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.rung = False
         self._look_up = look_up or address_of
         self._questions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
@@ -77,6 +78,7 @@ class Names:
 
     def found(self, now: int) -> None:
         """Take note of what was found, and let :attr:`fd` be silent until there is more."""
+        self.rung = False  # Before the answers are looked at: a later one rings again.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
         self._collect(now)
@@ -120,9 +122,16 @@ class Names:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # They are for the thread that waits.
         while (host := self._questions.get()) is not None:
             self._answers.put((host, self._look_up(host)))
+            self.rung = True
             with self._lock:
                 if not self._closed:
                     os.eventfd_write(self.fd, 1)
+
+
+def host_of(endpoint: str) -> str:
+    """Return the host of a TCP endpoint, "" of anything else."""
+    scheme, _, place = endpoint.partition("://")
+    return place.rpartition(":")[0] if scheme == "tcp" else ""
 
 
 def is_address(host: str) -> bool:

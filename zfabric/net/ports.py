@@ -29,8 +29,7 @@ all, because the first has taken the commands in. So whoever drains hands the re
 the new one. A stale number in ``ready`` is harmless: it is unknown, or belongs to a newer session, which is then looked
 at once too often.
 
-A session to a leader of this process has no socket at all (``nearby.py``): its messages are handed over, under the
-same rules.
+A session to a leader of this process (``nearby.py``) has no socket: its messages are handed over by the same rules.
 
 **Interruption.** KeyboardInterrupt may strike between two frames of a message, or of what a monitor tells. The next one
 would then be glued to half a message, so the next call declares that session lost. What ``drain`` had received before
@@ -46,7 +45,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import time
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
@@ -56,14 +54,13 @@ import zmq
 from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import nearby, sockets
+from zfabric.net.connector import Connector
 from zfabric.net.session import Part, Session, connecting
 
 _log = logging.getLogger(__name__)
-
 WAITING_MAX: Final = 65_536
 SUBSCRIPTION_QUEUE: Final = 256
 """Messages that a SUB keeps until they are drained; then its peer's queue fills, and then that one loses some."""
-_WARN_S: Final = 10.0
 UNCLEAR: Final = -1
 """No descriptor."""
 _BURST: Final = 16
@@ -131,12 +128,11 @@ class Ports:
         self._due: dict[Session, None] = {}
         self._torn: Session | None = None
         self._incoming: list[Incoming] = []
-        self._refused = 0
-        self._warn_at = 0.0
+        self._connector = Connector()
 
     def fds(self) -> list[int]:
-        """Return the descriptors to poll for reading: two of each open session."""
-        return [*self._by_fd, *(session.bell.fd for session in self._near.values())]
+        """Return the descriptors to poll for reading: two of each open session, and one where there are names."""
+        return [*self._by_fd, *(session.bell.fd for session in self._near.values()), *self._connector.fds()]
 
     def close(self) -> None:
         """Close all sessions and drop what waits in them. The context stays the caller's."""
@@ -144,6 +140,7 @@ class Ports:
             self._close(session)
         for number in list(self._near):
             self._close_near(number)
+        self._connector.close()
         for socket in list(self._monitored):
             sockets.stop_monitored(socket)
         self._monitored.clear()
@@ -200,6 +197,8 @@ class Ports:
         if self._near:
             self._nearly = False
             self._attend(patient=patient)
+        if self._connector.rung:
+            self._reach()
         incoming, due = self._incoming, self._due
         left = limit
         for fd in list(self._by_fd) if ready is None else ready:
@@ -408,7 +407,7 @@ class Ports:
                 sockets.slow(opened[0])
             self._monitored[opened[0]] = None
             opened.append(sockets.monitor(self._ctx, opened[0]))
-            sockets.connect(opened[0], endpoint)
+            self._connector.connect(opened[0], endpoint)
         except zmq.ZMQError as problem:
             # A bad address in the metadata, or no descriptor left: to the core, a leader that cannot be reached.
             if len(opened) == 2:
@@ -418,7 +417,7 @@ class Ports:
                     sockets.stop_monitored(socket)
             for socket in opened:
                 self._monitored.pop(socket, None)
-            self._warn(endpoint, problem)
+            self._connector.warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
         session = connecting(wanted, opened[0], opened[1])
@@ -429,6 +428,15 @@ class Ports:
         # A pipe that was never found empty takes its reader to be awake: the descriptor would stay silent.
         self._watch(session)
 
+    def _reach(self) -> None:
+        """Go on with sessions whose endpoints' names were found, or were not."""
+        found = self._connector.found()
+        for session in [session for session in self._sessions.values() if session.socket in found]:
+            self._due[session] = None
+            if (problem := found[session.socket]) is not None:
+                self._connector.warn(session.endpoint, problem)
+                self._lose(session, "its name leads nowhere")
+
     def _listen(self, number: int, endpoint: str) -> None:
         assert number not in self._sessions, "session numbers are not reused"
         socket: sockets.Socket | None = None
@@ -438,7 +446,7 @@ class Ports:
         except (zmq.ZMQError, errors.PortInUse) as problem:
             if socket is not None:
                 socket.close(linger=0)
-            self._warn(endpoint, problem)
+            self._connector.warn(endpoint, problem)
             self._incoming.append((number, Change.LOST))
             return
         session = Session(number, endpoint, socket, None)
@@ -447,15 +455,6 @@ class Ports:
         self._due[session] = None
         self.generation += 1
         self._incoming.append((number, bound))
-
-    def _warn(self, endpoint: str, problem: Exception) -> None:
-        """Say it once in a while: who has run out of descriptors is refused a session again and again."""
-        self._refused += 1
-        now = time.monotonic()
-        if now >= self._warn_at:
-            self._warn_at = now + _WARN_S
-            _log.warning("session_refused endpoint=%s problem=%s times=%d", endpoint, problem, self._refused)
-            self._refused = 0
 
     def _close(self, session: Session) -> None:
         self.generation += 1
@@ -470,6 +469,7 @@ class Ports:
         self._by_fd.pop(session.monitor_fd, None)
         sockets.close_monitored(session.socket, session.monitor)
         self._monitored.pop(session.socket, None)
+        self._connector.forget(session.socket, session.endpoint)
 
     def _lose(self, session: Session, reason: str) -> None:
         _log.info("session_lost session=%d reason=%s", session.number, reason)
