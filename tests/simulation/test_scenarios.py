@@ -356,5 +356,5 @@ def test_a_client_that_makes_a_producer_and_a_consumer_for_each_job_keeps_none_o
             producer.send("t", b"%d" % number)
             assert read(consumer, 1) == [b"%d" % number]
     fabric.groups.reset("g", "t", to="latest")
-    assert (len(fabric._core.producers), len(fabric._core.readers), len(fabric._core._by_session)) == (0, 0, 0)
+    assert (len(fabric._core.producers), len(fabric._core.readers), len(fabric._core._sources)) == (0, 0, 0)
     assert len(fabric._open) <= 1

@@ -179,8 +179,11 @@ class Producer:
         if type(value) is not bytes:
             return self._append(topic, value, now)
         if lane is None:
-            sent = self.sender.express(topic, value, now)
-            return self._append(topic, value, now) if sent is None else self._delivery(sent, 0)
+            batch = self.sender.lone(topic, value, now)
+            if batch is None:
+                return self._append(topic, value, now)
+            self.wants_flush |= not batch.done
+            return self._delivery(batch, 0)
         room = lane.room - len(value) - RECORD_OVERHEAD
         if room <= 0:
             return self._append(topic, value, now)

@@ -17,11 +17,12 @@ The application's own sequences leave gaps, so a leader cannot see that a batch 
 and the missing one's retry for a repeat. So one batch of them is under way per partition, and with one that is given
 up all behind it are: the application sends them again, in order, and nothing was jumped over.
 
-A leader in this very process may give an *express way* to a partition (``core/leader/express.py``). A lone record
-goes there if nothing else is under way to its topic, and is stored and published when the call returns. It has its
-sequence before that, as any other; where an exception of a signal handler's leaves open whether it was taken, it is a
-batch under way as any other, and is sent as such. A way that has refused one is forgotten; the next answer that comes
-by the usual way is the occasion to ask for another.
+A plain record that finds nothing else open or under way to its topic is a batch of its own, and sealed as such in one
+step (``wire/lone.py``). A leader in this very process may give an *express way* to a partition, by which it is stored
+and published when the call returns (``core/leader/express.py``). It has its sequence before that, as any other; where
+an exception of a signal handler's leaves open whether it was taken, it is a batch under way as any other, and is sent
+as such. So is one that the way refuses, which is forgotten then; the next answer that comes by the usual way is the
+occasion to ask for another.
 
 With ``acks="none"`` a batch carries no producer id: nobody repeats what was lost, and to a leader that expects dense
 sequences all that follows would be out of order.
@@ -40,7 +41,7 @@ from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
 from zfabric.settings import ProducerSettings
 from zfabric.wire import lone, messages
-from zfabric.wire.messages import Command, Type
+from zfabric.wire.messages import Command, Produced, Type
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -81,7 +82,7 @@ class Sender:
         self._instance = client.random.getrandbits(62) + 1 if named else 0
         self._codec = codec_number(settings.codec)
         self._flags = _FLAGS[settings.acks]
-        self._expressly = not (named or self._codec or settings.linger_ns or self._flags & messages.FLAG_NO_ANSWER)
+        self._plain = not (named or self._codec or settings.linger_ns or self._flags & messages.FLAG_NO_ANSWER)
 
     # For the producer.
 
@@ -234,18 +235,20 @@ class Sender:
             self._give_up_behind(outbox, sparse.error)
         outbox.recount()
 
-    # By express.
+    # Lone records.
 
-    def express(self, topic: str, value: bytes, now: int) -> OutBatch | None:
-        """Send a lone plain record by express; returns its batch, which is acknowledged, or None if it cannot go so."""
+    def lone(self, topic: str, value: bytes, now: int) -> OutBatch | None:
+        """Send a plain record as a batch of its own, if nothing else is there; None if it is not as simple as that.
+
+        The batch is what it would be otherwise; it is acknowledged if it went by express.
+        """
         route = self.routes.get(topic)
         if route is None:
             return None
         outbox = route.outboxes[route.sticky]
         take, ledger, size, sequence = outbox.express, self._ledger, len(value), outbox.next_sequence
         if (
-            take is None
-            or sequence < 0
+            sequence < 0
             or route.under_way
             or outbox.open is not None
             or outbox.sealed
@@ -253,24 +256,26 @@ class Sender:
             or size > LONE_BYTES_MAX
             or size + RECORD_OVERHEAD > route.record_max
             or ledger.used >= ledger.check_from
+            or not (take or (self._plain and not route.compacted))
         ):
             return None
         wall = now // 1_000_000 + self._client.wall_offset_ms
         header, payload = lone.seal(value, wall, self.identity, outbox.epoch, sequence, outbox.partition_id)
         outbox.next_sequence = sequence + 1
-        try:
-            answer = take(header, payload, now)
-        except BaseException:
-            batch = OutBatch(topic, outbox.shown, now, wall)
-            batch.hold(size, sequence, header, payload)
-            self._send_anyway(route, outbox, batch, now)
-            raise
-        if answer is None:
-            outbox.next_sequence = sequence
-            outbox.express = None
-            return None
+        answer: Produced | None = None
+        if take is not None:
+            try:
+                answer = take(header, payload, now)
+            except BaseException:
+                batch = OutBatch(topic, outbox.shown, now, wall)
+                batch.hold(size, sequence, header, payload)
+                self._send_lone(route, outbox, batch, now)
+                raise
         batch = OutBatch(topic, outbox.shown, now, wall)
         batch.hold(size, sequence, header, payload)
+        if answer is None:
+            self._send_lone(route, outbox, batch, now)
+            return batch
         if now - self.sent_ns >= IN_USE_NS:
             self._client.restless = True  # Its topics are to be looked after again.
         self.sent_ns = now
@@ -281,18 +286,19 @@ class Sender:
         ledger.skip(batch)
         return batch
 
-    def _send_anyway(self, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
-        """Nobody knows whether a batch was taken: if it was, its leader knows it by its sequence."""
+    def _send_lone(self, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
+        """Send a batch the usual way. If it was taken by express, which nobody may know, its leader knows it again."""
         outbox.express = None
         outbox.under_way.append(batch)
         route.under_way += 1
+        self._turn_to_next(route, outbox)
         self._ledger.add(batch, now)
         self._ledger.used += batch.size
         self._transmit(route, outbox, batch, now)
 
     def _ask_for_express(self, route: Route, outbox: Outbox) -> None:
         requests = self._client.requests
-        if requests.express is None or not self._expressly or route.compacted or not outbox.idle:
+        if requests.express is None or not self._plain or route.compacted or not outbox.idle:
             return
         endpoint = self._client.endpoint(outbox.leader)
         session = None if endpoint is None else requests.ready(endpoint)
