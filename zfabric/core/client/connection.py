@@ -137,6 +137,10 @@ class Connection(Chore):
         self.scan_ns = at_ns
         self._agenda.note(self)
 
+    def calm_until(self) -> int:
+        """Return until when nothing that waits can be silent for too long, however little its bytes take."""
+        return min((each.sent_ns + each.patience() for each in self.waiting.values()), default=0) if self.ready else 0
+
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns)."""
         opens_ns, scans_ns = self.open_at_ns, self.scan_ns

@@ -88,9 +88,9 @@ class Requests:
         self.own = ""
         self.own_changed: Callable[[str], None] = lambda _: None
         self.express: Callable[[int, int], Express | None] | None = None
+        self._phase_ns = random.randrange(SCAN_NS)
         self.agenda = Agenda()
         self._locating = Alarm(self._look_for_home)
-        self._phase_ns: int | None = None
         self.connections: dict[str, Connection] = {}
         self._by_session: dict[int, Connection] = {}
         self._next_session = 1
@@ -166,7 +166,7 @@ class Requests:
         elif connection.session is None and connection.open_at_ns is None:
             self._open(connection, now)
         scan_ns = connection.scan_ns
-        if scan_ns is None:
+        if scan_ns is None or scan_ns - now > SCAN_NS:
             connection.scan_from(scan_ns := self._scan_at(now))
         if request.deadline_ns is not None and request.deadline_ns < scan_ns:
             connection.scan_from(request.deadline_ns)
@@ -428,7 +428,7 @@ class Requests:
         self.effects.append(OpenSession(connection.session, endpoint, slow=connection.pace.slow))
         hello = messages.Hello(self._software, messages.LOWEST_VERSION, messages.VERSION)
         self.effects.append(Send(connection.session, (messages.command(Type.HELLO, self.next_id(), hello),)))
-        if connection.scan_ns is None:
+        if connection.scan_ns is None or connection.scan_ns - now > SCAN_NS:
             connection.scan_from(self._scan_at(now))
 
     def _shut(self, session: int) -> None:
@@ -480,12 +480,11 @@ class Requests:
 
     def _scan_at(self, now: int) -> int:
         """Return when to look next at those that may be silent: all at once, else many would hardly leave a pause."""
-        if self._phase_ns is None:
-            self._phase_ns = now
         return now + SCAN_NS - (now - self._phase_ns) % SCAN_NS
 
     def _scan(self, connection: Connection, now: int) -> None:
-        connection.scan_ns = self._scan_at(now) if connection.waiting else None
+        calm_ns = connection.calm_until()
+        connection.scan_ns = self._scan_at(max(now, calm_ns - SCAN_NS)) if connection.waiting else None
         over = [r for r in connection.waiting.values() if r.deadline_ns is not None and r.deadline_ns <= now]
         for request in over:
             del connection.waiting[request.id]
