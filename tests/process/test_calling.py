@@ -270,6 +270,7 @@ def test_serializers_work_on_both_sides(fabric):
         (("s.\ud800",), {}),
         (("s.m",), {"version": 1}),
         (("s.m",), {"version": "\ud800"}),
+        (("s.m",), {"version": "1.0 beta"}),
         (("s.m",), {"instance": "1"}),
         (("s.m",), {"instance": -1}),
         (("s.m",), {"hedge": -1}),
@@ -489,3 +490,10 @@ async def test_a_task_that_outlives_its_request_has_time_of_its_own_and_the_same
             await asyncio.sleep(0.3)
             over.set()
             assert (await tasks[0])[:35] == first[:35]
+
+
+@pytest.mark.parametrize("version", ["1.0 beta", "1\n", "ä", "x" * 101, 1])
+def test_a_version_that_could_not_be_announced_is_refused_when_it_is_given(fabric, version):
+    with pytest.raises(errors.InvalidArgument) as wrong:
+        fabric.service("s", version=version)
+    assert wrong.value.name == "version"

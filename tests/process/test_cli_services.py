@@ -150,3 +150,23 @@ def test_stats_of_another_kind_are_shown_as_far_as_they_are_known(service):
     done = run(service, "services", "stats", text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "many" in done.stdout
+
+
+def test_what_a_service_says_is_shown_as_it_is_and_moves_no_cursor(service):
+    """Neither as escape sequences of a terminal, nor as markup of the table that it stands in."""
+
+    @service.method("health")
+    def health(request):
+        return b"\x1b[31mred [bold]text[/bold] [/none]"
+
+    @service.method("bell")
+    def bell(request):
+        raise ValueError("\x1b[2J\a\u202e")
+
+    pinged = run(service, "services", "ping", text=True)
+    assert (pinged.returncode, pinged.stderr) == (0, "")
+    assert "\\x1b[31mred [bold]text[/bold] [/none]" in pinged.stdout
+    failed = run(service, "request", "users.bell", "--traceback", text=True)
+    assert failed.returncode == 1
+    assert "\\x1b[2J\\x07\\u202e" in failed.stderr
+    assert failed.stderr.replace("\n", "").isprintable()

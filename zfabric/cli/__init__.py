@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from zfabric import errors
+from zfabric.cli.plain import plain
 
 _COMMANDS = {
     "bench": "Measure a fabric on a temporary topic.",
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         _forget_output()
         return 0
     except errors.ZFabricError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {plain(str(error))}", err=True)
         _say_notes(error)
         return status_of(error)
     except OSError as error:
@@ -171,7 +172,7 @@ def _forget_output() -> None:
 def _say_notes(error: BaseException) -> None:
     """Print what was added to an exception on its way: where it happened, what else went wrong."""
     for note in getattr(error, "__notes__", ()):
-        click.echo(f"  {note}", err=True)
+        click.echo(f"  {plain(str(note))}", err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zfabric.cli.plain import plain
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
@@ -195,6 +197,7 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
     """Return a rich table: numbers to the right and never broken, floats with one digit, None as a dash."""
     from rich.table import Table
+    from rich.text import Text  # A string would be read as rich's markup.
 
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
@@ -204,7 +207,7 @@ def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
         else:
             made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*(_cell(name, row[name]) for name in columns))
+        made.add_row(*(Text(plain(_cell(name, row[name]))) for name in columns))
     return made
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric.cli.options import connect, console, fabric_options, json_option, pause
+from zfabric.cli.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +130,9 @@ def _table(members: Sequence[MemberInfo]) -> Table:
     for name in _COLUMNS:
         made.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name in _NUMBERS)
     for member in sorted(members, key=lambda member: not member.local):
-        made.add_row(*map(Text, _cells(member)), style=None if member.state == "alive" else _STYLES[member.state])
+        made.add_row(
+            *map(Text, map(plain, _cells(member))), style=None if member.state == "alive" else _STYLES[member.state]
+        )
     return made
 
 

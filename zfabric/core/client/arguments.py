@@ -40,9 +40,10 @@ def check_service(value: object) -> str:
 
 
 def check_version(value: object) -> None:
-    """Raise InvalidArgument unless it is a version: text of at most ``VERSION_MAX`` characters."""
-    if not isinstance(value, str) or len(value) > VERSION_MAX or not _encodable(value):
-        allowed = f"text of at most {VERSION_MAX} characters"
+    """Raise InvalidArgument unless it is a version: at most ``VERSION_MAX`` characters that fit a card; "" is none."""
+    fits = isinstance(value, str) and len(value) <= VERSION_MAX and value.isascii() and value.isprintable()
+    if not fits or " " in str(value):
+        allowed = f"at most {VERSION_MAX} printable ASCII characters without blanks"
         raise errors.InvalidArgument(name="version", value=repr(value)[:100], allowed=allowed)
 
 
