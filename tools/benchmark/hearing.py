@@ -38,6 +38,21 @@ def least(address: str, topic: str, count: int) -> Iterator[bytes]:
     yield from heard(socket)
 
 
+def called(address: str, topic: str, count: int) -> Iterator[bytes]:
+    """The same behind the call of an application."""
+    import zmq
+
+    from benchmark.least import Consumer
+
+    socket = zmq.Context().socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.connect(address)
+    consumer = Consumer(socket)
+    while True:
+        for record in consumer.poll(timeout=PATIENCE_S):
+            yield record.value
+
+
 def peer(address: str, topic: str, count: int) -> Iterator[bytes]:
     """Hear as a consumer at a peer of its own."""
     import zfabric
@@ -55,7 +70,7 @@ def peer(address: str, topic: str, count: int) -> Iterator[bytes]:
 def main() -> None:
     """Hear the first value, which only shows that there is a way, say so, then measure."""
     kind, address, topic, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-    values = {"bare": bare, "least": least, "peer": peer}[kind](address, topic, count)
+    values = {"bare": bare, "least": least, "called": called, "peer": peer}[kind](address, topic, count)
     next(values)
     print("ready", flush=True)
     ages: list[int] = []

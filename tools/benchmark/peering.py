@@ -2,7 +2,8 @@
 
 The way is application, own leader (which commits), the other application; the leader of the one that hears has no part
 in it. Leaders are processes of their own, or threads of the applications. The floor is a PUB in the one process and a
-SUB in the other, over TCP; beside it stands one with the least that a memory topic does for a record (``least.py``).
+SUB in the other, over TCP; beside it stands one with the least that a memory topic does for a record (``least.py``), bare and behind such calls as
+applications make.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from benchmark.pacing import FILL, STAMP, intended
 from benchmark.report import AT_MOST, Row, compared
@@ -25,6 +27,7 @@ DURABILITIES = ("memory", "os", "fsync")
 WARM_RATE = 2_000.0
 NOTHING = b"." * (STAMP.size + len(FILL))
 GOAL = 1.3
+LEAST = {"least": "the least of a memory topic", "called": "that, and the least of a producer and a consumer"}
 
 
 class Hearing:
@@ -69,15 +72,19 @@ def hearing(send: Callable[[bytes], object], *arguments: object) -> Iterator[Hea
 
 
 def over_sockets(kind: str, count: int, rate: float) -> dict[str, float]:
-    """Measure one hop: ``bare``, or with the ``least`` that a memory topic does for a record."""
+    """Measure one hop: ``bare``, with the ``least`` that a memory topic does for a record, or that as it is ``called``."""
     import zmq
 
-    from benchmark.least import Publisher
+    from benchmark.least import Producer, Publisher
 
     address = f"tcp://127.0.0.1:{free_port()}"
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
         socket.bind(address)
-        send = socket.send if kind == "bare" else Publisher(socket).send
+        send: Callable[[bytes], object] = socket.send
+        if kind == "least":
+            send = Publisher(socket).send
+        elif kind == "called":
+            send = partial(Producer(socket, "t").send, "t")
         with hearing(send, kind, address, "t", count) as other:
             for value in intended(rate, count):
                 send(value)
@@ -124,12 +131,13 @@ def _measure(
     count = max(100, int(rate * seconds))
     kinds = [(durability, leader) for durability in durabilities for leader in ("process", "thread")]
     bare: list[dict[str, float]] = []
-    least: list[dict[str, float]] = []
+    least: dict[str, list[dict[str, float]]] = {kind: [] for kind in LEAST}
     found: dict[tuple[str, str], list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(runs):
         tell(f"peers at {rate:,.0f} records a second, run {number + 1} of {runs}")
         bare.append(over_sockets("bare", count, rate))
-        least.append(over_sockets("least", count, rate))
+        for kind, results in least.items():
+            results.append(over_sockets(kind, count, rate))
         for (durability, leader), results in found.items():
             results.append(over_peers(durability, leader, count, rate))
     group = f"{GROUP}, {rate:,.0f} records a second"
@@ -139,7 +147,8 @@ def _measure(
             goal = (AT_MOST, GOAL) if (durability, quantile) == ("memory", "p50") else None
             ours, floor = ([result[quantile] for result in some] for some in (results, bare))
             rows.append(compared(group, f"{durability} topic, leader a {leader}: {quantile}", ours, floor, "us", goal))
-    for quantile in ("p50", "p99"):
-        ours, floor = ([result[quantile] for result in some] for some in (least, bare))
-        rows.append(compared(group, f"bare, with the least of a memory topic: {quantile}", ours, floor, "us", None))
+    for kind, name in LEAST.items():
+        for quantile in ("p50", "p99"):
+            ours, floor = ([result[quantile] for result in some] for some in (least[kind], bare))
+            rows.append(compared(group, f"bare, with {name}: {quantile}", ours, floor, "us", None))
     return rows
