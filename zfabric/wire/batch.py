@@ -76,6 +76,9 @@ _PARTITION: Final = struct.Struct("<I")
 _CRC: Final = struct.Struct("<I")
 _CRC_AT: Final = HEADER_BYTES - _CRC.size
 _COUNT_AT: Final = slice(4, 8)
+SHORT_AT: Final = slice(10, 12)
+SHORT: Final = bytes(2)
+"""What a header has there if its payload has less than 64 KiB."""
 
 RAW_BYTES_MAX: Final = RECORD_BYTES_CEILING + (RECORD_BYTES_CEILING >> 1)
 _TIME_LIMIT: Final = 1 << 60

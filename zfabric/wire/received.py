@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ from zfabric.wire import codecs
 from zfabric.wire.batch import (
     COLUMNAR,
     COMPACTED,
+    HEADER,
+    HEADER_BYTES,
+    MAGIC,
     RAW_BYTES_MAX,
     SPARSE,
     BatchHeader,
@@ -26,20 +30,54 @@ from zfabric.wire.batch import (
     decode_columns,
     decode_plain,
 )
+from zfabric.wire.crc import crc32c
 
+_LONE: Final = struct.Struct("<8sIIq36xIIIIQqI")
+"""Of a header what tells that its batch is the one that is expected: all but its producer, its sequences and the
+largest timestamp, which is the only one."""
+_PLAIN: Final = frozenset(HEADER.pack(MAGIC, COLUMNAR, codecs.NONE, flags, 1, *(0,) * 15)[:8] for flags in (0, SPARSE))
+"""How the header of a batch begins that has one record, and that nobody has compressed or compacted."""
 _ALONE: Final = frozenset((COLUMNAR, codecs.NONE, flags, 1) for flags in (0, SPARSE))
-"""Format, codec, flags and records of a batch of one record that nobody has compressed or compacted."""
+"""The same as fields: format, codec, flags and records."""
+_SEALED: Final = slice(HEADER_BYTES - 4)
 _new: Final = tuple.__new__
 
+assert _LONE.size == HEADER_BYTES, "the same header"
 
-def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> Record | None:
-    """Return the record of a batch that has only this one, in a tenth of the time that columns take.
 
-    None of any other batch, and of one that is not what its header says: :class:`RecordBatch` tells what it is.
+def lone(
+    raw: Buffer, payload: Buffer, partition: int, epoch: int, offset: int, topic: str, number: int
+) -> tuple[Record, int] | None:
+    """Return the record, and its append time (ms), of a batch that has only this one and is whole.
+
+    None if anything is not as expected: then it may still be the next batch, as :func:`zfabric.wire.batch.damage` and
+    :class:`RecordBatch` find out in three times the time. They decide; whatever is returned here is right by them too.
+
+    Args:
+        partition, epoch, offset: as its header of 96 bytes has to say. topic, number: where the record is said to be.
     """
-    if header[1:5] not in _ALONE or header.raw_length > RAW_BYTES_MAX:
+    kind, length, raw_length, base_timestamp, payload_crc, *stamp, append_time, header_crc = _LONE.unpack(raw)
+    if (
+        stamp != [partition, epoch, 1, offset]
+        or kind not in _PLAIN
+        or not length == raw_length == len(payload)
+        or crc32c(raw[_SEALED]) != header_crc
+        or crc32c(payload) != payload_crc
+    ):
         return None
+    entry = _entry(payload)
+    if entry is None:
+        return None
+    delta, key, value, headers = entry
+    return _new(Record, (topic, number, offset, base_timestamp + delta, key, value, headers or {})), append_time
+
+
+def _entry(payload: Buffer) -> tuple[int, bytes | None, bytes | None, dict[str, bytes] | None] | None:
+    """Return timestamp delta, key, value and headers of a payload that has one record, None of any other."""
     delta: Any
+    key: Any
+    value: Any
+    headers: Any
     try:
         delta, key, value, headers = decode_plain(payload)
         if type(delta) is list:
@@ -52,6 +90,20 @@ def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> R
             (headers,) = headers
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
+    return delta, key, value, headers
+
+
+def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> Record | None:
+    """Return the record of a batch that was checked and has only this one, in a tenth of the time that columns take.
+
+    None of any other batch, and of one that is not what its header says: :class:`RecordBatch` tells what it is.
+    """
+    if header[1:5] not in _ALONE or header.raw_length > RAW_BYTES_MAX:
+        return None
+    entry = _entry(payload)
+    if entry is None:
+        return None
+    delta, key, value, headers = entry
     fields = (topic, partition, header.base_offset, header.base_timestamp + delta, key, value, headers or {})
     return _new(Record, fields)
 

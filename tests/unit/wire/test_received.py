@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from zfabric import errors
 from zfabric.wire import batch, codecs
-from zfabric.wire.received import RecordBatch, alone
+from zfabric.wire.crc import crc32c
+from zfabric.wire.received import RecordBatch, alone, lone
 
 BASE = 1_000
 ENTRIES = st.none() | st.binary(max_size=3)
@@ -82,3 +83,86 @@ def test_what_is_no_record_is_left_to_who_says_so(payload):
 def test_a_batch_of_a_size_that_is_refused_is_none_of_a_record():
     header, payload = made(batch.encode_columns(0, None, [b"v"], None))
     assert alone("t", 5, header._replace(raw_length=batch.RAW_BYTES_MAX + 1), payload) is None
+
+
+# A publication that is expected.
+
+FORMS = [
+    (0, None, [b"v"], None),
+    ([2], [b"k"], [None], [{"a": b"1"}]),
+    (-1, b"k", b"v", {}),
+    (0, None, [b"a", b"b"], None),
+]
+
+
+def sealed(payload, *, count=1, flags=0, codec=0, offset=40):
+    """Return the stamped header, and the payload, of a batch of partition id 3 in epoch 2."""
+    header, payload = batch.seal(
+        payload, codec=codec, flags=flags, count=count, base_timestamp=BASE, max_timestamp=BASE, producer_id=7,
+        producer_epoch=1, base_sequence=4, last_sequence=4, partition=3,
+    )  # fmt: skip
+    return batch.stamp(header, 3, 2, count, offset, 600), payload
+
+
+@pytest.mark.parametrize("flags", [0, batch.SPARSE])
+@pytest.mark.parametrize("columns", FORMS[:3])
+def test_a_record_that_is_expected_is_found_as_it_comes(columns, flags):
+    raw, payload = sealed(batch.encode_columns(*columns), flags=flags)
+    found = lone(raw, payload, 3, 2, 40, "t", 5)
+    assert found == (RecordBatch("t", 5, batch.parse(raw), payload).records()[0], 600)
+
+
+def resealed(raw):
+    """Return a header with the checksum that it should have."""
+    return raw[:92] + crc32c(raw[:92]).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"magic": 0xF2}, {"format": 2}, {"codec": 1}, {"flags": batch.COMPACTED}, {"flags": 4}, {"records": 2},
+     {"records": 0}, {"payload_length": 10}, {"raw_length": 10}, {"payload_crc": 1}, {"partition": 4},
+     {"leader_epoch": 1}, {"leader_epoch": 3}, {"span": 2}, {"span": 0}, {"base_offset": 39}, {"base_offset": 41},
+     {"raw_length": batch.RAW_BYTES_MAX + 1}, {"payload_length": 10, "raw_length": 10}],
+)  # fmt: skip
+def test_a_record_whose_header_says_anything_else_is_not_the_expected_one(fields):
+    raw, payload = sealed(batch.encode_columns(*FORMS[0]))
+    assert lone(raw, payload, 3, 2, 40, "t", 5) is not None
+    other = resealed(batch.HEADER.pack(*batch.parse(raw)._replace(**fields)))
+    assert lone(other, payload, 3, 2, 40, "t", 5) is None
+
+
+@given(st.integers(0, 95), st.integers(1, 255))
+def test_a_damaged_header_is_not_the_expected_one(at, mask):
+    raw, payload = sealed(batch.encode_columns(*FORMS[0]))
+    damaged = raw[:at] + bytes([raw[at] ^ mask]) + raw[at + 1 :]
+    assert lone(damaged, payload, 3, 2, 40, "t", 5) is None
+
+
+@given(st.integers(0, 7), st.integers(1, 255))
+def test_a_damaged_payload_is_not_the_expected_one(at, mask):
+    raw, payload = sealed(batch.encode_columns(*FORMS[0]))
+    damaged = payload[:at] + bytes([payload[at] ^ mask]) + payload[at + 1 :]
+    assert lone(raw, damaged, 3, 2, 40, "t", 5) is None
+
+
+@given(
+    st.sampled_from(FORMS) | st.tuples(column(st.integers(-2, 2)), column(ENTRIES), column(ENTRIES), column(HEADERS)),
+    st.sampled_from([1, 1, 2]), st.sampled_from([0, 0, 2, 1]), st.sampled_from([0, 0, 1]),
+    st.lists(st.tuples(st.integers(0, 91), st.integers(0, 255)), max_size=2), st.booleans(), st.integers(-1, 200),
+)  # fmt: skip
+def test_what_is_found_as_expected_is_whole_and_what_its_columns_say(columns, count, flags, codec, edits, seal, flip):
+    """Whatever a header claims, with a right checksum or without, and whatever befell the payload."""
+    raw, payload = sealed(batch.encode_columns(*columns), count=count, flags=flags, codec=codec)
+    edited = bytearray(raw)
+    for at, value in edits:
+        edited[at] = value
+    raw = resealed(bytes(edited)) if seal else bytes(edited)
+    if 0 <= flip < len(payload):
+        payload = payload[:flip] + bytes([payload[flip] ^ 1]) + payload[flip + 1 :]
+    header = batch.parse(raw)
+    found = lone(raw, payload, 3, 2, 40, "t", 5)
+    if found is not None:
+        assert batch.damage(raw, payload, header, 3, 40) == ""
+        assert (header.leader_epoch, header.next_offset) == (2, 41)
+        assert found == (RecordBatch("t", 5, header, payload).records()[0], header.append_time)
+        assert [found[0]] == by_columns(header, payload)

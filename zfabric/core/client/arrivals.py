@@ -7,15 +7,16 @@ consumer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfabric.core.client.pending import Pending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfabric.core.client.cursor import Cursor
     from zfabric.core.client.turns import Turns
-    from zfabric.model import Buffer, Record
-    from zfabric.wire.batch import BatchHeader
+    from zfabric.model import Record
 
 
 class Arrival(Pending[None]):
@@ -79,15 +80,15 @@ class Arrivals:
                 if arrival is not None:
                     arrival.resolve(None)
 
-    def hand(self, cursor: Cursor, header: BatchHeader, payload: Buffer) -> bool:
-        """Hand the batch that is next in a partition to whoever expects it, if it is a record; tells whether it did.
+    def hand(self, cursor: Cursor, frames: Sequence[Any]) -> bool:
+        """Hand a publication to whoever expects it, if it is the next record of its partition; tells whether it did.
 
         Whoever waits has found nothing to take, so there is nothing before it.
         """
         arrival = self._expected
         if arrival is None:
             return False
-        record = cursor.pass_on(header, payload)
+        record = cursor.pass_on(frames)
         if record is None:
             return False
         self._expected = None

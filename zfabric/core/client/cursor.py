@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfabric import errors
 from zfabric.core.client.routes import Place, log_of
-from zfabric.model import Buffer, Record
+from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader
 from zfabric.wire.metadata import PartitionPlace
-from zfabric.wire.received import RecordBatch, alone
+from zfabric.wire.received import RecordBatch, lone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,25 +192,30 @@ class Cursor:
             return None
         return None if batch.damage(raw, payload, header, self.id, self.expected) else header
 
-    def pass_on(self, header: BatchHeader, payload: Buffer) -> Record | None:
-        """Receive what :meth:`follows`, past the buffer, if it is a record that the application may have now.
+    def pass_on(self, frames: Sequence[Any]) -> Record | None:
+        """Receive a publication past the buffer, if it is the next record here, alone in its batch, as all before it.
 
-        The position stays before it: it moves when the application has it.
+        None of any other, of which nothing was received. The position stays before the record: it moves when the
+        application has it.
         """
-        if self._paused:
+        if not self._live or self._paused or not self.first[1] or len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
             return None
-        record = alone(self.topic, self.number, header, payload)
-        if record is not None:
-            self._advance(header)
+        _, raw, payload = frames
+        offset = self.expected
+        found = lone(raw, payload, self.id, self.epoch, offset, self.topic, self.number)
+        if found is None:
+            return None
+        record, append_time = found
+        self._advance(offset, offset + 1, self.epoch, append_time)
         return record
 
-    def _advance(self, header: BatchHeader) -> None:
+    def _advance(self, base_offset: int, end: int, epoch: int, append_time: int) -> None:
         """A batch was received."""
         self.untouched = False
-        self.seen = self.expected = end = header.base_offset + header.span
-        self.seen_ms = 0 if header.flags & COMPACTED else header.append_time
-        if header.leader_epoch != self.epoch or not self.first[1]:
-            self.epoch, self.first = header.leader_epoch, (header.base_offset, self.seen_ms)
+        self.seen = self.expected = end
+        self.seen_ms = append_time
+        if epoch != self.epoch or not self.first[1]:
+            self.epoch, self.first = epoch, (base_offset, append_time)
         self.end = max(self.end, end)
 
     def take_in(self, header: BatchHeader, payload: Any) -> None:
@@ -221,7 +226,8 @@ class Cursor:
         entry = RecordBatch(self.topic, self.number, header, payload, first)
         if first and header.flags & COMPACTED:
             entry.first = sum(1 for distance in entry.decoded().distances if distance < first)
-        self._advance(header)
+        append_time = 0 if header.flags & COMPACTED else header.append_time
+        self._advance(header.base_offset, header.next_offset, header.leader_epoch, append_time)
         if header.records > entry.first:
             self.buffer.append(entry)
             self._hold(header.payload_length + HEADER_BYTES)

@@ -75,6 +75,7 @@ class Feed(Chore):
         self.trusted = not client.scattered
         self._client = client
         self._consumer = consumer
+        self._arrivals = consumer.arrivals
         self._leader = leader
         self._session: int | None = None
         self._endpoint = ""
@@ -298,17 +299,18 @@ class Feed(Chore):
         cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is None or not self.trusted:
             return True
+        if self._arrivals.hand(cursor, frames):
+            return self.heard(cursor, now)
         header = cursor.follows(frames)
         if header is None:
             return self._published_else(cursor, frames, now)
         consumer = self._consumer
-        if not consumer.arrivals.hand(cursor, header, frames[2]):
-            if cursor.buffered >= consumer.buffer_bytes or consumer.full:
-                self.subscribe(cursor, on=False)
-                cursor.live = False
-                return False
-            cursor.take_in(header, frames[2])
-            consumer.wake()
+        if cursor.buffered >= consumer.buffer_bytes or consumer.full:
+            self.subscribe(cursor, on=False)
+            cursor.live = False
+            return False
+        cursor.take_in(header, frames[2])
+        consumer.wake()
         return self.heard(cursor, now)
 
     def _published_else(self, cursor: Cursor, frames: Sequence[Any], now: int) -> bool:
