@@ -2,8 +2,8 @@
 
 The way is application, own leader (which commits), the other application; the leader of the one that hears has no part
 in it. Leaders are processes of their own, or threads of the applications. The floor is a PUB in the one process and a
-SUB in the other, over TCP; beside it stands one with the least that a memory topic does for a record (``least.py``), bare and behind such calls as
-applications make.
+SUB in the other, over TCP; beside it stands one with the least that a memory topic does for a record (``least.py``),
+bare and behind such calls as applications make.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def hearing(send: Callable[[bytes], object], *arguments: object) -> Iterator[Hea
 
 
 def over_sockets(kind: str, count: int, rate: float) -> dict[str, float]:
-    """Measure one hop: ``bare``, with the ``least`` that a memory topic does for a record, or that as it is ``called``."""
+    """Measure one hop: ``bare``, with the ``least`` of a memory topic, or with that behind calls: ``called``."""
     import zmq
 
     from benchmark.least import Producer, Publisher
