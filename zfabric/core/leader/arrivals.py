@@ -35,7 +35,7 @@ class Arrivals:
         config, log = partition.config, partition.log
         counters = self._counters
         if isinstance(log, MemoryLog) or ("delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes):
-            counters.trimmed += log.trim(config, wall_ms, TRIM_WITH_APPEND, txn)
+            counters.trimmed += log.trim(config, wall_ms - partition.behind_ms, TRIM_WITH_APPEND, txn)
         counters.batches_in += 1
         counters.records_in += header.records
         counters.bytes_in += header.payload_length + batch.HEADER_BYTES

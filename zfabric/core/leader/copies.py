@@ -14,7 +14,8 @@ step, and it begins again at the origin's start, as the origin's own readers do.
 What groups have committed is merged (``groups.py``). Since their members read elsewhere too, it may be beyond the end
 of a copy that is behind.
 
-Copies are trimmed, compacted and published like all partitions here, by the topic's configuration here.
+Copies are trimmed, compacted and published like all partitions here, by the topic's configuration here, and by the
+origin's clock where that is wrong (``aging.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zfabric import errors
-from zfabric.core.leader import groups, keys, lineage
+from zfabric.core.leader import aging, groups, lineage
 from zfabric.core.leader.assigned import Assigned
 from zfabric.core.leader.cutting import cut
 from zfabric.core.leader.damage import Damage, Patch
@@ -171,6 +172,7 @@ class Copies:
                     continue
                 if put is not None:
                     appended.append(put)
+                    self._age(put, wall_ms, txn)
                     changed[entry.partition] = partition
                     self.problems.pop(entry.partition, None)
         for patch in body.mend if room else ():
@@ -287,21 +289,28 @@ class Copies:
         if partition_id not in self._assigned.kept:
             return
         self.heard[partition_id] = heard
-        stored_ms = self._stored_ms(partition_id, txn)
-        if not stored_ms or heard.wall_ms - stored_ms > HEARD_STEP_MS:
-            txn.put(keys.heard(partition_id), keys.U64.pack(heard.wall_ms))
+        stored = aging.load(partition_id, txn)
+        if not stored.heard_ms or heard.wall_ms - stored.heard_ms > HEARD_STEP_MS:
+            aging.store(partition_id, stored._replace(heard_ms=heard.wall_ms), txn)
             self.must_sync = True
+
+    def _age(self, put: Appended, wall_ms: int, txn: Transaction) -> None:
+        """Count ages in a copy by the clock of its origin, as a batch tells that was not compacted since."""
+        partition, header = put.partition, put.header
+        behind_ms = aging.behind(header.append_time, wall_ms, partition.config)
+        if behind_ms == partition.behind_ms or header.flags & COMPACTED:
+            return
+        partition.behind_ms = behind_ms
+        stored = aging.load(partition.id, txn)
+        if not behind_ms or abs(behind_ms - stored.behind_ms) > aging.STEP_MS:
+            aging.store(partition.id, stored._replace(behind_ms=behind_ms), txn)
 
     def last_heard(self, partition_id: int, txn: Transaction) -> int:
         """Return when a copy's origin was heard of last (ms since 1970), to an hour after a restart; 0 if never."""
         heard = self.heard.get(partition_id)
         if heard is not None:
             return heard.wall_ms
-        return self._stored_ms(partition_id, txn)
-
-    def _stored_ms(self, partition_id: int, txn: Transaction) -> int:
-        row = txn.get(keys.heard(partition_id))
-        return int(keys.U64.unpack(row)[0]) if row is not None and len(row) == keys.U64.size else 0
+        return aging.load(partition_id, txn).heard_ms
 
     def _is_expired(self, partition_id: int, wall_ms: int, txn: Transaction) -> bool:
         """Tell whether a copy may go: its origin silent for so long, and nothing in it that somebody has yet to read.

@@ -43,6 +43,7 @@ _TABLE_ID = struct.Struct(">cI")
 _TABLE_ID_U64 = struct.Struct(">cIQ")
 _TABLE_ID_U32 = struct.Struct(">cII")
 U64 = struct.Struct(">Q")
+AGING = struct.Struct(">Qq")
 
 MAX_U64 = (1 << 64) - 1
 

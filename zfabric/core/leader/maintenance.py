@@ -95,14 +95,15 @@ class Maintenance:
         """Do one step of retention, compaction and expiry; tells whether more is waiting."""
         partition = self._assigned.partition(partition_id, txn)
         config, log = partition.config, partition.log
-        removed = log.trim(config, wall_ms, TRIM_STEP, txn) if "delete" in config.cleanup else 0
+        age_ms = wall_ms - partition.behind_ms  # Now, by the clock that has stamped what is here.
+        removed = log.trim(config, age_ms, TRIM_STEP, txn) if "delete" in config.cleanup else 0
         self._counters.trimmed += removed
         busy = removed == TRIM_STEP
         if removed:
             self._note(partition)
         if isinstance(log, StoredLog):
-            if partition.wants_compaction(wall_ms, self._settings.compact_after_ms, txn):
-                busy |= partition.compact(wall_ms, COMPACT_STEP_BYTES, txn)
+            if partition.wants_compaction(age_ms, self._settings.compact_after_ms, txn):
+                busy |= partition.compact(age_ms, COMPACT_STEP_BYTES, txn)
                 self._counters.errors += partition.damaged
                 self._note(partition)
             if self._expire(partition, wall_ms, txn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfabric import errors
+from zfabric.core.leader import aging
 from zfabric.core.leader.compaction import Compactor, due, overdue
 from zfabric.core.leader.log import MemoryLog, StoredLog, load_state
 from zfabric.core.leader.producers import ProducerTable
@@ -27,10 +28,12 @@ class Partition:
         compactor: the pass of compaction under way. damaged: the last one ended at a damaged batch.
         groups, tombstones: how many groups have committed here, and were deleted; -1 while they are not counted.
         tidy_due_ms: when to look for tombstones that have expired.
+        behind_ms: by how much the clock is behind that has stamped what is here: of a copy's origin; see ``aging.py``.
         published: end offset of the last batch or HEAD that was published; head_due_ns: when to publish a HEAD, or 0.
     """
 
     __slots__ = (
+        "behind_ms",
         "compactor",
         "config",
         "damaged",
@@ -60,6 +63,7 @@ class Partition:
         self.producers = ProducerTable(id, state.producers, stored=not memory)
         self.groups = self.tombstones = -1
         self.tidy_due_ms = 0
+        self.behind_ms = 0 if memory else aging.load(id, txn).behind_ms
         self.compactor: Compactor | None = None
         self.damaged = False
         self.head_due_ns = 0
