@@ -36,8 +36,8 @@ class ZFabricError(Exception):
     template: ClassVar[str] = "{message}"
     defaults: ClassVar[dict[str, Value]] = {}
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
         code = cls.__dict__.get("code")
         if code is None or cls.__module__.startswith(_OURS):
             return

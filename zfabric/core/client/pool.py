@@ -307,8 +307,8 @@ class Pool:
         card = fitting[0].card
         where = f"{card.endpoint} of host {card.host!r}"
         detail = f"{len(fitting)} are known, as {where}, and none of them could be reached or had room"
-        if errand.instance:
-            detail = f"it is known, as {where}, and could not be reached or had no room"
+        if len(fitting) == 1:
+            detail = f"one is known, as {where}, and could not be reached or had no room"
         if all(channel.near and channel.card.endpoint.startswith(_LOCAL) for channel in fitting):
             detail += "; that is reached from its own host only, so let it connect to the fabric by an outer address"
         return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
