@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 
 def next_deadline(client: Client) -> int | None:
-    """Return when a client wants its tick; nobody in it may want one earlier than its agenda knows of."""
+    """Return when a client wants its tick; nobody in it may want one earlier than it knows of."""
     told_ns = client.next_deadline()
     check(client.requests)
+    for producer in client.producers:
+        for route in producer.sender.routes.values():
+            forgotten = [box.number for box in route.outboxes if not (box.idle or box in producer.sender.busy)]
+            assert not forgotten, f"partitions {forgotten} of {route.topic!r} hold something, and nobody looks at them"
     for reader in client.readers:
         for chore in reader.chores():
             _compare(chore, reader.topic)

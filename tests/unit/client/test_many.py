@@ -181,6 +181,21 @@ def test_a_record_of_one_consumer_costs_no_look_at_the_others_and_nor_does_what_
     assert calls_of(lambda: (wire.client.tick(due), wire.client.next_deadline())) < 200
 
 
+def test_a_record_for_one_partition_costs_its_producer_no_look_at_the_others():
+    wire = many(1_000)
+    producer = wire.producer()
+    wire.send(producer, partition=1)
+    wire.send(producer, partition=7)
+    first, second = wire.step() or [command for _, command in wire.sent[-2:]]
+    assert calls_of(lambda: (wire.client.next_deadline(), wire.client.tick(wire.now), producer.flush(wire.now))) < 100
+    wire.accept(first)
+    wire.fail(second, errors.RecordTooLarge(size=9, topic="t", limit=1))
+    assert (producer.used, producer.next_deadline()) == (0, None)
+    wire.send(producer, partition=1)  # The other one waits for nothing, though it was refused.
+    deadline = producer.next_deadline()
+    assert deadline is None or deadline > wire.now + SECOND
+
+
 def test_what_is_taken_of_one_leader_makes_room_for_what_another_is_asked_for():
     wire = Wire(2, topics={"t": (1, [1, 2], TopicConfig())})
     consumer = wire.consumer()

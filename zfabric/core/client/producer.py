@@ -276,6 +276,7 @@ class Producer:
         # Nothing is refused from here on: half a record in an open batch would damage all of it.
         batch = outbox.open
         if batch is None:
+            self.sender.busy[outbox] = route
             batch = outbox.open = OutBatch(topic, outbox.shown, now, wall)
             batch.delta_until_ns = (now // 1_000_000 + 1) * 1_000_000
             ledger.add(batch, now)
@@ -348,6 +349,7 @@ class Producer:
         batch.size = size + RECORD_OVERHEAD * batch.count
         self._ledger.add(batch, now)
         self._ledger.used += batch.size
+        self.sender.busy[outbox] = route
         outbox.open = batch
         self.sender.close(route, outbox)
         self.sender.advance(route, outbox, now)
@@ -382,6 +384,7 @@ class Producer:
             self.sender.close(route, outbox)
             batch = None
         if batch is None:
+            self.sender.busy[outbox] = route
             batch = outbox.open = OutBatch(topic, outbox.shown, now, self._client.wall_ms(now))
             batch.eager, batch.sequences = True, []
             self._ledger.add(batch, now)

@@ -64,7 +64,8 @@ class Sender:
         identity: 64-bit producer id. named: ask leaders for the epoch.
 
     Attributes:
-        routes: topics by name. sent_ns: when something was sent last; before the first time, ``never_ns``.
+        routes: topics by name. busy: of all partitions those that hold anything, and some that did a moment ago.
+        sent_ns: when something was sent last; before the first time, ``never_ns``.
         sent_bytes: handed to sessions so far, repeats included.
     """
 
@@ -74,6 +75,7 @@ class Sender:
         self.identity = identity
         self.named = named
         self.routes: dict[str, Route] = {}
+        self.busy: dict[Outbox, Route] = {}
         self.sent_ns = never_ns
         self.sent_bytes = 0
         self._client = client
@@ -88,37 +90,38 @@ class Sender:
 
     def next_deadline(self) -> int | None:
         """When :meth:`tick` is wanted next (monotonic ns), for what was refused or lingers."""
-        deadlines = []
+        deadlines, idle = [], []
         linger = self._settings.linger_ns
-        for route in self.routes.values():
-            for outbox in route.outboxes:
-                if outbox.retry_at_ns is not None:
-                    if outbox.beginning is None and all(batch.rejected for batch in outbox.under_way):
-                        deadlines.append(outbox.retry_at_ns)
-                elif (
-                    linger
-                    and outbox.open is not None
-                    and (outbox.begun or not self.named)
-                    and not outbox.sealed
-                    and len(outbox.under_way) < self._settings.in_flight_max
-                ):
-                    deadlines.append(outbox.open.created_ns + linger)
+        for outbox in self.busy:
+            if outbox.open is None and not outbox.under_way and not outbox.sealed:
+                idle.append(outbox)
+            elif outbox.retry_at_ns is not None:
+                if outbox.beginning is None and all(batch.rejected for batch in outbox.under_way):
+                    deadlines.append(outbox.retry_at_ns)
+            elif (
+                linger
+                and outbox.open is not None
+                and (outbox.begun or not self.named)
+                and not outbox.sealed
+                and len(outbox.under_way) < self._settings.in_flight_max
+            ):
+                deadlines.append(outbox.open.created_ns + linger)
+        for outbox in idle:
+            del self.busy[outbox]
         return min(deadlines, default=None)
 
     def tick(self, now: int) -> None:
         """Send what has lingered, may be tried again, or had waited for what expired."""
-        for route in self.routes.values():
-            for outbox in route.outboxes:
-                if outbox.open is not None or outbox.sealed or outbox.under_way:
-                    self.advance(route, outbox, now)
+        for outbox, route in list(self.busy.items()):
+            if not outbox.idle:
+                self.advance(route, outbox, now)
 
     def flush(self, now: int) -> None:
         """Send what is open."""
-        for route in self.routes.values():
-            for outbox in route.outboxes:
-                if outbox.open is not None:
-                    self.close(route, outbox)
-                self.advance(route, outbox, now)
+        for outbox, route in list(self.busy.items()):
+            if outbox.open is not None:
+                self.close(route, outbox)
+            self.advance(route, outbox, now)
 
     def close(self, route: Route, outbox: Outbox) -> None:
         """Close the open batch; keyless records go to the next partition from here on."""
@@ -195,9 +198,8 @@ class Sender:
 
     def forget_expired(self) -> None:
         """Settle the batches whose time is up and that nothing waits behind."""
-        for route in self.routes.values():
-            for outbox in route.outboxes:
-                self._forget_expired(route, outbox)
+        for outbox, route in list(self.busy.items()):
+            self._forget_expired(route, outbox)
 
     def _give_up_behind(self, outbox: Outbox, error: Exception | None) -> None:
         """A batch with the application's sequences was given up: those behind it would jump over it."""
@@ -289,6 +291,7 @@ class Sender:
     def _send_lone(self, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
         """Send a batch the usual way. If it was taken by express, which nobody may know, its leader knows it again."""
         outbox.express = None
+        self.busy[outbox] = route
         outbox.under_way.append(batch)
         route.under_way += 1
         self._turn_to_next(route, outbox)
