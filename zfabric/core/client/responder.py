@@ -485,7 +485,7 @@ class Responder:
         if self._rounds.due_ns <= now:
             late, callers, everybody = self._rounds.make(self.jobs.values(), now)
             for job in late:
-                self.counts["expired"] += not job.cancelled
+                self.counts["expired"] += 1
                 self._abandon(job)
             for peer in self._peers if everybody else callers:
                 self._send(peer, calls.pong(0, self.card.instance, draining=self._draining))

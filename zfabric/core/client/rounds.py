@@ -50,6 +50,8 @@ class Rounds:
         if self._look_ns <= now:
             self._look_ns = now + LOOK_NS
             for job in jobs:
+                if job.cancelled:  # Once: who cleans up after a cancellation is not disturbed by another.
+                    continue
                 if job.deadline_ns is not None and job.deadline_ns <= now:
                     late.append(job)
                 elif job.seen:
