@@ -173,3 +173,18 @@ def test_a_peer_that_has_just_started_lists_what_others_have_and_one_that_is_alo
         before = simulation.now
         assert fabric.topics.list() == []
         assert simulation.now - before < 0.5
+
+
+def test_topics_of_others_are_found_one_after_another_without_a_pause_between_them(simulation):
+    """To send to many of them for the first time takes a question and the making of each."""
+    first, second = (simulation.connect(f"p{number}", peer=number) for number in range(2))
+    names = [f"t{number}" for number in range(40)]
+    for name in names:
+        first.topics.create(name)
+    simulation.advance(10.0)
+    with second.producer() as producer:
+        producer.send(names[0], b"x").result(30.0)
+        before = simulation.now
+        for name in names[1:]:
+            producer.send(name, b"x").result(30.0)
+        assert simulation.now - before < 1.0

@@ -133,7 +133,7 @@ class Origins:
             fresh = self._client.members.fresh(now, opening.settled_ns)
             fresh.on_done(lambda: self._refreshed(opening))
             for origin in list(self._origins.values()):
-                self._wish(origin, now)
+                self._wish(origin, now, topic)
             self._settle(now)
         return opening.pending
 
@@ -336,11 +336,14 @@ class Origins:
         if endpoint:
             requests.be_patient(endpoint, away=not here)
 
-    def _wish(self, origin: Origin, now: int) -> None:
-        """Ask an origin as soon as that may be, if there is something to ask."""
-        if self._names(origin):
+    def _wish(self, origin: Origin, now: int, topic: str = "") -> None:
+        """Ask an origin as soon as that may be, if there is something to ask; at once for a ``topic`` that is new."""
+        names = self._names(origin)
+        if names:
             if origin.retry_ns <= now:
                 self._ask(origin, now)
+            elif topic in names and origin.pause_ns == PAUSE_NS and origin.asked is None:
+                self._ask(origin, now, [topic])  # It answers, and has yet to be asked for this one.
             else:
                 self._schedule(origin, origin.retry_ns)
 
@@ -363,9 +366,9 @@ class Origins:
         keepers = [origin.topics.get(topic) for origin in there if topic in origin.keeps]
         return frozenset() if len(there) <= DIRECT_MAX else covered(keepers)
 
-    def _ask(self, origin: Origin, now: int) -> None:
-        """Ask an origin for what it has of the topics that are read."""
-        names = self._names(origin)
+    def _ask(self, origin: Origin, now: int, some: list[str] | None = None) -> None:
+        """Ask an origin for what it has of the topics that are read, or of some of them."""
+        names = some or self._names(origin)
         origin.due_ns = None
         if origin.asked is not None or not names or not origin.endpoint:
             return
