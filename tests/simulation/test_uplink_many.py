@@ -49,7 +49,7 @@ def test_connections_and_questions_do_not_grow_with_the_origins(source, hub):
     ship(uplink, ORIGINS)
     assert hub.topics.describe("t").partitions[0].end_offset == ORIGINS
     requests = source._core.requests
-    assert len(source._core._by_session) == 1
+    assert len(source._core._sources) == 1
     assert len(requests.sessions) <= 2
     assert len(hub._core.requests.sessions) == 1
     asked = []
@@ -61,7 +61,7 @@ def test_connections_and_questions_do_not_grow_with_the_origins(source, hub):
     # A look for topics every five seconds, for members every second, and for what was missed every four.
     assert len(asked) < 200
     uplink.close()
-    assert source._core._by_session == {}
+    assert source._core._sources == {}
 
 
 def test_one_that_is_damaged_holds_up_no_other_and_all_is_committed_together(keeper, source, hub):
