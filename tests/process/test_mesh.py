@@ -183,13 +183,19 @@ def test_a_flood_of_gossip_does_not_starve_clients(mesh):
         attacker.close(linger=0)
 
 
-def test_large_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_clients(mesh):
-    """Each costs what a hundred small ones do: when all that fit a turn were taken, each call took over a second."""
+@pytest.mark.parametrize(("large", "most"), [(True, 50), (False, 150)])
+def test_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_clients(mesh, large, most):
+    """A large one costs what a hundred small ones do: when all that fit a turn were taken, a call took over a second.
+
+    A small one may cost 0.3 ms where there are many members: when 256 were taken, a call took 0.1 s.
+    """
     victim = mesh("0")
     me = gossip.Member(b"\7" * 16, 5, 1, gossip.Status.ALIVE, "tcp://127.0.0.1:9")
     others = [msgspec.structs.replace(me, id=number.to_bytes(16, "big")) for number in range(1, 1_001)]
     body = gossip.State(0, me, 1, [], False, [msgspec.Raw(gossip.encode(other)) for other in others])
     frame = Codec("m").write(gossip.Type.STATE, me.id, 5, 1, body)
+    if not large:
+        frame = Codec("m").write(gossip.Type.PING, me.id, 5, 1, gossip.Ping(5, b"\1" * 16, []))
     stopped = threading.Event()
 
     def flood():
@@ -208,7 +214,7 @@ def test_large_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_c
         finally:
             stopped.set()
         flooding.result()
-    assert min(later - earlier for earlier, later in pairwise(counts)) < 50, "between two calls of a client"
+    assert min(later - earlier for earlier, later in pairwise(counts)) < most, "between two calls of a client"
     assert victim.states() == {victim.endpoint: "alive"}
 
 

@@ -56,6 +56,8 @@ GOSSIP: Final = b"zg"
 """First bytes of a frame of gossip (``wire/gossip.py``, which a leader without a mesh does not use)."""
 GOSSIP_COST: Final = 64
 """A byte of gossip counts as so many of a turn's, since all of it is decoded: a STATE of 64 KiB took 2.5 ms."""
+GOSSIP_LEAST: Final = 8_192
+"""A frame of gossip counts as at least so many bytes: 32 in a turn, as each may take 0.3 ms."""
 
 
 def _received(router: zmq.Socket[bytes], *, look: bool) -> list[Any]:
@@ -329,7 +331,7 @@ class Loop:
         if self._gossip is not None and len(parts) == 2 and bytes(first[:2]) == GOSSIP:
             del self._peers[peer]
             self._gossip.receive(peer, first, partial(sockets.address_of, parts[1]), now)
-            return GOSSIP_COST * len(first)
+            return GOSSIP_COST * max(GOSSIP_LEAST, len(first))
         self._leader.counters.errors += 1
         request = messages.request_id(first)
         if request:

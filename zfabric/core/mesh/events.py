@@ -43,7 +43,7 @@ class Counters:
         incarnations_refused: claims with an incarnation far above the known one.
         collisions: claims of an id that another process bears.
         news_dropped: from a full queue. events_dropped: that nobody took. relays_refused: probes for others not done.
-        put_off: comparisons, since too much was told within a second.
+        put_off: comparisons, since too much was told lately.
         probes, probes_failed: rounds. refutations: of claims about this member. pauses: wake-ups that came too late.
     """
 

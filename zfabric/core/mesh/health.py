@@ -47,21 +47,23 @@ class Awareness:
 STRANGERS_MAX: Final = 100
 """Strangers that are answered in a second: each costs a connection to wherever it says that it is."""
 
-STATED_MAX: Final = 200_000
-"""Members that are looked through and told in a second for those who compare tables: about a third of a core."""
+STATED_MAX: Final = 20_000
+"""Members that are looked through and told in a tenth of a second for those who compare tables: a third of a core."""
+STATED_NS: Final = SECOND // 10
 
 
 class Allowance:
-    """So many in each second, and no more: what others can make this member do."""
+    """So many in each second, or another span (ns), and no more: what others can make this member do."""
 
-    def __init__(self, most: int = STRANGERS_MAX) -> None:
+    def __init__(self, most: int = STRANGERS_MAX, span_ns: int = SECOND) -> None:
         self._most = most
+        self._span_ns = span_ns
         self._began = 0
         self._done = 0
 
     def allow(self, now: int, cost: int = 1) -> bool:
         """Tell whether one more may be done at ``now`` (monotonic ns), and count it for ``cost``."""
-        if now - self._began >= SECOND:
+        if now - self._began >= self._span_ns:
             self._began, self._done = now, 0
         allowed = self._done < self._most
         self._done += cost

@@ -11,7 +11,7 @@ from zfabric.core.effects import Datagram
 from zfabric.core.mesh.antientropy import Exchanges, state_frames
 from zfabric.core.mesh.dissemination import Queue, transmit_limit
 from zfabric.core.mesh.events import Counters
-from zfabric.core.mesh.health import STATED_MAX, Allowance
+from zfabric.core.mesh.health import STATED_MAX, STATED_NS, Allowance
 from zfabric.core.mesh.table import Table
 from zfabric.core.mesh.timers import Timers
 from zfabric.settings import MeshSettings
@@ -50,7 +50,7 @@ class Voice:
         self._counters = counters
         self._settings = settings
         self._random = random
-        self._stated = Allowance(STATED_MAX)
+        self._stated = Allowance(STATED_MAX, STATED_NS)
         self._number = 0
         self._gossip_at = 0
         self._gossip_last = now - settings.gossip_interval_ns
@@ -109,7 +109,7 @@ class Voice:
     ) -> None:  # fmt: skip
         """Send what is known of some buckets; see :func:`~zfabric.core.mesh.antientropy.state_frames`.
 
-        A small question can ask for a megabyte. Where too much was told within a second, the answer is to ask again.
+        A small question can ask for a megabyte. Where too much was told lately, the answer is to ask again.
         """
         size = len(self._table) * (2 if numbers else 1)
         if not self._stated.allow(now, size):
