@@ -254,11 +254,11 @@ class Pump:
             if message is None:
                 return self._readable(((fd, 0),))
             session, frames = message
-            began_ns, self.stepped_ns = now, time.monotonic_ns()
-            core.receive(session, frames, self.stepped_ns)
+            self.stepped_ns = came_ns = time.monotonic_ns()
+            core.receive(session, frames, came_ns)
             if pending.done and not core.restless:
-                if slept and watching is not None:
-                    watching.took(self.stepped_ns - began_ns)
+                if watching is not None and slept:
+                    watching.took(came_ns - now)
                 return None if slept or not all_there else ()
         return ()
 
