@@ -413,7 +413,7 @@ def take_what_was_lost_for_unsent(patch):
     patch(Caller, "_repeat_lost", wrong)
 
 
-@planted("wrong-reply", "freeze", weather=Weather(spikes=0.01))
+@planted("wrong-reply", weather=Weather(delay=0.05))
 def take_the_next_reply_for_ones_own(patch):
     received = Caller.received
 
