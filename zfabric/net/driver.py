@@ -167,7 +167,7 @@ class Driver:
         if what is Change.LOST:
             core.lost(session, now)
         elif what is Change.CONNECTED:
-            if self.ports.has_near:
+            if self.ports.drives_near:
                 core.requests.express = self.ports.express
             core.connected(session, now)
         elif isinstance(what, str):

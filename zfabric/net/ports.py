@@ -342,9 +342,9 @@ class Ports:
         return None if session is None or not self.drives else session.leader.express(session, partition_id)
 
     @property
-    def has_near(self) -> bool:
-        """Whether a session leads to a leader of this process."""
-        return bool(self._near)
+    def drives_near(self) -> bool:
+        """Whether a session leads to a leader of this process, whose turns may be taken here."""
+        return self.drives and bool(self._near)
 
     def prefer_near(self) -> None:
         """Lose the sessions over sockets to leaders that have turned out to be in this process."""
