@@ -218,6 +218,7 @@ def test_bits_that_flip_on_an_origins_disk_are_put_back_from_its_keeper_once_a_r
     nodes.append(keeper)
     options = ("--keeper", place) if dials else (*mesh, "--seed", place)
     origin, where = served(tmp_path / "o", *options)
+    nodes.append(origin)
     with zfabric.connect(f"zf://{where}", timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
         fabric.topics.create("sensor.x", replicas=2)
         for number in range(20):
