@@ -35,8 +35,8 @@ SUB                                    the process (``Assertion failed: !_io_err
                                        is behind a SUB is found out by the DEALER to the same leader, and by TCP.
                                        **No option helps against a probe that is received**: the same assertion fails
                                        when one is in the last 8 KiB that were read of a connection that was reset
-                                       behind a full queue. That is rare by chance, and certain where somebody means it
-                                       (ten of ten times), at any socket that listens. A TTL sent by clients, instead of
+                                       behind a full queue. That is rare by chance, and nearly certain where it is meant
+                                       (8 of 8 times), at any socket that listens. A TTL sent by clients, instead of
                                        a leader's probes, would miss most frozen ones: any message ends it.
 TCP_KEEPALIVE      4 s, 3 times 1 s    Of those: whoever is cut off is noticed though nothing is sent to it, by the
                                        kernel, which needs no timers of libzmq's.
