@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.wire import MS, SECOND, Wire
+from tests.unit.client.wire import MS, SECOND, Wire, attempt
 from zfabric import errors
 from zfabric.core.effects import Publish, Reply
 from zfabric.core.leader.leader import Leader
@@ -107,18 +107,7 @@ class Side:
             self.wire.step()
 
     def send(self, topic, value, key=None):
-        now = self.wire.now
-        try:
-            if key is None:
-                delivery = self.producer.append(topic, value, now)
-            else:
-                delivery = self.producer.send(topic, value, key, None, None, None, None, None, now)
-        except errors.ZFabricError as error:
-            return str(error)
-        if delivery is None:
-            return "blocked"
-        self.deliveries.append(delivery)
-        return delivery.index
+        return attempt(self.producer, self.deliveries, topic, value, self.wire.now, short=True, key=key)
 
     def do(self, what, topic, number):
         wire, said = self.wire, None

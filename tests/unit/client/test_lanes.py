@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.wire import MS, SECOND, Wire
+from tests.unit.client.wire import MS, SECOND, Wire, attempt
 from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import batch
@@ -49,18 +49,8 @@ class Side:
         self.accepted = 0
 
     def send(self, topic, value, key=None, headers=None):
-        now = self.wire.now
-        try:
-            if self.short and key is None and headers is None:
-                delivery = self.producer.append(topic, value, now)
-            else:
-                delivery = self.producer.send(topic, value, key, headers, None, None, None, None, now)
-        except errors.ZFabricError as error:
-            return str(error)
-        if delivery is None:
-            return "blocked"
-        self.deliveries.append(delivery)
-        return delivery.index
+        now, short = self.wire.now, self.short
+        return attempt(self.producer, self.deliveries, topic, value, now, short=short, key=key, headers=headers)
 
     def do(self, what, topic, number):
         wire, said = self.wire, None

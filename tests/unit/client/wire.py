@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from zfabric import errors
 from zfabric.core import effects
 from zfabric.core.client.client import Client
 from zfabric.core.client.consumer import Consumer
@@ -234,3 +235,18 @@ def published(partition, base, values):
 def head(partition, end):
     """Return the frames of a HEAD beacon."""
     return [messages.PARTITION.pack(partition), messages.HEAD.pack(end, 1)]
+
+
+def attempt(producer, deliveries, topic, value, now, *, short, key=None, headers=None):
+    """Send a record, by the short way or the long one; returns its number in the batch, or what is said."""
+    try:
+        if short and key is None and headers is None:
+            delivery = producer.append(topic, value, now)
+        else:
+            delivery = producer.send(topic, value, key, headers, None, None, None, None, now)
+    except errors.ZFabricError as error:
+        return str(error)
+    if delivery is None:
+        return "blocked"
+    deliveries.append(delivery)
+    return delivery.index
