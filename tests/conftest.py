@@ -1,11 +1,25 @@
-"""What holds for all tests that draw their examples: none has a time limit of its own, as the machine may be busy.
+"""What holds for all tests.
 
-Hypothesis's 200 ms for an example would fail a test by chance wherever others use the same cores.
+None that draws its examples has a time limit of its own, as the machine may be busy: hypothesis's 200 ms for an example
+would fail a test by chance wherever others use the same cores.
 """
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Let processes of this test not be measured for coverage.
+
+    That takes memory and modules in them, and keeps a lock for ever where an exception of a signal handler strikes it.
+    """
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)

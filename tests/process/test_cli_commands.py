@@ -87,6 +87,7 @@ def values(fabric, topic, count):
 # top and status.
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_top_shows_what_goes_in_and_out(fabric, topic):
     with running(fabric, "top", "--json", "--interval", "0.2") as top, fabric.consumer(topic) as consumer:
         with fabric.producer() as producer:
@@ -116,6 +117,7 @@ def test_top_in_a_pipe_prints_a_frame_a_refresh(fabric, topic):
     assert topic.encode() not in few.stdout
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_top_on_a_terminal_shows_something_before_the_first_interval_is_over(fabric):
     screen, terminal = pty.openpty()
     with running(fabric, "top", "--interval", "3600", stdout=terminal) as top:
@@ -128,6 +130,7 @@ def test_top_on_a_terminal_shows_something_before_the_first_interval_is_over(fab
     os.close(screen)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_top_follows_a_leader_that_is_started_again(tmp_path):
     with testing.temporary_fabric(str(tmp_path / "data")) as fabric:
         fabric.topics.create("t")
@@ -143,6 +146,7 @@ def test_top_follows_a_leader_that_is_started_again(tmp_path):
             assert end(top, signal.SIGTERM) == (143, b"")
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.timeout(120)
 def test_top_shows_a_node_that_goes_away_and_comes_back(tmp_path):
     url = f"zf://127.0.0.1:{free_port()}"
@@ -260,6 +264,7 @@ def test_a_followed_pipe_is_sent_line_by_line(fabric, topic):
             assert [record.value for record in consumer.poll(timeout=20.0)] == [line]
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_produce_says_what_became_of_its_lines_when_it_is_ended(fabric, topic, number, status):
     with running(fabric, "produce", topic, stdin=subprocess.PIPE) as produce:
@@ -304,6 +309,7 @@ def test_bench_measures_and_leaves_nothing_behind(fabric):
     assert (shown.returncode, shown.stdout.count(b"send_many"), b"p99.9" in shown.stdout) == (0, 1, True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_bench_deletes_its_topic(fabric, number, status):
     def mine():
@@ -391,6 +397,7 @@ def test_consume_notices_that_nobody_reads_though_there_is_nothing_to_write(fabr
         assert (consume.wait(timeout=30), consume.stderr.read()) == (0, b"")
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_consume_quietly_and_keep_what_was_committed(fabric, topic, number, status):
     run(fabric, "produce", topic, stdin=b"one\ntwo\n")
@@ -445,6 +452,7 @@ def test_every_command_is_in_the_list_of_json():
     assert {path for path in leaves(command) if path[0] not in ELSEWHERE} - {("completion",)} == set(JSON)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("path", JSON, ids=" ".join)
 def test_json_output_parses(fabric, topic, path, tmp_path):
     words = {"TOPIC": topic, "TOPIC-2": f"{topic}-2", "GROUP": f"{topic}-g", "NEW": str(tmp_path / "new")}

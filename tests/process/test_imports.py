@@ -60,11 +60,7 @@ sys.exit(status)
 """
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch):
-    """What measures the coverage of processes would be found in them."""
-    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def heavy(modules):

@@ -218,10 +218,9 @@ def test_frames_of_a_stranger_are_taken_a_few_at_a_time_between_those_of_clients
     assert victim.states() == {victim.endpoint: "alive"}
 
 
-def test_one_that_has_come_in_and_makes_up_members_hurts_nobody(mesh, monkeypatch):
+@pytest.mark.usefixtures("unmeasured")
+def test_one_that_has_come_in_and_makes_up_members_hurts_nobody(mesh):
     """Twenty thousand with a kilobyte each, and claims about others: bounded, counted, and refuted."""
-    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)  # What measures the coverage of a process takes memory in it.
     victim = mesh("0")
     other = mesh("1", seeds=[victim])
     assert agree([victim, other])
@@ -270,9 +269,8 @@ def test_one_that_has_come_in_and_makes_up_members_hurts_nobody(mesh, monkeypatc
         victim.fabric.topics.create("u")  # And it serves its clients.
 
 
-def test_twenty_members_find_each_other_through_one(mesh, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)  # What measures the coverage of a process takes memory in it.
+@pytest.mark.usefixtures("unmeasured")
+def test_twenty_members_find_each_other_through_one(mesh):
     first = mesh("0")
     with ThreadPoolExecutor(2) as pool:
         others = list(pool.map(lambda number: mesh(str(number), seeds=[first]), range(1, 20)))
@@ -354,6 +352,7 @@ def peers(member, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_command_line_shows_the_mesh_and_follows_it(mesh):
     first = mesh("0", zone="here")
     second = mesh("1", seeds=[first])

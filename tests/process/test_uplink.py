@@ -84,6 +84,7 @@ def test_once_ships_what_is_there_and_says_so(fabrics, urls):
     assert b"0 records shipped" in run(*urls, "--topic", "sensor.*", "--prefix", "site1.", "--once").stderr
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
     source, _ = fabrics
     origin = source.ask(Type.METADATA, Metadata([]), "the fabric's id").fabric
@@ -111,6 +112,7 @@ def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
     assert sum(entry.offset for entry in source.groups.describe("shipper")) == 60
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_ctrl_c_ends_it_and_a_closed_pipe_is_no_error(fabrics, urls):
     with started(*urls, "--topic", "*", "--json") as uplink:
         assert uplink.stdout.readline()

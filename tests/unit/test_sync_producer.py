@@ -10,9 +10,12 @@ MS = 1_000_000
 
 
 class Core:
-    """Takes every record behind a batch that is under way."""
+    """Takes every record behind a batch that is under way, or with nothing under way if it ``rests``."""
 
     wants_flush = False
+
+    def __init__(self, *, rests=False):
+        self.rests = rests
 
     def append(self, topic, value, now):
         return object()
@@ -21,23 +24,27 @@ class Core:
 class Pump:
     """Tells the time that the test sets, and when it was flushed."""
 
-    def __init__(self):
+    def __init__(self, *, rests=True):
         self.lock = threading.RLock()
         self.time = self.stepped_ns = 1_000 * MS
         self.flushed = []
+        self.at_rest = rests
 
     def now(self):
         return self.time
+
+    def rests(self, now):
+        return self.at_rest
 
     def flush(self, *, look=True):
         self.stepped_ns = self.time
         self.flushed.append(self.time)
 
 
-def sends(gap_ns, count, pump=None):
+def sends(gap_ns, count, pump=None, *, rests=False):
     """Return how often a producer looked while records were sent so far apart."""
     pump = pump or Pump()
-    producer = Producer(pump, Core(), None, block=True)
+    producer = Producer(pump, Core(rests=rests), None, block=True)
     producer.send("t", b"v")
     pump.flushed.clear()
     for _ in range(count):
@@ -49,6 +56,12 @@ def sends(gap_ns, count, pump=None):
 def test_a_caller_that_pauses_between_records_looks_for_acknowledgements_at_each():
     """Else a record behind a batch that was acknowledged long ago would wait for the caller to come again."""
     assert sends(gap_ns=MS // 3, count=30) == 30
+
+
+def test_a_caller_looks_for_nothing_where_each_record_was_acknowledged_as_it_was_sent():
+    """Unless the pump has something to do, for others."""
+    assert sends(gap_ns=MS // 3, count=30, rests=True) == 0
+    assert sends(gap_ns=MS // 3, count=30, rests=True, pump=Pump(rests=False)) == 30
 
 
 def test_a_caller_that_never_pauses_leaves_it_to_the_core_when_to_look():
