@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -59,8 +60,15 @@ def run(*arguments):
     return subprocess.run([*ZFABRIC, "uplink", *arguments], capture_output=True, timeout=100, check=False)
 
 
+@contextlib.contextmanager
 def started(*arguments):
-    return subprocess.Popen([*ZFABRIC, "uplink", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    """Give an uplink as a process, which ends with the test."""
+    command = [*ZFABRIC, "uplink", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as uplink:
+        try:
+            yield uplink
+        finally:
+            uplink.kill()
 
 
 def until(condition):
@@ -90,25 +98,22 @@ def test_json_has_a_line_an_event_and_a_report_an_interval(fabrics, urls):
     origin = source.ask(Type.METADATA, Metadata([]), "the fabric's id").fabric
     fill(source, "sensor.a", 50)
     with started(*urls, "--topic", "sensor.*", "--json", "--interval", "0.2", "--group", "shipper") as uplink:
-        try:
-            lines = (json.loads(line) for line in uplink.stdout)
-            first = next(lines)
-            assert (first["event"], first["topic"], first["partition"]) == ("begun", "sensor.a", None)
-            report = next(line for line in lines if line["event"] == "status" and line["records"] == 50)
-            assert (report["topics"], report["lag"], report["skipped"], report["problem"]) == (["sensor.a"], 0, 0, None)
-            assert report["partitions"][1] == {
-                "topic": "sensor.a", "partition": 1, "target": "sensor.a", "offset": 25, "end": 25, "lag": 0,
-                "records": 25, "skipped": 0, "origin": origin, "target_partition": 1,
-            }  # fmt: skip
-            fill(source, "sensor.a", 10, first=50)
-            assert next(line for line in lines if line["event"] == "status" and line["records"] == 60)
-            uplink.send_signal(signal.SIGTERM)
-            *_, last = lines
-            assert (last["event"], last["records"]) == ("status", 60)
-            assert uplink.wait(PATIENCE_S) == 143
-            assert uplink.stderr.read() == b""
-        finally:
-            uplink.kill()
+        lines = (json.loads(line) for line in uplink.stdout)
+        first = next(lines)
+        assert (first["event"], first["topic"], first["partition"]) == ("begun", "sensor.a", None)
+        report = next(line for line in lines if line["event"] == "status" and line["records"] == 50)
+        assert (report["topics"], report["lag"], report["skipped"], report["problem"]) == (["sensor.a"], 0, 0, None)
+        assert report["partitions"][1] == {
+            "topic": "sensor.a", "partition": 1, "target": "sensor.a", "offset": 25, "end": 25, "lag": 0,
+            "records": 25, "skipped": 0, "origin": origin, "target_partition": 1,
+        }  # fmt: skip
+        fill(source, "sensor.a", 10, first=50)
+        assert next(line for line in lines if line["event"] == "status" and line["records"] == 60)
+        uplink.send_signal(signal.SIGTERM)
+        *_, last = lines
+        assert (last["event"], last["records"]) == ("status", 60)
+        assert uplink.wait(PATIENCE_S) == 143
+        assert uplink.stderr.read() == b""
     assert sum(entry.offset for entry in source.groups.describe("shipper")) == 60
 
 
@@ -127,16 +132,13 @@ def test_ctrl_c_ends_it_and_a_closed_pipe_is_no_error(fabrics, urls):
 def test_of_two_commands_the_earlier_one_ends_and_says_why(fabrics, urls):
     source, hub = fabrics
     with started(*urls, "--topic", "sensor.*", "--json") as first:
-        try:
-            assert json.loads(first.stdout.readline())["event"] == "begun"
-            fill(source, "sensor.a", 10)
-            until(lambda: "sensor.a" in hub.topics.list() and len(numbers(hub, "sensor.a")[0]) == 5)
-            assert run(*urls, "--topic", "sensor.*", "--once").returncode == 0
-            fill(source, "sensor.a", 10, first=10)
-            assert first.wait(PATIENCE_S) == 1
-            assert b"another uplink ships topic 'sensor.a'" in first.stderr.read()
-        finally:
-            first.kill()
+        assert json.loads(first.stdout.readline())["event"] == "begun"
+        fill(source, "sensor.a", 10)
+        until(lambda: "sensor.a" in hub.topics.list() and len(numbers(hub, "sensor.a")[0]) == 5)
+        assert run(*urls, "--topic", "sensor.*", "--once").returncode == 0
+        fill(source, "sensor.a", 10, first=10)
+        assert first.wait(PATIENCE_S) == 1
+        assert b"another uplink ships topic 'sensor.a'" in first.stderr.read()
 
 
 @pytest.mark.parametrize(
