@@ -105,7 +105,7 @@ class Producer:
         if type(topic) is not str or type(value) is not bytes or len(value) > self._record_max:
             raise TypeError
         if key is not None or headers is not None or partition is not None or timestamp is not None:
-            raise NotImplementedError
+            raise TypeError("only plain records are measured")
         delivery = Delivery()
         with self._lock:
             self._unsettled[delivery] = len(value)
