@@ -93,7 +93,7 @@ class Sender:
         deadlines, idle = [], []
         linger = self._settings.linger_ns
         for outbox in self.busy:
-            if outbox.open is None and not outbox.under_way and not outbox.sealed:
+            if outbox.idle:
                 idle.append(outbox)
             elif outbox.retry_at_ns is not None:
                 if outbox.beginning is None and all(batch.rejected for batch in outbox.under_way):

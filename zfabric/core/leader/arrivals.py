@@ -28,9 +28,7 @@ class Arrivals:
         self._keepers = keepers
         self._head_ns = head_ns
 
-    def note(
-        self, partition: Partition, header: batch.BatchHeader, now: int, wall_ms: int, txn: Transaction
-    ) -> None:  # fmt: skip
+    def note(self, partition: Partition, header: batch.BatchHeader, now: int, wall_ms: int, txn: Transaction) -> None:
         """A batch was appended, and is published in this turn: make room, count it, wake who waits for it."""
         config, log = partition.config, partition.log
         counters = self._counters
