@@ -280,9 +280,10 @@ class MemberInfo(msgspec.Struct, frozen=True):
         kind: ``"node"``, ``"peer"`` or ``"embedded"``. host: name of its machine. zone: as it was told, or "".
         fabric: id of the fabric that it holds. round_trip: seconds that a probe takes; None where not measured.
         load: percent of one core that its leader 0 uses, as of its last report.
-        since: when the state began, milliseconds since 1970 by the asked one's clock. local: it is the asked one.
+        since: when the state began, or the member was started anew, milliseconds since 1970 by the asked one's clock.
+        local: it is the asked one.
         topics, services: led and offered there; ``more``: some did not fit what it tells everybody.
-        mesh: its name; "" where there is none.
+        mesh: its name; "" where there is none. instance: number of its leader process, another one after each start.
     """
 
     id: str
@@ -301,6 +302,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
     services: list[MemberService]
     more: bool = False
     mesh: str = ""
+    instance: int = 0
 
 
 class MemberChange(msgspec.Struct, frozen=True):
@@ -308,7 +310,8 @@ class MemberChange(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: ``"joined"``, ``"updated"`` (what it tells of itself), ``"suspected"``, ``"recovered"`` (it was
-            suspected), ``"failed"``, ``"left"``, ``"returned"`` (it had failed or left), or ``"forgotten"``.
+            suspected), ``"failed"``, ``"left"``, ``"returned"`` (it had failed or left, or was started anew before
+            anybody missed it), or ``"forgotten"``.
         member: as it is known now; a forgotten one as it was known last.
     """
 

@@ -339,6 +339,22 @@ def test_a_watch_tells_who_comes_and_who_goes(mesh):
         watch.poll(1.0)
 
 
+def test_a_restart_that_nobody_missed_is_told_by_a_watch(mesh):
+    """It is back before anybody suspects it: its state is the same, its process is not."""
+    first = mesh("0")
+    second = mesh("1", seeds=[first])
+    assert agree([first, second])
+    before = {member.endpoint: member for member in first.fabric.members()}[second.endpoint]
+    with first.fabric.watch_members(timeout=PATIENCE_S) as watch:
+        assert {next(watch).kind, next(watch).kind} == {"joined"}
+        second.kill()
+        second.again()
+        back = next(change for change in watch if change.kind == "returned")
+    assert (back.member.id, back.member.state) == (before.id, "alive")
+    assert back.member.instance != before.instance
+    assert back.member.since > before.since
+
+
 async def test_an_asynchronous_watch_ends_after_its_timeout(mesh):
     first = mesh("0")
     async with aio.connect(first.url) as fabric:

@@ -84,7 +84,7 @@ class Gossip:
         self._random = Random(int.from_bytes(os.urandom(16), "big"))
         self._codec = Codec(options.name, key, memo_max=MEMO_MAX)
         self._mesh = Mesh(
-            self._codec, id=roster.me, instance=self._random.getrandbits(63), endpoint=options.endpoint,
+            self._codec, id=roster.me, instance=roster.instance, endpoint=options.endpoint,
             random=self._random, now=now, metadata=roster.metadata,
             incarnation=first_incarnation(time.time_ns() // 1_000_000), settings=MeshSettings(),
         )  # fmt: skip

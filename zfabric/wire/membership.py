@@ -30,7 +30,8 @@ class MemberIs(Body, frozen=True):
 
     ``id`` has 16 bytes; ``status`` is a :class:`~zfabric.wire.gossip.Status`, or 4 where the member is forgotten;
     ``metadata`` is a :mod:`card <zfabric.wire.card>`, or whatever the member sent as one; ``round_trip_us`` is 0 where
-    it was not measured; ``since_ms`` is when the status began (ms since 1970, of the asked one's clock).
+    it was not measured; ``since_ms`` is when the status began, or another process took its place (ms since 1970, of
+    the asked one's clock); ``instance`` is the number of that process, 0 where it is forgotten.
     """
 
     id: Annotated[bytes, Meta(max_length=16)]
@@ -40,6 +41,7 @@ class MemberIs(Body, frozen=True):
     metadata: Annotated[bytes, Meta(max_length=MESH_METADATA_BYTES_MAX)]
     round_trip_us: Count = 0
     since_ms: Count = 0
+    instance: Count = 0
 
 
 class MembersAre(Body, frozen=True):

@@ -151,6 +151,23 @@ def test_each_change_has_its_name(wire, told):
     assert [kind for kind, _ in told[1:]] == [kind for _, kind in steps]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told_as"),
+    [
+        (Status.ALIVE, Status.ALIVE, ["returned"]), (Status.SUSPECT, Status.ALIVE, ["returned"]),
+        (Status.SUSPECT, Status.SUSPECT, ["returned"]), (Status.FAILED, Status.ALIVE, ["returned"]),
+        (Status.ALIVE, Status.SUSPECT, ["suspected"]), (Status.LEFT, Status.LEFT, []),
+    ],
+)  # fmt: skip
+def test_another_process_of_a_member_has_returned_though_nobody_missed_it(wire, told, before, after, told_as):
+    fresh(wire)
+    answer(wire, member(OTHER, before, instance=7))
+    fresh(wire)
+    answer(wire, member(OTHER, after, incarnation=2, instance=8), version=2)
+    assert [kind for kind, _ in told[1:]] == told_as
+    assert members.info(wire.client.members.get(OTHER)).instance == 8
+
+
 def test_a_round_trip_alone_is_no_change_but_known(wire, told):
     fresh(wire)
     answer(wire, member(OTHER))

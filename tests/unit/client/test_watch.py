@@ -71,6 +71,20 @@ def test_what_one_member_did_meanwhile_is_told_as_one(wire):
     assert taken(watch) == [("joined", ME), ("recovered", OTHER)]
 
 
+@pytest.mark.parametrize(("taken_before", "told_as"), [(True, "returned"), (False, "joined")])
+def test_what_a_restarted_member_says_of_itself_does_not_hide_that_it_was(wire, taken_before, told_as):
+    watch = watching(wire)
+    wire.step()
+    answer(wire, member(OTHER, instance=1))
+    if taken_before:
+        watch.take()
+    for version in (2, 3):
+        fresh(wire)
+        answer(wire, member(OTHER, instance=2, card=Card(host=f"h{version}")), version=version)
+    [change] = watch.take()
+    assert (change.kind, change.after.card.host) == (told_as, "h3")
+
+
 def test_a_forgotten_member_is_told_as_it_was_known_last(wire):
     watch = watching(wire)
     wire.step()

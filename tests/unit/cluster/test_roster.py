@@ -31,8 +31,8 @@ def made(**options):
     return roster
 
 
-def other(number, status=Status.ALIVE, incarnation=1, metadata=b"\x90"):
-    return Member(number.to_bytes(16, "big"), 1, incarnation, status, f"tcp://h:{number}", 1, metadata)
+def other(number, status=Status.ALIVE, incarnation=1, metadata=b"\x90", instance=1):
+    return Member(number.to_bytes(16, "big"), instance, incarnation, status, f"tcp://h:{number}", 1, metadata)
 
 
 def ask(roster, answer=None):
@@ -97,6 +97,16 @@ def test_a_status_began_when_it_was_first_heard_of():
     assert ask(roster).members[-1].since_ms == 1_000
     roster.note(other(2, Status.FAILED))
     assert ask(roster).members[-1].since_ms == 2_000
+
+
+def test_what_another_process_is_began_with_it():
+    roster = made()
+    assert [member.instance for member in ask(roster).members] == [roster.instance]
+    roster.note(other(2))
+    roster.clock(2 * SECOND, 2_000)
+    roster.note(other(2, incarnation=2, instance=9))
+    told = ask(roster).members[-1]
+    assert (told.since_ms, told.instance) == (2_000, 9)
 
 
 def test_a_forgotten_member_is_told_once_and_newcomers_never_hear_of_it():

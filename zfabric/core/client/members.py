@@ -43,7 +43,8 @@ class Known(NamedTuple):
     Attributes:
         id: 16 bytes. status: a :class:`~zfabric.wire.gossip.Status`. endpoint: as a client here reaches it.
         card: what it says of itself; an empty one where that cannot be read, or is another's.
-        round_trip_us: 0 where not measured. since_ms: when the status began, ms since 1970 of leader 0's clock.
+        round_trip_us: 0 where not measured. since_ms: when the status began, or another process took its place, ms
+            since 1970 of leader 0's clock. instance: number of its process, 0 where not known.
         local: it is leader 0 itself. mesh: its name, "" without one.
     """
 
@@ -56,6 +57,7 @@ class Known(NamedTuple):
     since_ms: int
     local: bool
     mesh: str = ""
+    instance: int = 0
 
     @property
     def living(self) -> bool:
@@ -283,7 +285,7 @@ class Members:
             card = Card()  # It claims to be another member: nothing of that is believed.
         return Known(
             entry.id, entry.status, entry.incarnation, endpoint, card,
-            entry.round_trip_us, entry.since_ms, local, self.mesh,
+            entry.round_trip_us, entry.since_ms, local, self.mesh, entry.instance,
         )  # fmt: skip
 
 
@@ -294,7 +296,10 @@ def _difference(before: Known | None, after: Known | None) -> list[Change]:
     if after is None:
         return [Change("forgotten", before, None)]
     kind: MemberChangeKind
-    if before.status != after.status:
+    restarted = before.instance != after.instance and after.living
+    if restarted and (before.status, after.status) != (Status.ALIVE, Status.SUSPECT):
+        kind = "returned"
+    elif before.status != after.status:
         if after.status == Status.SUSPECT:
             kind = "suspected"
         elif after.status == Status.ALIVE:
@@ -348,6 +353,7 @@ def info(member: Known) -> MemberInfo:
         ],
         more=card.more,
         mesh=member.mesh,
+        instance=member.instance,
     )
 
 

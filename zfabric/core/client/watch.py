@@ -1,7 +1,8 @@
 """Changes of the mesh for one caller to take, one after the other.
 
 It begins with what is known: each member once, as ``joined`` if it lives. Changes of one member that were not taken
-before the next one came are told as one, so what waits is never more than there are members.
+before the next one came are told as one, so what waits is never more than there are members. That one is the last,
+but what a member says of itself hides no other change; and whoever was not told of yet has joined while it lives.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ class Watch:
             member = change.after or change.before
             assert member is not None
             before = self._waiting.pop(member.id, None)
-            if before is not None and before.kind == "joined" and change.kind == "updated":
-                change = change._replace(kind="joined")  # noqa: PLW2901 - one name for one thing
+            lives = change.kind in ("updated", "recovered", "returned")
+            if before is not None and (change.kind == "updated" or (before.kind == "joined" and lives)):
+                change = change._replace(kind=before.kind)  # noqa: PLW2901 - one name for one thing
             self._waiting[member.id] = change
         if self._waiting and self._pending is not None:
             self._pending.resolve(None)

@@ -66,7 +66,8 @@ class Roster:
 
     Attributes:
         mesh: as given. me: own id, 16 bytes made of the fabric's, so that a directory keeps it for ever.
-        metadata: own card as it travels. asked_ns: when a client last asked for members (monotonic ns).
+        instance: number of this process, another one after each start. metadata: own card as it travels.
+        asked_ns: when a client last asked for members (monotonic ns).
     """
 
     def __init__(self, run: int = 1, endpoint: str = "", card: Card | None = None, *, mesh: str = "") -> None:
@@ -74,6 +75,7 @@ class Roster:
         self.me = bytes(16)
         self.metadata = b""
         self.asked_ns = 0
+        self.instance = run
         self._run = run
         self._endpoint = endpoint
         self._card = card or Card()
@@ -125,10 +127,16 @@ class Roster:
             if known is not None and known.incarnation > member.incarnation:
                 return
             self._heard.discard(member.id)
-        since = known.since_ms if known is not None and known.status == member.status else self._wall_ms
+        same = known is not None and (known.status, known.instance) == (member.status, member.instance)
+        since = known.since_ms if known is not None and same else self._wall_ms
         # Nobody is there to be measured; who comes back may be another process, on another machine.
         took = known.round_trip_us if known is not None and member.status <= Status.SUSPECT else 0
-        self._put(MemberIs(member.id, member.status, member.incarnation, member.endpoint, member.metadata, took, since))
+        self._put(
+            MemberIs(
+                member.id, member.status, member.incarnation, member.endpoint, member.metadata,
+                took, since, member.instance,
+            )
+        )  # fmt: skip
 
     def measured(self, member: bytes, round_trip_us: int) -> None:
         """Take the time that a probe took; one that is about the known one changes nothing."""
@@ -303,8 +311,12 @@ class Roster:
         more = self._card.more or len(services) > CARD_SERVICES_MAX
         card = msgspec.structs.replace(self._card, services=services[:CARD_SERVICES_MAX], more=more)
         self.metadata = cards.fitting(card)
-        me = MemberIs(self.me, Status.ALIVE, self._incarnation, self._endpoint, self.metadata, 0, self._since_ms)
-        self._put(me)
+        self._put(
+            MemberIs(
+                self.me, Status.ALIVE, self._incarnation, self._endpoint, self.metadata,
+                0, self._since_ms, self.instance,
+            )
+        )  # fmt: skip
 
     def _in_turns(self) -> list[ServiceCard]:
         """Return the services as the card shows them while it has room: each client's first, then each one's second."""
