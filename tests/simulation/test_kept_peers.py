@@ -163,6 +163,42 @@ def test_what_is_damaged_everywhere_is_an_error_and_the_rest_is_read(four):
         assert read(consumer, 1) == [b"three"]
 
 
+@pytest.mark.parametrize("mended", [0, 1, 2])
+def test_what_is_mended_after_its_readers_were_told_is_read_without_a_seek_and_told_no_more(four, mended):
+    before = stored_batches(four.processes[mended])
+    for number in range(3):
+        spoil(four.processes[number], b"two")
+    with four.connect("c", peer=3) as fabric, fabric.consumer("t", group="g") as consumer:
+        assert read(consumer, 1) == [b"one"]
+        with pytest.raises(errors.CorruptBatch):
+            consumer.poll(timeout=60.0)
+        send(fabric, [b"of another origin"])
+        assert read(consumer, 1) == [b"of another origin"]
+        assert read(consumer, 1, 30.0) == []
+        assert (consumer.failures, len(consumer.problems)) == (1, 1)
+        four.processes[mended].disk._values.update(before)
+        assert read(consumer, 2) == [b"two", b"three"]
+        assert (consumer.failures, consumer.problems) == (1, {})
+        consumer.commit()
+    with four.connect("c", peer=3) as fabric, fabric.consumer("t", group="g") as consumer:
+        assert read(consumer, 1, 10.0) == []
+
+
+def test_damage_that_retention_has_removed_meanwhile_is_passed_over_where_missing_records_are_skipped(four):
+    with four.connect("a", peer=0) as origin:
+        origin.topics.alter("t", retention=60.0)
+        for number in range(3):
+            spoil(four.processes[number], b"two")
+        with four.connect("c", peer=3) as fabric, fabric.consumer("t", missing="skip") as consumer:
+            assert read(consumer, 1) == [b"one"]
+            with pytest.raises(errors.CorruptBatch):
+                consumer.poll(timeout=60.0)
+            four.advance(300.0)
+            send(origin, [b"four"])
+            assert read(consumer, 1) == [b"four"]
+            assert (consumer.skipped, consumer.failures, consumer.problems) == (2, 1, {})
+
+
 def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
     """As many connections as keepers; here with a bound of two origins, and three keepers."""
     from zfabric.core.client import origins, routes

@@ -75,7 +75,7 @@ def command(  # noqa: PLR0917 - one parameter an option
     produce --format json takes them back.
 
     A partition that cannot go on, as its offset was removed or it is damaged, is told on standard error and read no
-    more; the others are, and the exit code says so in the end.
+    more until that was mended; the others are, and the exit code says in the end that one was left out.
     """
     write = sys.stdout.buffer.write
     layout = "json" if as_json else layout
@@ -105,6 +105,7 @@ def command(  # noqa: PLR0917 - one parameter an option
                     consumer.commit()
                 if count is not None and printed >= count:
                     break
+            told = {number: error for number, error in told.items() if number in consumer.problems}
     if told:
         raise click.exceptions.Exit(max(map(status_of, told.values())))
 

@@ -94,8 +94,8 @@ class Consumer:
         """Return up to ``max_records``; an empty list if none came within ``timeout`` seconds.
 
         A partition that cannot go on is told once, when its records were returned. The others are read on as if it were
-        not there, and it is among :attr:`problems` until it is sought. When nothing that is read can go on, that is
-        told again after the timeout.
+        not there, and it is among :attr:`problems` until it is sought, or what was damaged has been mended, which is
+        looked for every five seconds. When nothing that is read can go on, that is told again after the timeout.
 
         Raises:
             CorruptBatch, OffsetOutOfRange: a partition cannot go on; :meth:`seek` past it.

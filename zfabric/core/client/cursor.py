@@ -50,7 +50,7 @@ class Cursor:
         first: base offset and append time of the first one of that epoch.
         untouched: it begins wherever the log does, and nothing was received yet.
         end: end offset last heard of. committed: as stored for the group.
-        told: the application was told of the error.
+        told: the application was told of the error. mendable: others may have what is damaged here.
         tally: what all of its consumer's cursors hold. place: its place among them. lists: the candidates' lists that
             hear of its changes: what is stocked, what failed, what is behind.
     """
@@ -80,7 +80,7 @@ class Cursor:
         self._live = False
         self.subscribed = False
         self.heard_ns = 0
-        self.told = False
+        self.told = self.mendable = False
         self._error: errors.ZFabricError | None = None
 
     def forget(self) -> None:
@@ -156,8 +156,15 @@ class Cursor:
     @error.setter
     def error(self, error: errors.ZFabricError | None) -> None:
         self._error = error
-        self.told = False
+        self.told = self.mendable = False
         self.changed()
+
+    def fail(self, error: errors.ZFabricError) -> None:
+        """It cannot go on for what its leader has said, or sent: told once, however often the same is found."""
+        known = self._error
+        if not (self.mendable and type(known) is type(error) and _first(known) == _first(error)):
+            self.error = error
+            self.mendable = isinstance(error, errors.CorruptBatch | errors.CorruptRow)
 
     def move(self, at: PartitionPlace) -> None:
         """Read it elsewhere from now on, from where it is."""
@@ -212,6 +219,8 @@ class Cursor:
     def _advance(self, base_offset: int, end: int, epoch: int, append_time: int) -> None:
         """A batch was received."""
         self.untouched = False
+        if self.mendable:
+            self.error = None  # What could not be read has come.
         self.seen = self.expected = end
         self.seen_ms = append_time
         if epoch != self.epoch or not self.first[1]:
@@ -247,15 +256,17 @@ class Cursor:
                 if header.base_offset <= self.expected < header.next_offset:
                     self.take_in(header, payload)
         except errors.CorruptBatch as error:
-            self.error = self.named(error)
+            self.fail(self.named(error))
         except errors.ProtocolViolation as error:
             self._damaged(str(error))
 
     def _damaged(self, problem: str) -> None:
         offset = self.expected
-        self.error = self.named(
-            errors.CorruptBatch(
-                topic=self.topic, partition=self.number, offset=offset, next_offset=offset + 1, problem=problem
+        self.fail(
+            self.named(
+                errors.CorruptBatch(
+                    topic=self.topic, partition=self.number, offset=offset, next_offset=offset + 1, problem=problem
+                )
             )
         )
 
@@ -314,3 +325,8 @@ class Cursor:
                 candidates.note(self)
             return
         self.records, self.taken = [], 0
+
+
+def _first(error: errors.ZFabricError | None) -> object:
+    """Return where damage begins, as far as an error says that."""
+    return error.offset if isinstance(error, errors.CorruptBatch) else None

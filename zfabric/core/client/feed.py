@@ -13,6 +13,9 @@ shown to be slow there is no subscription: a batch would come twice, once publis
 in the meantime whether something was missed, and its one frame takes longer than heartbeats wait. There FETCH asks
 every half second.
 
+What is damaged may be mended later, by those who have the same log: it is asked for again every five seconds, and
+where it is read from somebody else by now. When it comes, the partition goes on by itself.
+
 Publications may be lost, HEAD beacons too. Half a second of silence makes the feed ask by FETCH whether something was
 missed. While nothing comes the next silence is twice as long, up to 4 s, so that idle consumers cost a leader little;
 whatever comes makes it half a second again. What comes of one partition says nothing of another, so 4 s after it asked
@@ -52,6 +55,7 @@ RETRY_NS = 50_000_000
 RETRY_MAX_NS = 400_000_000
 AWAY_NS = 500_000_000
 CALL_NS = 30_000_000_000
+MEND_NS = 5_000_000_000
 _NAMING = frozenset((errors.CorruptBatch, errors.OffsetOutOfRange, errors.LogRewound))
 """Errors that name a partition, by which a user seeks on."""
 
@@ -84,6 +88,8 @@ class Feed(Chore):
         self._fetching = False
         self._appetite = Appetite(FETCH_BYTES)
         self._due_ns: int | None = None
+        # When to ask again for what was damaged; None if nothing is.
+        self._mend_ns: int | None = None
         self._silence_ns = IDLE_NS
         self._asked_ns = 0
         # Before another session; grows while sessions end before they are connected (no descriptor is left).
@@ -98,7 +104,7 @@ class Feed(Chore):
         idle = self._due_ns is not None and self._due_ns <= now and not self._consumer.full
         if self._retry_ns is not None and self._retry_ns <= now:
             self._retry_ns = None
-        if self._retry_ns is None and (idle or self._is_wanting()):
+        if self._retry_ns is None and (idle or self._is_wanting() or self._is_hoping(now)):
             self._fetch(now)
 
     def next_deadline(self) -> int | None:
@@ -111,11 +117,15 @@ class Feed(Chore):
             return None
         if self._consumer.full:
             return None  # Whoever takes something makes room.
-        return self._due_ns if self.behind.first() is None else 0
+        if self.behind.first() is not None:
+            return 0
+        return min((at_ns for at_ns in (self._due_ns, self._mend_ns) if at_ns is not None), default=None)
 
     def join(self, cursor: Cursor) -> None:
         """Read a partition here."""
         self.by_id[cursor.id] = cursor
+        if cursor.mendable:
+            self._mend_ns = self._client.now  # Perhaps it is not damaged here.
         self._client.due(self)
 
     def leave(self, cursor: Cursor) -> None:
@@ -139,6 +149,10 @@ class Feed(Chore):
     def _is_wanting(self) -> bool:
         """Tell whether somebody is behind, and there is room for what that brings."""
         return not self._consumer.full and self.behind.first() is not None
+
+    def _is_hoping(self, now: int) -> bool:
+        """Tell whether it is time to ask again for what was damaged."""
+        return self._mend_ns is not None and self._mend_ns <= now
 
     def _wanting(self, cursor: Cursor) -> bool:
         return cursor.behind and cursor.buffered <= self._consumer.buffer_bytes // 2
@@ -179,6 +193,10 @@ class Feed(Chore):
             longest_ns = IDLE_NS if self._appetite.is_slow(now) else IDLE_MAX_NS
             self._silence_ns = min(self._silence_ns * 2, longest_ns)
             self._due_ns = now + self._silence_ns
+        if self._is_hoping(now):
+            damaged = [cursor for cursor in self.by_id.values() if cursor.mendable and cursor.expected >= 0]
+            self._mend_ns = now + MEND_NS if damaged else None
+            wanted += [cursor for cursor in damaged if not cursor.paused]
         if not wanted:
             return
         endpoint = self._client.endpoint(self._leader)
@@ -250,6 +268,7 @@ class Feed(Chore):
                 continue  # What came instead is at the origin.
             cursor.end = part.end_offset
             cursor.take_blob(piece)
+            self._hope(cursor, now)
             came += part.length
             if cursor.expected < part.end_offset:
                 cursor.live = False  # There is more than fits an answer; waiting for silence each time would take long.
@@ -284,10 +303,18 @@ class Feed(Chore):
         elif isinstance(error, errors.LogRewound) and cursor.copy and self._consumer.evades(cursor, now):
             pass  # The keeper has another log than the origin; an origin that was set back says so itself.
         elif isinstance(error, errors.OffsetOutOfRange):
+            if cursor.mendable:
+                cursor.error = None  # What was damaged has been removed.
             self._consumer.outside(cursor, error)
         elif not (isinstance(error, errors.CorruptBatch) and self._consumer.evades(cursor, now)):
-            cursor.error = error
+            cursor.fail(error)
+            self._hope(cursor, now)
             self._consumer.wake()
+
+    def _hope(self, cursor: Cursor, now: int) -> None:
+        """If it is damage that keeps a partition from going on, ask for it again later."""
+        if cursor.mendable and self._mend_ns is None:
+            self._mend_ns = now + MEND_NS
 
     # Subscriptions.
 

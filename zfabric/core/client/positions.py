@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from zfabric import errors
-from zfabric.core.client.feed import CALL_NS, IDLE_NS
+from zfabric.core.client.feed import CALL_NS, IDLE_NS, MEND_NS
 from zfabric.core.client.pending import Pending, gather, relay
 from zfabric.wire import messages
 from zfabric.wire.messages import Command, Type
@@ -92,7 +92,10 @@ class Positions:
         alone = False
 
         def find() -> None:
-            left = [cursor for cursor in cursors if cursor.position < 0 and not cursor.error and self._holds(cursor)]
+            left = [
+                cursor for cursor in cursors
+                if cursor.position < 0 and (cursor.error is None or cursor.mendable) and self._holds(cursor)
+            ]  # fmt: skip
             if self._consumer.closed or not left:
                 return
             if alone and len(left) > 1:
@@ -105,8 +108,9 @@ class Positions:
         def again(error: Exception) -> None:
             nonlocal alone
             if alone and isinstance(error, errors.CorruptRow | errors.CorruptBatch):
-                cursors[0].error = error  # It will be the same each time.
+                cursors[0].fail(cursors[0].named(error) if isinstance(error, errors.CorruptBatch) else error)
                 self._consumer.wake()
+                client.after(client.now + MEND_NS, find)
                 return
             alone = not getattr(error, "retriable", False)  # It may be one that keeps the others from beginning.
             client.after(client.now + IDLE_NS, find)
