@@ -310,6 +310,15 @@ class Producer:
                 raise errors.RequestTimeout(what=f"the stored sequences of topic {topic!r}", seconds=seconds)
             pending.result()
 
+    def read(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Return where the last stored record was read, by partition number, as known since :meth:`stored` asked first.
+
+        Of the batch of another log that :meth:`send_batch` was given, which had that record, the leader epoch and the
+        append time (ms): whoever goes on behind it can tell whether that log is the same. Zeros where nobody knows.
+        """
+        with self._pump.lock:
+            return self._core.read(topic)
+
     async def flush(self, timeout: float | None = None) -> None:
         """Send what is open and wait until all that was taken is acknowledged.
 

@@ -16,13 +16,16 @@ class UplinkFenced(ZFabricError):
 
 
 class SourceRewound(ZFabricError):
-    """The source lost records that the hub has, so its next ones would be taken for those."""
+    """The source lost records that the hub has, so its next ones would be taken for those.
+
+    From ``end`` on its log ends, or may have other records than the hub got: up to ``stored``.
+    """
 
     code = 38
     template = (
-        "topic {topic!r} partition {partition} ends at offset {end}, but the hub has its record {stored}: the source "
-        "was set back (a backup?), and its new records would be taken for old ones; restore a newer state, or delete "
-        "the topic at the source and make it anew, which gives it another identity"
+        "topic {topic!r} partition {partition}: the hub has its record {stored}, but at the source the log ends at "
+        "offset {end}, or is another one from there on: the source was set back (a backup?), and its new records would "
+        "be taken for old ones; restore a newer state, or give it another identity (zfabric doctor DIR --new-identity)"
     )
     topic: str
     partition: int

@@ -20,10 +20,12 @@ fail end in the same way to begin: ask the hub, seek there, go on.
 - *Fenced*: of two uplinks of a topic into the same place the later one works, the other ends with UplinkFenced.
 - *Nothing in silence*: what retention removed at the source before it was shipped, or what is damaged there, is a gap,
   counted and told, and the rest goes on. A source that has fewer records than the hub got from it (it was restored from
-  a backup) is an error, SourceRewound: its next records would be taken for those that the hub has. So is one that is
-  set back while the uplink runs, however much it has grown since. One that was set back with the uplink away, and has
-  grown past what the hub has, is not noticed: the hub knows offsets, not what was at them. A source that was
-  made anew has another id, and a topic that was made anew as well: nothing of them is mixed up.
+  a backup) is an error, SourceRewound: its next records would be taken for those that the hub has. So is one that was
+  set back and has grown past that since: each batch tells the hub in which batch of the source its last record was
+  (leader epoch and append time, as in :mod:`zfabric.core.leader.lineage`), the hub tells it to who begins, and the
+  source's leader says whether it has that one. The source cannot tell where retention has removed the batch, nor can
+  the hub of a topic with ``durability="os"`` right after a crash. A source that was made anew has another id, and a
+  topic that was made anew as well: nothing of them is mixed up.
 - *On the disk first*: of a source topic with ``durability="os"`` only what a synced commit has covered is shipped, so
   that a power cut cannot give offsets that the hub has seen to other records.
 - *Bounded*: what was read and is not acknowledged is at most ``buffer_bytes``, and one batch.

@@ -52,7 +52,7 @@ class Lane:
             the gap that this shows, as its first offset and the one behind it; None if there is none.
 
         Raises:
-            SourceRewound: the hub has records that the source does not have any more.
+            SourceRewound: the hub has records that the source does not have any more, or others instead.
         """
         shared = end if self.parted is None else min(end, self.parted)
         if stored >= shared:

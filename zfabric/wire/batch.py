@@ -24,7 +24,9 @@ offset  type  field               meaning
 60      u32   payload CRC         CRC32C of the payload as it follows; set by the producer, never recomputed
 ======  ====  ==================  ====================================================================================
 
-The last 32 are stamped by the leader (the producer fills in the partition alone):
+The last 32 are stamped by the leader. The producer fills in the partition alone; with SPARSE also leader epoch and
+append time, if it read the records in another log: those of the batch there that has the last of them. The leader
+remembers them with the producer's sequence, so that whoever goes on can tell whether that log is still the same:
 
 ======  ====  ==================  ====================================================================================
 64      u32   partition           id within the fabric
@@ -261,15 +263,20 @@ def seal(
     base_sequence: int,
     last_sequence: int,
     partition: int,
+    read: tuple[int, int] = (0, 0),
 ) -> tuple[bytes, bytes]:
-    """Compress ``payload`` if that makes it smaller and return (header, payload) ready to send."""
+    """Compress ``payload`` if that makes it smaller and return (header, payload) ready to send.
+
+    ``read``: leader epoch and append time (ms) of the batch in another log that the last record was read in.
+    """
     raw_length = len(payload)
     if codec != codecs.NONE:
         packed = codecs.compress(codec, payload)
         codec, payload = (codec, packed) if len(packed) < raw_length else (codecs.NONE, payload)
     header = HEADER.pack(
         MAGIC, COLUMNAR, codec, flags, count, len(payload), raw_length, base_timestamp, max_timestamp,
-        producer_id, producer_epoch, base_sequence, last_sequence, crc32c(payload), partition, 0, count, 0, 0, 0,
+        producer_id, producer_epoch, base_sequence, last_sequence, crc32c(payload), partition,
+        read[0], count, 0, read[1], 0,
     )  # fmt: skip
     return header, payload
 

@@ -203,10 +203,11 @@ class InitProducer(Body, frozen=True):
 
 
 class ProducerIs(Body, frozen=True):
-    """The epoch to use, and the last application sequence stored (-1: none)."""
+    """The epoch to use; the last application sequence stored (-1: none), and where it was read (``batch.py``)."""
 
     epoch: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
     last_sequence: Signed
+    read: tuple[Id, Signed] = (0, 0)
 
 
 class FetchPart(Body, frozen=True):

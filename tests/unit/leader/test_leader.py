@@ -85,13 +85,25 @@ class Node:
             raise errors.from_wire(answers[0].body.code, answers[0].body.values)
         return answers[0].body
 
-    def produce(self, sequence=0, values=(b"v",), *, producer=5, epoch=0, last=None, partition=P, keys_=None, time=500):
+    def produce(
+        self,
+        sequence=0,
+        values=(b"v",),
+        *,
+        producer=5,
+        epoch=0,
+        last=None,
+        partition=P,
+        keys_=None,
+        time=500,
+        read=(0, 0),
+    ):
         sparse = last is not None
         payload = batch.encode_columns(0, keys_, list(values), None)
         header, payload = batch.seal(
             payload, codec=0, flags=batch.SPARSE if sparse else 0, count=len(values), base_timestamp=time,
             max_timestamp=time, producer_id=producer, producer_epoch=epoch, base_sequence=sequence,
-            last_sequence=last if sparse else sequence + len(values) - 1, partition=partition,
+            last_sequence=last if sparse else sequence + len(values) - 1, partition=partition, read=read,
         )  # fmt: skip
         return self.ask(Type.PRODUCE, messages.Produce(header, payload, payload))
 
@@ -182,6 +194,24 @@ def test_application_sequences_may_skip_and_survive_epochs(node):
     assert node.ask(Type.INIT_PRODUCER, messages.InitProducer(P, 5)).last_sequence == 25
     assert node.produce(25, last=25, epoch=1).duplicate == 1
     assert node.produce(26, last=26, epoch=1).duplicate == 0
+
+
+@pytest.mark.parametrize(("durability", "known"), [("fsync", (8, 2_000)), ("os", (0, 0))])
+def test_where_the_last_record_was_read_is_told_to_whoever_goes_on(durability, known):
+    """The leader stamps over it, so what a crash leaves in the journal alone comes back without it."""
+    node = Node(TopicConfig(durability=durability))
+
+    def told():
+        answer = node.ask(Type.INIT_PRODUCER, messages.InitProducer(P, 5))
+        return answer.last_sequence, answer.read
+
+    node.produce(25, last=25, read=(7, 1_000))
+    assert told() == (25, (7, 1_000))
+    node.restart()
+    assert told() == (25, (7, 1_000))
+    node.produce(26, last=26, epoch=2, read=(8, 2_000))
+    node.restart()
+    assert told() == (26, known)
 
 
 def test_a_partition_that_is_not_led_here_is_refused(node):

@@ -107,8 +107,8 @@ EXAMPLES = {
         "7a6601160000000009000000000000009401cfffffffffffffffff0502",
     ),
     Type.PRODUCER_IS: (
-        messages.ProducerIs(3, -1),
-        "7a6601170000000009000000000000009203ff",
+        messages.ProducerIs(3, 70, (5, 1000)),
+        "7a6601170000000009000000000000009303469205cd03e8",
     ),
     Type.FETCH: (
         messages.Fetch(
@@ -252,6 +252,7 @@ def test_fields_of_a_newer_version_are_ignored(kind):
     ("kind", "fields", "body"),
     [
         (Type.INIT_PRODUCER, 2, messages.InitProducer(1, (1 << 64) - 1)),
+        (Type.PRODUCER_IS, 2, messages.ProducerIs(3, 70)),
         (Type.CREATE_TOPIC, 3, CreateTopic("t", 2, TopicConfig())),
         (Type.DELETE_TOPIC, 1, DeleteTopic("t")),
         (Type.ALTER_TOPIC, 2, AlterTopic("t", TopicConfig(retention_ms=1000))),

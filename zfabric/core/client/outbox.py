@@ -36,6 +36,7 @@ class OutBatch:
         refusal: why the leader last refused it, though for a passing reason.
         told: indexes of the records whose failure somebody has heard of, if there are any.
         sent_first: all before it were acknowledged when it was sent.
+        read: leader epoch and append time (ms) of the batch in another log that its last record was read in.
         expired: its deliveries were told that time is up, but it is still repeated, for the sake of those behind it.
     """
 
@@ -46,6 +47,7 @@ class OutBatch:
     count = size = delta = delta_until_ns = request_id = 0
     header = payload = b""
     first = last = base_offset = -1
+    read = (0, 0)
     eager = rejected = sent_first = expired = done = False
     told: set[int] | None = None
     refusal: Exception | None = None
@@ -82,7 +84,7 @@ class OutBatch:
             self.first, self.last = self.sequences[0], self.sequences[-1]
         self.header, self.payload = batch.seal(
             payload, codec=codec, flags=flags, count=self.count, base_timestamp=base + low, max_timestamp=base + high,
-            producer_id=producer_id, producer_epoch=0, base_sequence=0, last_sequence=0, partition=0,
+            producer_id=producer_id, producer_epoch=0, base_sequence=0, last_sequence=0, partition=0, read=self.read,
         )  # fmt: skip
         self.values = []
         self.keys = self.headers = self.sequences = None
@@ -192,6 +194,8 @@ class Outbox:
         next_sequence, epoch: for the next batch sent.
         begun: a named producer has its epoch here. attempt: how many it has used up.
         stored: last application sequence known to be stored. application: last one that is stored or held here.
+        read: of the one that was stored when it began, the batch in another log that it was read in (epoch, append
+        time in ms); zeros where that is not known.
         retry_at_ns: nothing is sent before; set after a rejection.
         express: takes a lone batch to the leader at once; None if nothing does, or nobody has asked for it.
     """
@@ -208,6 +212,7 @@ class Outbox:
         "number",
         "open",
         "partition_id",
+        "read",
         "retry_at_ns",
         "retry_pause_ns",
         "sealed",
@@ -230,6 +235,7 @@ class Outbox:
         self.attempt = 0
         self.beginning: Pending[None] | None = None
         self.stored = -1
+        self.read = (0, 0)
         self.application = -1
         self.retry_at_ns: int | None = None
         self.retry_pause_ns = 0
@@ -255,7 +261,7 @@ class Outbox:
     def show(self, shown: int) -> None:
         """Users know the partition by another number from now on: it is another one's, and what is held goes there."""
         if shown != self.shown:
-            self.shown, self.stored = shown, -1
+            self.shown, self.stored, self.read = shown, -1, (0, 0)
             for waiting in (*self.under_way, *self.sealed, *([] if self.open is None else [self.open])):
                 waiting.partition = shown
             self.recount()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from zfabric.core.client.outbox import RECORD_OVERHEAD, OutBatch, headers_size
 from zfabric.settings import BATCH_RECORDS_MAX
+from zfabric.wire.batch import COMPACTED
 from zfabric.wire.received import RecordBatch
 
 
@@ -23,6 +24,7 @@ class Piece(NamedTuple):
     Attributes:
         first, last: their lowest and highest sequence. size: their bytes as a producer counts them; largest: of one.
         keys, headers: None where no record has any.
+        read: leader epoch and append time (ms; 0 if it was compacted) of the batch.
     """
 
     first: int
@@ -33,6 +35,7 @@ class Piece(NamedTuple):
     headers: list[dict[str, bytes]] | None
     size: int
     largest: int
+    read: tuple[int, int] = (0, 0)
 
     def fits(self, batch: OutBatch, bytes_max: int) -> bool:
         """Tell whether an open batch has room for all of it."""
@@ -54,6 +57,7 @@ class Piece(NamedTuple):
         if batch.headers is not None:
             batch.headers += [entry or None for entry in self.headers] if self.headers else [None] * new
         batch.sequences += (self.first, self.last)  # Nobody asks for those between.
+        batch.read = self.read
         batch.count = count + new
         batch.size += self.size
 
@@ -83,6 +87,8 @@ def pieces(
     if headed:
         sizes = [size + headers_size(entry) if entry else size for size, entry in zip(sizes, own, strict=True)]
     ends = list(accumulate(sizes))
+    header = batch.header
+    read = header.leader_epoch, 0 if header.flags & COMPACTED else header.append_time
     while start < len(offsets):
         before = ends[start - 1] if start else 0
         stop = min(max(bisect_right(ends, before + bytes_max), start + 1), start + BATCH_RECORDS_MAX)
@@ -95,5 +101,6 @@ def pieces(
             own[start:stop] if headed else None,
             ends[stop - 1] - before,
             max(sizes[start:stop]),
+            read,
         )
         start = stop

@@ -404,6 +404,11 @@ class Producer:
         route = self._routes.get(topic)
         return {} if route is None else {outbox.shown: outbox.stored for outbox in route.outboxes}
 
+    def read(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Return what is known of where the last record was read that was stored when this producer began."""
+        route = self._routes.get(topic)
+        return {} if route is None else {outbox.shown: outbox.read for outbox in route.outboxes}
+
     def _repeated(self, topic: str, outbox: Outbox, timestamp: int | None, on_delivery: OnDelivery | None) -> Any:
         """Answer a record whose application sequence is stored already."""
         batch = OutBatch(topic, outbox.shown, 0, timestamp or 0)

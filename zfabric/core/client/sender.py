@@ -449,7 +449,8 @@ class Sender:
             if error is None:
                 body: messages.ProducerIs = asked.result().body
                 outbox.epoch = body.epoch
-                outbox.stored = max(outbox.stored, body.last_sequence)
+                if body.last_sequence > outbox.stored:
+                    outbox.stored, outbox.read = body.last_sequence, body.read
                 outbox.recount()
                 outbox.begun = True
                 pending.resolve(None)

@@ -337,7 +337,8 @@ class Leader:
         base, wall = partition.log.state.end, self._wall_ms
         stamped = partition.log.append(header, body.header, body.payload, self._assigned.epoch, wall, txn)
         if header.producer_id:
-            partition.producers.remember(header, base, wall, txn)
+            read = header.leader_epoch, header.append_time  # Until the leader stamps its own.
+            partition.producers.remember(header, base, wall, txn, read)
         self._appended(partition, header, stamped, body, txn)
         self._answer_produce(peer, command, partition, base, wall, 0, partition.log.state.end)
 
@@ -384,10 +385,8 @@ class Leader:
         state = partition.producers.begin(body.producer, body.instance, body.attempt, self._wall_ms, txn)
         self._dirty[partition.id] = partition
         self.must_sync = True
-        self._reply(
-            peer,
-            messages.command(Type.PRODUCER_IS, command.request, messages.ProducerIs(state.epoch, state.sparse_last)),
-        )
+        answer = messages.ProducerIs(state.epoch, state.sparse_last, state.read)
+        self._reply(peer, messages.command(Type.PRODUCER_IS, command.request, answer))
 
     def _commit_offsets(self, peer: bytes, command: Command, txn: Transaction) -> None:
         body: messages.CommitOffsets = command.body

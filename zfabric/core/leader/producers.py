@@ -8,7 +8,8 @@ A batch carries producer id, epoch and the sequences of its records. The rules, 
   client repeats what is missing first;
 - a named producer gets its epochs from here: each new instance a higher one, and the instance at work another when it
   has to begin again, while one that was fenced is refused;
-- a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well.
+- a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well. Where its records
+  were read in another log, it says in which batch there the last of them was; that is told to whoever goes on.
 
 Who is idle is forgotten: after seven days, or a minute where the table is half full. Not so whoever carried the
 application's own sequence, which may come again after months without a link: that is kept for 400 days, in any crowd.
@@ -57,6 +58,8 @@ class ProducerState(msgspec.Struct, array_like=True):
     """One producer in one partition; ``last`` and ``sparse_last`` are -1 before the first record.
 
     ``instance`` and ``attempt``: of a named producer, who was given the epoch, and for which of its attempts.
+    ``read``: leader epoch and append time (ms) of the batch of another log in which the record ``sparse_last`` was
+    read; zeros where that is not known.
     """
 
     epoch: int = 0
@@ -66,6 +69,7 @@ class ProducerState(msgspec.Struct, array_like=True):
     batches: list[Remembered] = []
     instance: int = 0
     attempt: int = 0
+    read: tuple[int, int] = (0, 0)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -179,14 +183,23 @@ class ProducerTable:
             self._remember(self._known.get(header.producer_id), header, base_offset, append_time)
             self._noted = None
 
-    def remember(self, header: BatchHeader, base_offset: int, append_time: int, txn: Transaction) -> None:
-        """Note that the batch was appended."""
+    def remember(
+        self, header: BatchHeader, base_offset: int, append_time: int, txn: Transaction, read: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Note that the batch was appended; ``read``: what it says of where its last record was read."""
         producer = header.producer_id
         state = self.find(producer, txn)
         self._keep(producer, state)
-        self._remember(state, header, base_offset, append_time)
+        self._remember(state, header, base_offset, append_time, read)
 
-    def _remember(self, state: ProducerState | None, header: BatchHeader, base_offset: int, append_time: int) -> None:
+    def _remember(
+        self,
+        state: ProducerState | None,
+        header: BatchHeader,
+        base_offset: int,
+        append_time: int,
+        read: tuple[int, int] = (0, 0),
+    ) -> None:
         producer = header.producer_id
         if state is None:
             state = self._known[producer] = ProducerState(batches=[])
@@ -196,6 +209,7 @@ class ProducerTable:
         sparse = bool(header.flags & SPARSE)
         if sparse:
             state.sparse_last = header.last_sequence
+            state.read = read
         else:
             state.last = header.last_sequence
         state.touched_ms = append_time

@@ -6,6 +6,8 @@ one that is away, or whose disk was set back, holds up no other. What is away is
 
 from __future__ import annotations
 
+from typing import Any
+
 from zfabric import errors
 from zfabric.aio.fabric import Fabric
 from zfabric.core.client.routes import Place
@@ -53,6 +55,15 @@ class Whole:
         """Return where each partition goes, by what the hub has stored."""
         return {part.partition: part.partition for part in info.partitions}
 
+    async def fetch(self, part: PartitionInfo, body: messages.Fetch) -> messages.Fetched:
+        """Ask for records of a partition where it is led.
+
+        Raises:
+            ZFabricError: nobody answered.
+        """
+        answer: messages.Fetched = await self._source.ask(Type.FETCH, body, "the last batch shipped", part.leader)
+        return answer
+
     def check(self, stored: int, end: int) -> None:
         """Refuse to begin behind ``stored``, the last sequence that the hub has, where that is no error of the source.
 
@@ -97,10 +108,8 @@ class Part:
         place, config = self._place, self._meta.config
         what = f"description of {self.topic!r}"
         body = messages.Describe([place.id])
-        answer = await self._source.ask_origin(Type.DESCRIBE, body, what, place.leader, ABSENT_SECONDS)
-        if answer is None:
-            raise errors.OriginAway(topic=self.topic, origin=self.origin)
-        told: messages.PartitionIs = answer.partitions[0]
+        answer: messages.Described = await self._ask(Type.DESCRIBE, body, what, place.leader)
+        told = answer.partitions[0]
         part = PartitionInfo(
             partition=place.number,
             id=place.id,
@@ -115,6 +124,21 @@ class Part:
             origin=place.origin,
         )
         return TopicInfo(name=self.topic, id=place.log, config=config, partitions=[part])
+
+    async def _ask(self, kind: int, body: Any, what: str, leader: int) -> Any:
+        answer = await self._source.ask_origin(kind, body, what, leader, ABSENT_SECONDS)
+        if answer is None:
+            raise errors.OriginAway(topic=self.topic, origin=self.origin)
+        return answer
+
+    async def fetch(self, part: PartitionInfo, body: messages.Fetch) -> messages.Fetched:
+        """Ask for records of the partition whoever has it.
+
+        Raises:
+            OriginAway: nobody who has it is there. ZFabricError: nobody could tell.
+        """
+        answer: messages.Fetched = await self._ask(Type.FETCH, body, "the last batch shipped", part.leader)
+        return answer
 
     def wanted(self, info: TopicInfo) -> int:
         """Return how many partitions the hub's topic is made with: as many as the origin that has most."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from zfabric import errors
 from zfabric.core.client.routes import Place
-from zfabric.model import TopicInfo
+from zfabric.model import PartitionInfo, TopicInfo
 from zfabric.settings import KIB, MIB
 from zfabric.sync.consumer import Consumer
 from zfabric.sync.fabric import Fabric
@@ -106,7 +106,7 @@ class Link:
         info = self._reach.describe()
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
-                lane.goal = None  # Made anew: other offsets.
+                lane.goal = lane.parted = None  # Made anew: other offsets.
         else:
             for part in info.partitions:
                 if part.partition in self.lanes:
@@ -121,13 +121,14 @@ class Link:
             buffer_bytes=settings.buffer_bytes,
             delivery_timeout=settings.delivery_timeout,
         )
-        stored = producer.stored(self.target)
+        stored, read = producer.stored(self.target), producer.read(self.target)
         self._to = self._reach.places(info, stored)
         found = self._begin_reading(info)
         for part in info.partitions:
             lane = self.lanes.setdefault(part.partition, Lane(self.topic, part.partition))
             last = stored[self._to[part.partition]]
             self._reach.check(last, part.end_offset)
+            self._compare(part, lane, last, *read[self._to[part.partition]])
             gap = lane.begin(last, part.start_offset, part.end_offset)
             self._tell_gap(part.partition, gap, "retention had removed them at the source")
             if found.get(part.partition) != lane.position:
@@ -135,6 +136,21 @@ class Link:
         self.opened = self._begun = True
         self.problem = None
         self._acknowledged_ns = 0
+
+    def _compare(self, part: PartitionInfo, lane: Lane, last: int, epoch: int, append_time: int) -> None:
+        """See whether the source has the batch that the last record at the hub was read in, as the hub knows of it."""
+        if not 0 <= last < part.end_offset or not epoch:
+            return
+        seen = messages.FetchPart(part.id, part.end_offset, last + 1, epoch, append_time, last + 1)
+        answer = self._reach.fetch(part, messages.Fetch(1, [seen]))
+        failure = answer.parts[0].failure if answer.parts else None
+        error = None if failure is None else errors.from_wire(failure.code, failure.values)
+        if isinstance(error, errors.LogRewound):
+            lane.parted = max(error.parted, lane.parted or 0)  # A consumer may know it better.
+        elif error is not None:
+            raise error
+        else:
+            lane.parted = None
 
     def _begin_reading(self, info: TopicInfo) -> dict[int, int]:
         """Have something to read from; returns the positions where it reads already."""
