@@ -43,7 +43,8 @@ class Names:
         look_up: asks for one name, in a thread.
 
     Attributes:
-        fd: becomes readable when something was found: call :meth:`found` then. rung: it is, or is about to be.
+        fd: becomes readable when something was found: call :meth:`found` then.
+        rung: it is, or was, and nobody has looked since.
     """
 
     def __init__(self, look_up: LookUp | None = None) -> None:
@@ -122,10 +123,10 @@ class Names:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # They are for the thread that waits.
         while (host := self._questions.get()) is not None:
             self._answers.put((host, self._look_up(host)))
-            self.rung = True
             with self._lock:
                 if not self._closed:
                     os.eventfd_write(self.fd, 1)
+            self.rung = True  # Last: who sees it and looks before the write would never look again, but wake for ever.
 
 
 def host_of(endpoint: str) -> str:

@@ -2,7 +2,7 @@
 
 It decides nothing: ``core/leader/follower.py`` says what to ask, ``core/client/requests.py`` keeps connections,
 ``core/leader/offers.py`` knows the lines that run in reverse, ``core/cluster/hearsay.py`` what to ask about the mesh,
-``net/ports.py`` holds the sockets.
+``net/ports.py`` and ``net/dialling.py`` hold the sockets.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from zfabric.core.leader.offers import Offering, Offers
 from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.net import sockets
+from zfabric.net.dialling import Dialler
 from zfabric.net.ports import Change, Ports
 from zfabric.wire import messages
 from zfabric.wire.membership import Members
@@ -86,11 +87,12 @@ class Links:
             self.follower.learn(endpoint)
         self._dialled: dict[bytes, tuple[zmq.Socket[bytes], Offering]] = {}
         self._monitors: dict[zmq.Socket[bytes], tuple[zmq.Socket[bytes], Offering]] = {}
+        self._dialler = Dialler()
         for endpoint in offer_to:
             socket = sockets.dealer(context, frame_max)
             sockets.patient(socket)
-            monitor = sockets.monitor(context, socket, zmq.Event.HANDSHAKE_SUCCEEDED)
-            sockets.connect(socket, endpoint)
+            monitor = sockets.monitor(context, socket)
+            self._dialler.dial(monitor, socket, endpoint, time.monotonic_ns())
             self._dialled[b"offer:" + os.urandom(8)] = (socket, offering := Offering())
             self._monitors[monitor] = socket, offering
 
@@ -102,6 +104,8 @@ class Links:
             for monitor, (socket, _) in self._monitors.items():
                 poller.register(socket, zmq.POLLIN)
                 poller.register(monitor, zmq.POLLIN)
+            for fd in self._dialler.fds():
+                poller.register(fd, zmq.POLLIN)
         if self._generation != self._ports.generation:
             self._generation = self._ports.generation
             wanted = set(self._ports.fds())
@@ -115,8 +119,7 @@ class Links:
         """Something that is watched is readable."""
         if isinstance(ready, int):
             self._ready.append(ready)
-        elif ready in self._monitors:
-            ready.recv_multipart()
+        elif ready in self._monitors and self._dialler.noticed(ready, time.monotonic_ns()):
             self._monitors[ready][1].connected()
 
     def next_deadline(self) -> int:
@@ -125,14 +128,15 @@ class Links:
         nearest = min(self._tick_due, self._look_due, FAR if wanted is None else wanted)
         for _, offering in self._dialled.values():
             nearest = min(nearest, offering.next_deadline())
-        if self._hearsay is not None:
-            asking = self._hearsay.next_deadline()
-            nearest = min(nearest, FAR if asking is None else asking)
+        for machine in (self._hearsay, self._dialler):
+            due = None if machine is None else machine.next_deadline()
+            nearest = min(nearest, FAR if due is None else due)
         return 0 if self._ports.more else nearest
 
     def collect(self, now: int, wall_ms: int) -> Iterator[Incoming]:
         """Take what has come in, and yield what is for the turn."""
         self.follower.clock(now, wall_ms)
+        self._dialler.tick(now)
         if now >= self._look_due:
             self._look(now)
         ready, self._ready = self._ready, []
@@ -194,6 +198,7 @@ class Links:
     def close(self) -> None:
         """Close all connections."""
         self._ports.close()
+        self._dialler.close()
         for monitor, (socket, _) in self._monitors.items():
             sockets.close_monitored(socket, monitor)
         sockets.end(self._context)

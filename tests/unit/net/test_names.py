@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 
 import pytest
 
@@ -54,6 +55,33 @@ def found(names, host, now):
 def test_an_address_needs_no_server(names, server, host):
     assert (names.address(host, 0), is_address(host)) == (host, True)
     assert server.asked == []
+
+
+def test_whoever_looks_when_it_is_told_to_is_not_woken_for_ever(server):
+    """Were it told before the descriptor is written to, the write would come after the look."""
+
+    class Watched(Names):
+        silent = 0
+
+        @property
+        def rung(self):
+            return self._rung
+
+        @rung.setter
+        def rung(self, value):
+            self.silent += value and not select.select([self.fd], [], [], 0)[0]
+            self._rung = value
+
+    server.answers.set()
+    names = Watched(server.look_up)
+    try:
+        names.address("h", 0)
+        deadline = time.monotonic() + 30
+        while not names.rung and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert (names.rung, names.silent) == (True, 0)
+    finally:
+        names.close()
 
 
 def test_a_name_is_found_and_kept_and_looked_up_again(names, server):
