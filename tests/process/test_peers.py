@@ -412,6 +412,18 @@ def test_another_key_than_that_of_the_running_leader_is_refused(peers):
                     assert third.topics.list() == []
 
 
+def test_an_option_that_the_running_leader_does_not_have_is_told_with_both_values(peers, caplog):
+    with zfabric.connect(peers.url("a"), zone="attic", timeout=PATIENCE_S) as first:
+        assert first.topics.list() == []
+        for zone in ("attic", "cellar"):
+            assert "option_ignored" not in caplog.text
+            with zfabric.connect(peers.url("a"), zone=zone, timeout=PATIENCE_S) as other:
+                assert other.topics.list() == []
+        assert [member.zone for member in first.members()] == ["attic"]
+    [told] = [record for record in caplog.records if record.name == "zfabric.peer"]
+    assert "option=zone given='cellar' leader_has='attic'" in told.getMessage()
+
+
 def test_options_of_a_peer_are_for_peers_alone(tmp_path):
     with pytest.raises(errors.InvalidArgument, match="zf\\+peer://MESH"):
         zfabric.connect(f"zf+file://{tmp_path}", zone="z")

@@ -11,13 +11,16 @@ seed, or one whose beacon is heard.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from zfabric import errors
 from zfabric.core.client.anchor import Observed
+from zfabric.modes import holderurl
 from zfabric.modes.embedded import Embedded
 from zfabric.modes.hearing import HEAR_S, Ear
 from zfabric.modes.node import Node
@@ -29,6 +32,9 @@ from zfabric.net.addresses import LOOPBACK, NOWHERE, WILDCARDS, found_address
 from zfabric.settings import LeaderSettings, check_pattern
 from zfabric.store import keyfile
 from zfabric.store.directory import Holder
+
+log = logging.getLogger("zfabric.peer")
+_INSTEAD: Final = "give all processes of a peer the same; a leader ends two seconds after the last of them"
 
 
 class Peer(Embedded):
@@ -52,6 +58,7 @@ class Peer(Embedded):
             beacon=target.beacon,
         )
         self._key = keyfile.fingerprint(target.key)
+        self._told = 0
         self._keep = tuple(check_pattern("keep", pattern) for pattern in target.keep)
         self._keepers = tuple(f"tcp://{_place(keeper, 'keeper')}" for keeper in target.keepers)
         place = Target(target.url, "embedded", target.data, "", 0)
@@ -59,15 +66,16 @@ class Peer(Embedded):
         self.publish = self._publish
 
     def _check_holder(self, holder: Holder) -> None:
-        url, _, key = holder["listen"].partition("#")
+        url, running, key = holderurl.read(holder["listen"])
         if holder["mode"] == "peer" and url == f"{SCHEME}://{self._peer.mesh}":
             if self._key not in ("", key):
                 raise errors.ConfigurationError(
                     source=f"key={self._peer.key!r}",
                     problem=f"the leader of {self._directory.path!r}, process {holder['pid']}, was started with "
                     f"{'another key' if key else 'none'}",
-                    instead="give all processes of a peer the same; a leader ends two seconds after the last of them",
+                    instead=_INSTEAD,
                 )
+            self._say_ignored(holder["pid"], running)
             return
         if not holder["mode"]:
             return  # It has not written down yet what it is.
@@ -75,6 +83,21 @@ class Peer(Embedded):
         if holder["mode"] in where:
             raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"], where=where[holder["mode"]])
         super()._check_holder(holder)
+
+    def _say_ignored(self, pid: int, running: holderurl.Options) -> None:
+        """Say once of each leader what was given here that it does not know of.
+
+        No error: this process may have been here first, and the leader started anew by one that was given less.
+        """
+        if pid == self._told:
+            return
+        self._told = pid
+        usual = holderurl.peer_options(LeaderOptions(data="", peer=PeerPlace(mesh="", listen=f"{LOOPBACK}:0")))
+        for name, value, theirs in holderurl.ignored(holderurl.peer_options(self._options()), running, usual):
+            log.warning(
+                "option_ignored option=%s given=%r leader_has=%r leader_pid=%d directory=%r hint=%s",
+                name, value, theirs, pid, self._directory.path, _INSTEAD,
+            )  # fmt: skip
 
     def listen_endpoint(self) -> str:
         """Return a free port where other peers reach this one."""

@@ -12,8 +12,8 @@ from contextlib import suppress
 
 import msgspec
 
+from zfabric.modes import holderurl
 from zfabric.modes.options import LeaderOptions
-from zfabric.modes.peerurl import SCHEME
 from zfabric.net.addresses import bindable, free_run
 from zfabric.net.places import split_place
 from zfabric.server.config import MeshSection
@@ -26,10 +26,13 @@ PAUSE_S = 0.005
 
 
 def holder_url(options: LeaderOptions) -> str:
-    """Return what the directory's lock says of a peer's leader: the mesh, and by what its key is known."""
+    """Return what the directory's lock says of a peer's leader.
+
+    Raises:
+        ConfigurationError: its key cannot be read.
+    """
     assert options.peer is not None
-    key = keyfile.fingerprint(options.peer.key)
-    return f"{SCHEME}://{options.peer.mesh}" + (f"#{key}" if key else "")
+    return holderurl.write(options, keyfile.fingerprint(options.peer.key))
 
 
 def settle(options: LeaderOptions, path: str) -> LeaderOptions:
