@@ -125,6 +125,32 @@ def test_a_lone_record_for_a_topic_in_memory_goes_by_express(url):
             assert read(consumer, len(sent)) == sent
 
 
+def test_an_express_record_is_on_its_way_before_the_rest_is_done(url):
+    """The thread that sends it may wait for the caller's core: it gets it right after the publication."""
+    steps = {"publish": "return", "sched_yield": "c_call", "taken": "call"}
+    seen = []
+
+    def note(frame, event, argument):
+        name = argument.__name__ if event == "c_call" else frame.f_code.co_name
+        if steps.get(name) == event:
+            seen.append(name)
+
+    def in_order():
+        time.sleep(0.05)  # Unless a turn that was interrupted has come before.
+        seen.clear()
+        sys.setprofile(note)
+        try:
+            producer.send("t", b"v")
+        finally:
+            sys.setprofile(None)
+        return seen == list(steps)
+
+    with connect(url) as fabric, fabric.producer() as producer:
+        fabric.topics.create("t", durability="memory")
+        producer.send("t", b"first").result(PATIENCE_S)
+        until(in_order)
+
+
 def test_records_sent_without_a_pause_share_batches(url):
     with connect(url) as fabric, fabric.producer() as producer:
         fabric.topics.create("t", durability="memory")

@@ -168,6 +168,8 @@ class InsideLoop(Loop):
                 return None
             try:
                 self._publishing.publish(frames)
+                if self._allowance.lets_go(now):
+                    os.sched_yield()
             finally:  # What is there has to be told of, if by a HEAD alone.
                 produced = way.taken(now, wall_ms)
             self._peers[session.peer] = now

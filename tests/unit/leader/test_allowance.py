@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zfabric.core.leader.allowance import AHEAD_NS, TURN_NS, Allowance
+from zfabric.core.leader.allowance import AHEAD_NS, APART, TURN_NS, Allowance
 
 US = 1_000
 
@@ -73,3 +73,16 @@ def test_a_burst_after_a_rest_is_taken_at_once_and_no_more_than_that():
         allowance.spent(now, now + TURN_NS)
         now += TURN_NS
     assert not allowance.allows(now)
+
+
+def test_a_caller_lets_go_of_its_core_unless_a_turn_was_interrupted_not_long_ago():
+    """Whoever else wants the core takes a slice of it each time: that is to be a twentieth of the time at most."""
+    allowance, now = Allowance(), 10**9
+    assert allowance.lets_go(now)
+    allowance.spent(now, now + TURN_NS)
+    assert allowance.lets_go(now + TURN_NS)
+    allowance.spent(now, now + 3 * AHEAD_NS)
+    due = now + 3 * AHEAD_NS * (1 + APART)
+    assert (allowance.lets_go(due - 1), allowance.lets_go(due)) == (False, True)
+    allowance.spent(due - US, due)
+    assert allowance.lets_go(due)
