@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dis
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from itertools import count
 
 import pytest
 
@@ -106,3 +109,48 @@ def test_a_handler_of_the_application_stays_and_ours_goes_with_the_last_fabric(t
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def strike(number, send):
+    """Call ``send``, and raise where the n-th call that it makes ends, as signals' handlers do; tells if so."""
+    code = zfabric.Producer.send.__code__
+    calls = {at.offset for at in dis.get_instructions(code) if at.opname in {"CALL", "CALL_FUNCTION_EX"}}
+    after, ended = False, 0
+
+    def look(frame, event, argument):
+        nonlocal after, ended
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            ended += after
+            if after and ended == number:
+                after = False
+                raise TimeoutError
+            after = frame.f_lasti in calls
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        send()
+    except TimeoutError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_send_that_an_exception_of_a_signal_handler_strikes_keeps_no_other_thread_waiting(fabric):
+    with fabric.producer() as producer:
+        producer.send(TOPIC, b"0").result(60)
+        for number in count(1):
+            struck = strike(number, lambda: producer.send(TOPIC, b"struck"))
+            other = threading.Thread(target=producer.send, args=(TOPIC, b"%d" % number), daemon=True)
+            other.start()
+            other.join(30)
+            assert not other.is_alive(), f"the lock stays taken where it strikes behind call {number}"
+            if not struck:
+                break
+        assert number > 5
+    assert read(fabric, TOPIC)[-1] == b"%d" % number

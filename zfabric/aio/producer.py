@@ -122,8 +122,8 @@ class Producer:
         delivery: Delivery | None
         lock = pump.lock
         while True:
-            lock.acquire()  # Not `with`, which takes 80 ns longer: a tenth of all that is done here.
             try:
+                lock.acquire()  # Not `with`, which takes 80 ns longer: a tenth of all that is done here.
                 now = pump.now()
                 if (
                     key is None
@@ -143,7 +143,11 @@ class Producer:
                     pump.flush()
                 self._came_ns = now
             finally:
-                lock.release()
+                try:
+                    lock.release()
+                except RuntimeError as error:  # A signal's handler has raised before it was taken.
+                    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                        raise  # Or when it was released: that is the handler's own.
             if delivery is not None:
                 return delivery
             await self._wait_for_room(topic)

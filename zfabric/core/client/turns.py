@@ -3,7 +3,8 @@
 A partition that cannot go on has an error. It is told once, in turn with the records of the others and behind its own,
 so that neither keeps the other waiting; from then on the others are read as if it were not there. It goes on when it is
 sought, when it is another log (:meth:`Consumer.learn <zfabric.core.client.consumer.Consumer.learn>`), or when what was
-damaged has been mended (``feed.py``), and whatever stops it then is told anew. The end of a topic that was deleted concerns them all, and comes when everything is taken.
+damaged has been mended (``feed.py``), and whatever stops it then is told anew. The end of a topic that was deleted
+concerns them all, and comes when everything is taken.
 
 While nothing that is read can go on there is nothing to wait for, so that is told again (:meth:`Turns.stuck`): else
 whoever has let the error pass would wait for ever. Rejected: telling each failure at every look, as Kafka's consumers
