@@ -109,6 +109,16 @@ def test_peers_find_each_other_without_being_told_where(peers):
             assert read(consumer, 2) == [b"0", b"1"]
 
 
+@pytest.mark.parametrize("placement", ["process", "thread"])
+def test_a_peer_is_there_and_keeps_though_nothing_is_asked_of_it(peers, placement):
+    origin = peers.add("origin")
+    peers.add("keeper", keep="t", leader=placement)
+    origin.topics.create("t", replicas=2)
+    with origin.producer() as producer:
+        assert producer.send("t", b"1").result(timeout=PATIENCE_S).offset == 0
+    assert [member.local for member in origin.members()].count(False) == 1
+
+
 def test_a_killed_leader_is_started_again_where_it_was_and_nothing_is_lost_or_repeated(peers):
     fabrics = peers.three()
     with fabrics[0].consumer("t") as consumer, fabrics[1].producer() as producer:

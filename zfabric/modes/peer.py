@@ -2,8 +2,8 @@
 
 A peer is a data directory with one leader process, as in embedded mode: any number of processes share it, whoever needs
 the leader and finds none starts it, and it ends when the last of them has left. Beside the ipc sockets for these it
-listens on TCP for the other peers, and is a member of the mesh. Clients read the topics of all members
-(``core/client/origins.py``) and write to their own leader alone.
+listens on TCP for the other peers, and is a member of the mesh, from the moment at which somebody connects. Clients
+read the topics of all members (``core/client/origins.py``) and write to their own leader alone.
 
 With ``role=client`` a process has no leader: it sees the mesh through another member (``core/client/anchor.py``), a
 seed, or one whose beacon is heard.
@@ -64,6 +64,12 @@ class Peer(Embedded):
         place = Target(target.url, "embedded", target.data, "", 0)
         super().__init__(place, settings, timeout=timeout, leader=target.leader)
         self.publish = self._publish
+        try:
+            with suppress(errors.ZFabricError):  # Told with the first question, which looks once more.
+                self.locate()  # Others look for it, and a keeper has work to do, though nothing is asked of it here.
+        except BaseException:
+            self.close()
+            raise
 
     def _check_holder(self, holder: Holder) -> None:
         url, running, key = holderurl.read(holder["listen"])
