@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 import zfabric
@@ -147,3 +149,30 @@ def test_a_wrong_argument_is_refused_by_name(fabric, consumer, where):
         assert [record.value for record in reader.poll(timeout=10)] == [b"still fine"]
     producer.close()
     assert consumer.assignment == [0]
+
+
+PLACES = {
+    "start": lambda f, c, place: f.consumer("t", start=place),
+    "offset": lambda f, c, place: c.seek(0, place),
+    "to": lambda f, c, place: f.groups.reset("g", "t", to=place),
+}
+
+
+@pytest.mark.parametrize("place", [datetime(1, 1, 1), "0001-01-01", "yesterday", -1], ids=str)  # noqa: DTZ001
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_cannot_be_is_refused_under_the_name_of_the_argument(fabric, consumer, name, place):
+    """Also a local time whose UTC is in no year."""
+    with pytest.raises(errors.InvalidArgument) as refused:
+        PLACES[name](fabric, consumer, place)
+    assert refused.value.name == name
+
+
+def test_a_closed_consumer_and_one_of_all_partitions_say_so(fabric):
+    with fabric.consumer("t", group="h") as reader:
+        for change in (lambda: reader.add(0, 0), lambda: reader.remove(0)):
+            with pytest.raises(errors.InvalidArgument) as refused:
+                change()
+            assert refused.value.name == "partitions"
+    for call in (reader.poll, lambda: reader.seek(0, 0), reader.commit, reader.open):
+        with pytest.raises(errors.Closed):
+            call()

@@ -48,6 +48,45 @@ def test_a_command_that_needs_a_fabric_makes_no_directory(tmp_path, arguments):
     assert os.listdir(tmp_path) == []
 
 
+ENDLESS = (
+    ("bench", "--rate"),
+    ("bench", "--duration"),
+    ("doctor", "--disk", "--seconds"),
+    ("status", "--sample"),
+    ("top", "--interval"),
+    ("uplink", "--from", "zf+file:a", "--to", "zf+file:b", "--topic", "t", "--give-up"),
+)
+
+
+@pytest.mark.parametrize("arguments", ENDLESS, ids=" ".join)
+def test_a_number_that_is_none_is_refused_by_name(tmp_path, arguments):
+    """`nan` compares with no bound, and `inf` is above those that have none."""
+    for number in ("nan", "inf"):
+        done = run(*arguments, number, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert arguments[-1].strip("-").encode() in done.stderr
+        assert number.encode() in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_command_without_standard_input_says_what_to_name_instead(tmp_path):
+    run("topic", "create", "t", cwd=tmp_path)
+    for arguments, instead in (("produce t", "name a FILE"), ("request a.b -", "give the BODY")):
+        closed = ["sh", "-c", f"exec {sys.executable} -m zfabric {arguments} <&-"]
+        done = subprocess.run(closed, capture_output=True, cwd=tmp_path, timeout=100)
+        assert done.returncode == 2
+        assert f"standard input is closed: {instead}".encode() in done.stderr
+
+
+@pytest.mark.parametrize("place", ["0001-01-01", "yesterday", "-1"])
+def test_a_place_that_cannot_be_is_refused_under_the_name_of_the_option(tmp_path, place):
+    run("topic", "create", "t", cwd=tmp_path)
+    for arguments in (("consume", "t", "--from"), ("group", "reset", "g", "t", "--to")):
+        done = run(*arguments, place, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"error: {arguments[-1]}={place!r} is not allowed".encode() in done.stderr
+
+
 def test_the_doctor_counts_one_as_one(tmp_path):
     run("topic", "create", "t", cwd=tmp_path)
     run("produce", "t", cwd=tmp_path, stdin=b"one\n")

@@ -24,31 +24,32 @@ OFFSET_MAX = (1 << 63) - 1
 Deserializer = Callable[[str, bytes | None], Any]
 
 
-def start_of(start: object) -> int | str:
+def start_of(start: object, name: str = "start") -> int | str:
     """Return ``start`` as the core takes it.
+
+    Args:
+        name: what errors call it.
 
     Raises:
         InvalidArgument: it is no offset, word, datetime or ISO time.
     """
-    if isinstance(start, bool):
-        raise _wrong(start)
-    if isinstance(start, int):
-        check_range("start", start, 0, OFFSET_MAX)
+    if isinstance(start, int) and not isinstance(start, bool):
+        check_range(name, start, 0, OFFSET_MAX)
         return start
     if start in ("earliest", "latest"):
         return str(start)
-    try:
-        moment = start if isinstance(start, datetime) else datetime.fromisoformat(str(start))
-    except ValueError as error:
-        raise _wrong(start) from error
-    if not isinstance(start, datetime | str):
-        raise _wrong(start)
-    return f"@{max(0, int(moment.timestamp() * 1000))}"
+    if isinstance(start, datetime | str):
+        try:
+            moment = start if isinstance(start, datetime) else datetime.fromisoformat(start)
+            return f"@{max(0, int(moment.timestamp() * 1000))}"
+        except (ValueError, OverflowError) as error:  # Also of local times whose UTC is outside the years 1 to 9999.
+            raise _wrong(name, start) from error
+    raise _wrong(name, start)
 
 
-def _wrong(start: object) -> errors.InvalidArgument:
+def _wrong(name: str, start: object) -> errors.InvalidArgument:
     return errors.InvalidArgument(
-        name="start", value=repr(start)[:100], allowed="'earliest', 'latest', an offset, a datetime or an ISO time"
+        name=name, value=repr(start)[:100], allowed="'earliest', 'latest', an offset, a datetime or an ISO time"
     )
 
 
@@ -68,10 +69,12 @@ class Consumer:
         """Find the partitions and positions, if that is not done yet; every method that needs them calls this.
 
         Raises:
-            UnknownTopic, UnknownPartition, OffsetOutOfRange, Unreachable.
+            UnknownTopic, UnknownPartition, OffsetOutOfRange, Unreachable. Closed: the consumer was.
         """
         with self._pump.lock:
             self._pump.check()
+            if self._core.closed:
+                raise errors.Closed(what="consumer")
             now = self._pump.now()
             pending = self._core.open(now, now + int(self._timeout * 1e9))
         await self._result(pending, "the consumer's start")
@@ -285,6 +288,7 @@ class Consumer:
 
         Raises:
             InvalidArgument: the consumer has no group. OffsetOutOfRange: an offset beyond the log's end.
+            Closed: the consumer was.
         """
         if offsets is not None and not isinstance(offsets, dict):
             raise errors.InvalidArgument(
@@ -294,6 +298,8 @@ class Consumer:
             check_range("partition", partition, 0, self._core.partition_max)
             check_range("offset", offset, 0, OFFSET_MAX)
         with self._pump.lock:
+            if self._core.closed:
+                raise errors.Closed(what="consumer")
             now = self._pump.now()
             pending = self._core.commit(offsets, now, now + int(self._timeout * 1e9))
         await self._result(pending, "the commit")
@@ -301,11 +307,12 @@ class Consumer:
     async def seek(self, partition: int, offset: int | str | datetime) -> None:
         """Go on from ``offset`` (or "earliest", "latest", a time) in one partition."""
         check_range("partition", partition, 0, self._core.partition_max)
+        start = start_of(offset, "offset")
         await self.open()
         self._give_back()
         with self._pump.lock:
             now = self._pump.now()
-            pending = self._core.seek(partition, start_of(offset), now, now + int(self._timeout * 1e9))
+            pending = self._core.seek(partition, start, now, now + int(self._timeout * 1e9))
         try:
             await self._result(pending, "the seek")
         finally:

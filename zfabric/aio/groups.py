@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from zfabric import errors
+from zfabric.aio.consumer import start_of
 from zfabric.core.client.survey import SILENCE_S
 from zfabric.model import GroupOffset
 from zfabric.settings import GROUP_BYTES_MAX, check_name
@@ -84,6 +85,7 @@ class Groups:
             OriginAway: in a mesh, once all others are set: a partition's origin is away, and so are its keepers.
         """
         check_name("group", group, GROUP_BYTES_MAX)
+        start_of(to, "to")
         consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
         away: builtins.list[str] = []
         try:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, counted, fabric_options, json_option
+from zfabric.cli.options import Number, connect, console, counted, fabric_options, json_option
 
 if TYPE_CHECKING:
     from zfabric.model import Durability
@@ -70,7 +70,7 @@ QUANTILES = {"p50_us": 0.5, "p99_us": 0.99, "p99_9_us": 0.999, "max_us": 1.0}
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, max=1e6),
+    type=Number(min=0, max=1e6),
     default=1000.0,
     show_default=True,
     metavar="RECORDS/S",
@@ -78,7 +78,7 @@ QUANTILES = {"p50_us": 0.5, "p99_us": 0.99, "p99_9_us": 0.999, "max_us": 1.0}
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0.01, max=86_400),
+    type=Number(min=0.01, max=86_400),
     default=3.0,
     show_default=True,
     metavar="SECONDS",

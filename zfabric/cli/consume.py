@@ -123,7 +123,7 @@ def _consumer(
 
     Who follows without saying which partitions reads those that are added as well, and of a mesh a group's share.
     """
-    offset = offset_of(start)
+    offset = offset_of(start, "--from")
     first = start if offset is None else "earliest"
     numbers = check_partitions(info, partitions)
     given = numbers if partitions or offset is not None or not follow else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import console, counted, directory_of, json_option, show
+from zfabric.cli.options import Number, console, counted, directory_of, json_option, show
 
 if TYPE_CHECKING:
     from zfabric.store.directory import DataDirectory, Holder
@@ -37,7 +37,7 @@ _COLUMNS = ("what", "topic", "partition", "offset", "next_readable", "problem")
 @click.option("--disk", is_flag=True, help="Measure the disk below DIR instead of checking what is on it.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, max=600),
+    type=Number(min=0, max=600),
     default=3.0,
     show_default=True,
     metavar="SECONDS",

@@ -68,7 +68,7 @@ def reset(
     with connect(url, timeout) as fabric:
         info = fabric.topics.describe(topic)
         numbers = check_partitions(info, partitions)
-        offset = offset_of(to)
+        offset = offset_of(to, "--to")
         if offset is None:
             fabric.groups.reset(name, topic, to=to, partitions=numbers)
         else:

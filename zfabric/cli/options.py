@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -25,6 +26,21 @@ COMPLETION_TIMEOUT_S = 1.0
 _WIDE = 10_000
 _NAMES = {"id", "pid", "leader", "partition", "epoch"}
 """Columns whose numbers name something: they are not grouped by thousands."""
+
+
+class Number(click.FloatRange):
+    """An option's number in a range; what is none, or has no end, is refused: ``nan`` compares with no bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number.
+
+        Raises:
+            BadParameter: it is none, or outside the range.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def fabric_options(function: F) -> F:
@@ -156,6 +172,17 @@ def _check_directory(path: str) -> None:
         DataDirectory.check(path)
     except OSError as error:
         raise unusable(path, error) from error
+
+
+def standard_input(instead: str) -> BinaryIO:
+    """Return standard input, as bytes.
+
+    Raises:
+        UsageError: there is none; ``instead`` says what to do.
+    """
+    if sys.stdin is None:
+        raise click.UsageError(f"standard input is closed: {instead}")
+    return sys.stdin.buffer
 
 
 def counted(number: int, thing: str) -> str:

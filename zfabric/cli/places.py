@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 SHOWN_MAX = 10
 
 
-def offset_of(place: str) -> int | None:
-    """Return ``place`` as an offset; None if it is a word or a time."""
-    return int(place) if place.isascii() and place.isdigit() else None
+def offset_of(place: str, option: str) -> int | None:
+    """Return ``place`` as an offset; None if it is a word or a time.
+
+    Raises:
+        InvalidArgument: it is neither; names the option.
+    """
+    if place.isascii() and place.isdigit():
+        return int(place)
+    from zfabric.sync.consumer import start_of
+
+    start_of(place, option)
+    return None
 
 
 def check_partitions(info: TopicInfo, numbers: Iterable[int]) -> list[int]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, counted, fabric_options, json_option, topic_argument
+from zfabric.cli.options import connect, console, counted, fabric_options, json_option, standard_input, topic_argument
 
 if TYPE_CHECKING:
     from zfabric.cli.lines import Piece
@@ -157,9 +157,7 @@ class _Work:
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
     if name == "-":
-        if sys.stdin is None:
-            raise click.UsageError("standard input is closed: name a FILE")
-        yield sys.stdin.buffer
+        yield standard_input("name a FILE")
     else:
         with open(name, "rb") as file:
             yield file

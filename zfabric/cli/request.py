@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from zfabric.cli.options import connect, fabric_options, json_option
+from zfabric.cli.options import connect, fabric_options, json_option, standard_input
 
 
 @click.command()
@@ -53,7 +53,7 @@ def command(  # noqa: PLR0917 - one parameter an option
     if len(carried) < len(headers):
         raise click.UsageError("--header names one header twice; a request has each once")
     # As the shell gave it: an argument may be any bytes.
-    value = sys.stdin.buffer.read() if body == "-" else os.fsencode(body or "")
+    value = standard_input("give the BODY").read() if body == "-" else os.fsencode(body or "")
     with connect(url, timeout) as fabric:
         began = time.monotonic()
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from zfabric.cli.options import connect, console, fabric_options, json_option, pause
+from zfabric.cli.options import Number, connect, console, fabric_options, json_option, pause
 
 
 @click.command()
 @click.option(
     "--sample",
-    type=click.FloatRange(min=0, max=3600),
+    type=Number(min=0, max=3600),
     default=0.5,
     show_default=True,
     metavar="SECONDS",

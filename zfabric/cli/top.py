@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, counted, fabric_options, pause
+from zfabric.cli.options import Number, connect, console, counted, fabric_options, pause
 
 if TYPE_CHECKING:
     from zfabric.cli.reading import Reading
@@ -29,7 +29,7 @@ ANSWER_S = 1.0
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.05, max=3600),
+    type=Number(min=0.05, max=3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zfabric import errors
-from zfabric.cli.options import connect, console, counted
+from zfabric.cli.options import Number, connect, console, counted
 
 if TYPE_CHECKING:
     from zfabric.uplink import Uplink, UplinkStatus
@@ -72,13 +72,13 @@ Watch = Callable[[float], None]
 @click.option("--origin-headers", is_flag=True, help="Add a header zf-origin: FABRIC/TOPIC/PARTITION/OFFSET.")
 @click.option(
     "--give-up",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     help="End with an error after so long without progress.  [default: never]",
 )
 @click.option(
     "--rescan",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -86,7 +86,7 @@ Watch = Callable[[float], None]
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -94,7 +94,7 @@ Watch = Callable[[float], None]
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

@@ -12,6 +12,7 @@ from zfabric import errors
 from zfabric.core.client.survey import SILENCE_S
 from zfabric.model import GroupOffset
 from zfabric.settings import GROUP_BYTES_MAX, check_name
+from zfabric.sync.consumer import start_of
 from zfabric.wire import messages
 from zfabric.wire.messages import Type
 
@@ -85,6 +86,7 @@ class Groups:
             OriginAway: in a mesh, once all others are set: a partition's origin is away, and so are its keepers.
         """
         check_name("group", group, GROUP_BYTES_MAX)
+        start_of(to, "to")
         consumer = self._fabric.consumer(topic, start=to, partitions=partitions)
         away: builtins.list[str] = []
         try:

@@ -181,20 +181,26 @@ class Consumer:
         Raises:
             UnknownPartition: nobody is known to have it.
         """
-        assert self._numbers is not None, "a consumer of all partitions has them all"
+        numbers = self._given()
         place = self._seen.get(number)
         if place is None:
             raise errors.UnknownPartition(topic=self.topic, partition=number, last=max(self.cursors, default=-1))
-        self._numbers[number] = None
+        numbers[number] = None
         if number not in self.cursors:
             self._take_up(place)
 
     def exclude(self, number: int) -> None:
         """Read a partition no more."""
-        assert self._numbers is not None, "a consumer of all partitions has them all"
-        self._numbers.pop(number, None)
+        self._given().pop(number, None)
         if number in self.cursors:
             self._drop(self.cursors[number])
+
+    def _given(self) -> dict[int, None]:
+        if self._numbers is None:
+            raise errors.InvalidArgument(
+                name="partitions", value="None", allowed="a consumer made with partitions=…: any other reads them all"
+            )
+        return self._numbers
 
     @property
     def full(self) -> bool:
