@@ -81,7 +81,7 @@ def test_a_caller_notices_a_dead_callee_on_the_connection(machine, fabric, insta
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        assert until(lambda: json.loads(fabric.request("s.stats"))["running"] == 2, PATIENCE_S)
+        assert until(lambda: json.loads(fabric.request("s.stats"))["running"] == 1, PATIENCE_S)
         began = time.monotonic()
         fault(machine, instance)
     finally:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.process.leaders import PATIENCE_S
+from tests.process.test_sdk import until
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
 
@@ -121,6 +122,24 @@ def test_all_instances_are_pinged_at_once_and_each_that_does_not_answer_has_a_ro
     assert rows["3"]["ms"] is None
     assert "had no answer within" in rows["3"]["answer"]
     assert done.returncode == 1
+
+
+def test_an_instance_whose_workers_are_all_busy_is_not_said_to_be_dead(service, zfabric_fabric):
+    """What all services do by themselves needs no worker, and no serializer."""
+    go_on = threading.Event()
+    busy = zfabric_fabric.service("busy", concurrency=1, queue=0, serializer=lambda method, value: b"%d" % value)
+    busy.method("work")(lambda request: 1 + go_on.wait(PATIENCE_S))
+    with busy:
+        worker = threading.Thread(target=zfabric_fabric.request, args=("busy.work",), kwargs={"timeout": PATIENCE_S})
+        worker.start()
+        try:
+            assert until(lambda: busy.stats()["running"] == 1)
+            (pinged,) = json.loads(run(service, "services", "ping", "busy", "--json").stdout)
+            (told,) = json.loads(run(service, "services", "stats", "busy", "--json").stdout)
+        finally:
+            go_on.set()
+            worker.join()
+    assert (pinged["answer"], told["running"], told["methods"]["work"]["calls"]) == ("ok", 1, 0)
 
 
 def test_arguments_may_be_bytes_that_are_no_text(service):

@@ -99,7 +99,7 @@ def test_headers_that_are_none_cost_no_worker_even_if_the_value_is_none_either(f
             patched.setattr(calls, "headers", lambda values: b"\xc1")
             for _ in range(4):
                 with pytest.raises(errors.ProtocolViolation):
-                    fabric.request("s.health", b"", headers={"a": b"1"}, timeout=20.0)
+                    fabric.request("s.m", b"", headers={"a": b"1"}, timeout=20.0)
         assert until(lambda: service.stats()["running"] == 0)
         assert fabric.request("s.m", b"x") == b"x"
 

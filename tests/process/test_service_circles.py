@@ -63,7 +63,7 @@ def test_a_handler_may_ask_its_own_service_while_a_worker_is_free_or_will_be(zfa
         for thread in asking:
             thread.join(PATIENCE_S)
         assert sorted(found) == [b"inner", b"told"]
-        assert until(lambda: not any(method.asked for method in service._methods.values()), PATIENCE_S)
+        assert until(lambda: not any(method.asked for method in service._responder.methods.values()), PATIENCE_S)
 
 
 async def test_another_instance_takes_what_would_wait_for_itself(zfabric_url):

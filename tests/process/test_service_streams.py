@@ -58,11 +58,61 @@ def test_a_stream_that_nobody_takes_frees_its_worker_and_says_so_on_both_sides(z
         finally:
             ended.set()
 
+    @service.method("quick")
+    def quick(request):
+        return b"done"
+
     with service, zfabric.connect(zfabric_fabric.url) as caller, caller.stream("s.endless") as stream:
         assert next(stream) == b"chunk"
         assert ended.wait(PATIENCE_S)
-        assert zfabric_fabric.request("s.health", timeout=PATIENCE_S) == b"ok"
+        assert zfabric_fabric.request("s.quick", timeout=PATIENCE_S) == b"done"
         with pytest.raises(errors.StreamStalled) as stalled:
             list(stream)
         assert (stalled.value.chunks, stalled.value.seconds) == (8, 1.0)
         assert (service.stats()["stalled"], service.stats()["failures"]) == (1, 1)
+
+
+def test_one_caller_s_streams_leave_workers_to_others(zfabric_fabric):
+    """Three of four workers, by default; its next stream begins when one of those has ended."""
+    service = zfabric_fabric.service("s", concurrency=4)
+
+    @service.method("endless")
+    def endless(request):
+        while not request.cancelled:
+            yield b"chunk"
+
+    @service.method("quick")
+    def quick(request):
+        return b"done"
+
+    with service, zfabric.connect(zfabric_fabric.url) as greedy, zfabric.connect(zfabric_fabric.url) as other:
+        streams = [greedy.stream("s.endless") for _ in range(3)]
+        for stream in streams:
+            assert next(stream) == b"chunk"
+        with pytest.raises(errors.RequestTimeout):
+            next(greedy.stream("s.endless", timeout=0.5))
+        assert other.request("s.quick", timeout=PATIENCE_S) == b"done"
+        assert greedy.request("s.quick", timeout=PATIENCE_S) == b"done"
+        assert next(other.stream("s.endless")) == b"chunk"
+        for stream in streams:
+            stream.close()
+        assert next(greedy.stream("s.endless", timeout=PATIENCE_S)) == b"chunk"
+
+
+def test_streams_of_one_caller_are_bounded_as_the_service_says(zfabric_fabric):
+    with pytest.raises(errors.InvalidArgument):
+        zfabric_fabric.service("s", streams=0)
+    service = zfabric_fabric.service("s", concurrency=2, streams=1)
+
+    @service.method("endless")
+    def endless(request):
+        while not request.cancelled:
+            yield b"chunk"
+
+    with service, zfabric.connect(zfabric_fabric.url) as caller:
+        first = caller.stream("s.endless")
+        assert next(first) == b"chunk"
+        with pytest.raises(errors.RequestTimeout):
+            next(caller.stream("s.endless", timeout=0.5))
+        assert service.stats()["running"] == 1
+        first.close()

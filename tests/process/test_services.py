@@ -233,7 +233,7 @@ def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be
 
         asking = threading.Thread(target=ask)
         asking.start()
-        assert until(lambda: json.loads(fabric.request("users.stats"))["running"] == 2)
+        assert until(lambda: json.loads(fabric.request("users.stats"))["running"] == 1)
         one.process.kill()
         asking.join(20)
         assert [type(error) for error in failed] == [errors.CalleeLost]

@@ -75,6 +75,7 @@ class Calling:
         version: str = "",
         concurrency: int | None = None,
         queue: int = 1_000,
+        streams: int | None = None,
         patience: float = 60.0,
         weight: int = 100,
         listen: str | None = None,
@@ -88,6 +89,8 @@ class Calling:
             version: callers may ask for one, or for its first numbers.
             concurrency: requests that run at once; 8 threads in the synchronous SDK, 100 tasks in ``zfabric.sync``.
             queue: requests that wait beside these; more are refused with Overloaded.
+            streams: those of one caller that run at once, so that others find a worker whatever it reads; further ones
+                wait, and fill half of ``queue`` at most. Three quarters of ``concurrency`` by default, at least one.
             patience: seconds that a stream waits for its reader to take something, before it ends with StreamStalled.
             weight: share of requests that it wants, in percent of a full instance's; 0: none while others want some.
             listen: ``tcp://host:port``, the port may be ``*``; by default where this fabric is reached from.
@@ -97,13 +100,15 @@ class Calling:
             serializer: ``(method, object) -> bytes`` for results.
             deserializer: ``(method, bytes) -> object`` for values.
         """
-        arguments.check_service(name)
+        arguments.check_method(f"{arguments.check_service(name)}.health")
         arguments.check_version(version)
         arguments.check_listen(listen)
         arguments.check_advertise(advertise)
         if concurrency is not None:
             check_range("concurrency", concurrency, 1, 100_000, "requests")
         check_range("queue", queue, 0, 1_000_000, "requests")
+        if streams is not None:
+            check_range("streams", streams, 1, 100_000, "streams")
         check_range("patience", patience, 1.0, 86_400.0, "s")
         check_range("weight", weight, 0, 10_000, "percent")
         check_callable("serializer", serializer)
@@ -125,6 +130,7 @@ class Calling:
             card,
             concurrency=concurrency,
             queue=queue,
+            streams=streams,
             patience=patience,
             advertise=advertise or self._reached(listen),
             timeout=self._timeout,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from zfabric import errors
-from zfabric.core.client import arguments, tracing
+from zfabric.core.client import arguments, tracing, vitals
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.responder import Responder
 from zfabric.core.client.tracing import ALONE, ALONE_BYTES
@@ -104,6 +104,7 @@ class Service:
         *,
         concurrency: int | None,
         queue: int,
+        streams: int | None,
         patience: float,
         advertise: str,
         timeout: float,
@@ -119,23 +120,20 @@ class Service:
         self._timeout = timeout
         self._serializer = serializer
         self._deserializer = deserializer
-        self._methods: dict[str, Method] = {}
         self._middleware: list[Middleware] = []
         count = concurrency or workers.CONCURRENCY
         self._workers = workers.Workers(pump, self._work, count)
         self._responder = Responder(
             core,
             card,
-            self._methods,
             concurrency=count,
             queue=queue,
+            streams=streams or max(count * 3 // 4, 1),
             wake=self._workers.wake,
             patience_ns=int(patience * 1e9),
             advertise=advertise,
         )
         self._started = False
-        self.method("health", idempotent=True)(_healthy)
-        self.method("stats", idempotent=True)(self._stats)
 
     # Before it starts.
 
@@ -145,8 +143,8 @@ class Service:
         It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream; a function that
         returns one, as a decorated generator, gives them to those who ask for a stream. What it raises goes to
         the caller: a ZFabricError as itself, one of the application's own where the caller knows its ``code`` too, and
-        anything else as RemoteError. ``health`` and ``stats`` are there from the
-        beginning, and may be replaced.
+        anything else as RemoteError. ``health`` and ``stats`` are there from the beginning: the instance
+        answers them by itself, whatever its workers do, past middleware and serializers, unless they are replaced.
 
         Args:
             idempotent: a request may be executed twice without harm, so callers may repeat one whose answer is lost.
@@ -283,27 +281,7 @@ class Service:
     def stats(self) -> dict[str, Any]:
         """Return counters since its start: requests by outcome, those that run and wait, and each method's."""
         with self._pump.lock:
-            methods = {
-                method.name: {
-                    "calls": method.calls,
-                    "failed": method.failed,
-                    "mean_us": method.busy_ns // max(method.calls, 1) // 1_000,
-                    "idempotent": method.idempotent,
-                    "stream": method.stream,
-                }
-                for method in self._methods.values()
-            }
-            return {
-                "service": self.name,
-                "version": self.version,
-                "instance": self.instance,
-                "draining": self._responder.draining,
-                **self._responder.stats(),
-                "methods": methods,
-            }
-
-    def _stats(self, request: Request) -> bytes:
-        return msgspec.json.encode(self.stats())
+            return vitals.stats(self._responder)
 
     def __enter__(self) -> Self:
         self.start()
@@ -415,10 +393,6 @@ def _text(error: BaseException) -> str:
         return str(error)[:ERROR_TEXT_MAX]
     except Exception:  # noqa: BLE001 - a handler's own exception, whose text may fail as well
         return "<it has no text: str() of it failed>"
-
-
-def _healthy(request: Request) -> bytes:
-    return b"ok"
 
 
 __all__ = ["Request", "Service"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,50 +11,85 @@ from zfabric.core.client.backlog import Backlog
 from zfabric.core.client.job import Job, Method
 
 METHOD = Method("m", None, idempotent=False, stream=False)
+MOST = 2
+CALLERS = st.sampled_from([b"a", b"b", b"c"])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 5)),
-        st.tuples(st.sampled_from(["take", "withdraw"]), st.integers(0, 1_000)),
-        st.tuples(st.sampled_from(["full", "free"]), st.sampled_from([b"a", b"b", b"c"])),
+        st.tuples(st.just("add"), CALLERS, st.integers(0, 5), st.booleans()),
+        st.tuples(st.sampled_from(["take", "withdraw", "end"]), st.integers(0, 1_000)),
+        st.tuples(st.sampled_from(["full", "free"]), CALLERS),
     ),
     max_size=400,
 )
 
 
-@given(STEPS)
-def test_each_request_is_taken_once_in_its_caller_s_order_unless_it_was_withdrawn(steps):
-    full = {}
-    backlog = Backlog(full)
-    waiting, number = [], 0
+class Played:
+    """A backlog, what waits in it, and the streams that it has given and that are not over."""
 
-    def taken():
-        job = backlog.take()
+    def __init__(self):
+        self.full = {}
+        self.backlog = Backlog(self.full, streams=MOST)
+        self.waiting, self.streams = [], []
+        self.number = 0
+
+    def add(self, peer, size, streaming):
+        self.number += 1
+        job = Job(peer, self.number, METHOD, bytes(size), b"", None, streaming=streaming)
+        self.waiting.append(job)
+        self.backlog.add(job)
+
+    def take(self, _=0):
+        job = self.backlog.take()
         if job is None:
-            assert all(other.peer in full for other in waiting)
+            begun = Counter(stream.peer for stream in self.streams)
+            assert all(
+                other.peer in self.full or (other.streaming and begun[other.peer] == MOST) for other in self.waiting
+            )
             return False
-        assert job.peer not in full
-        assert job is next(other for other in waiting if other.peer == job.peer)
-        waiting.remove(job)
+        assert job.peer not in self.full
+        assert job is next(
+            other for other in self.waiting if (other.peer, other.streaming) == (job.peer, job.streaming)
+        )
+        self.waiting.remove(job)
+        if job.streaming:
+            self.streams.append(job)
+            assert max(Counter(stream.peer for stream in self.streams).values()) <= MOST
         return True
 
+    def withdraw(self, place):
+        if self.waiting:
+            self.backlog.withdraw(self.waiting.pop(place % len(self.waiting)))
+
+    def end(self, place):
+        if self.streams:
+            self.backlog.left(self.streams.pop(place % len(self.streams)))
+
+    def fill(self, peer):
+        self.full[peer] = None
+
+    def free(self, peer):
+        self.full.pop(peer, None)
+        self.backlog.free()
+
+
+@given(STEPS)
+def test_each_request_is_taken_once_in_its_caller_s_order_unless_it_was_withdrawn(steps):
+    """Streams in order, and others in order; no caller has more streams than it may, and none waits for nothing."""
+    played = Played()
+    backlog = played.backlog
+    does = {"add": played.add, "take": played.take, "withdraw": played.withdraw, "end": played.end,
+            "full": played.fill, "free": played.free}  # fmt: skip
     for kind, *details in steps:
-        if kind == "add":
-            number += 1
-            waiting.append(Job(details[0], number, METHOD, bytes(details[1]), b"", None))
-            backlog.add(waiting[-1])
-        elif kind == "take":
-            taken()
-        elif kind == "withdraw" and waiting:
-            backlog.withdraw(waiting.pop(details[0] % len(waiting)))
-        elif kind == "full":
-            full[details[0]] = None
-        elif kind == "free":
-            full.pop(details[0], None)
-            backlog.free()
-        assert (len(backlog), backlog.bytes) == (len(waiting), sum(len(job.body) for job in waiting))
-    full.clear()
-    backlog.free()
-    assert backlog.waiting == len(waiting)
-    while waiting:
-        assert taken()
-    assert backlog.take() is None
+        does[kind](*details)
+        size = sum(len(job.body) for job in played.waiting)
+        assert (len(backlog), backlog.bytes + backlog.streams.bytes) == (len(played.waiting), size)
+    for peer in list(played.full):
+        played.free(peer)
+    while played.waiting:
+        while played.take():
+            pass
+        played.end(0)
+    while played.streams:
+        played.end(0)
+    assert (len(backlog), backlog.bytes, backlog.take()) == (0, 0, None)
+    assert not any(backlog.streams.holds(peer) for peer in (b"a", b"b", b"c"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 
 from zfabric import errors
 from zfabric.core import effects
+from zfabric.core.client import vitals
 from zfabric.core.client.client import Client
 from zfabric.core.client.job import Method
 from zfabric.core.client.responder import Responder
@@ -27,7 +29,7 @@ class Stage:
         self.now, self.number = SECOND, 0
         card = ServiceCard("s", "", "tcp://i:1", 7)
         self.responder = Responder(
-            self.client, card, {}, concurrency=2, queue=10, wake=lambda: None, patience_ns=SECOND
+            self.client, card, concurrency=2, queue=10, streams=1, wake=lambda: None, patience_ns=SECOND
         )
         self.responder.offer(Method("m", None, idempotent=True, stream=False))
         self.responder.start(self.now)
@@ -36,11 +38,14 @@ class Stage:
         self.client.listens(self.session, "tcp://i:1", self.now)
         self.client.take_effects()
 
-    def ask(self, body=b"body", peer=PEER, seconds=1):
+    def ask(self, body=b"body", peer=PEER, seconds=1, *, method=b"s.m", stream=False):
         """Say a REQUEST; tells whether the pump has to ask for the next deadline after it."""
         self.number += 1
         self.client.restless = False
-        frames = calls.request(calls.REQUEST, self.number, 7, seconds * 1_000_000, b"s.m", b"", body)
+        flags, window = (calls.FLAG_STREAM, 8) if stream else (0, 0)
+        frames = calls.request(
+            calls.REQUEST, self.number, 7, seconds * 1_000_000, method, b"", body, flags=flags, window=window
+        )
         self.client.receive(self.session, [peer, *frames], self.now)
         return self.client.restless
 
@@ -207,7 +212,7 @@ def test_an_answer_to_a_question_makes_nobody_a_caller_again_that_has_said_farew
     question = full(stage)
     stage.say(b"deaf", calls.FAREWELL, 0)
     stage.say(b"deaf", calls.PING, question)
-    assert stage.responder.stats()["callers"] == 0
+    assert vitals.stats(stage.responder)["callers"] == 0
 
 
 def test_what_would_be_far_too_much_for_a_caller_that_does_not_read_is_an_error_instead():
@@ -294,3 +299,77 @@ def test_a_request_whose_time_is_over_is_not_wanted_any_more_though_nobody_says_
     for job in running:
         stage.responder.end(job, stage.now)
     assert stage.responder.jobs == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("method", ["health", "stats"])
+def test_what_an_instance_says_of_itself_needs_no_worker_and_no_room_and_is_said_while_it_drains(method, stream):
+    stage = Stage()
+    for _ in range(20):
+        stage.ask()
+    running = stage.responder.take(stage.now), stage.responder.take(stage.now)
+    stage.responder.drain(stage.now, stage.now + SECOND)
+    stage.replies()
+    stage.ask(method=f"s.{method}".encode(), stream=stream)
+    (answer,) = stage.replies()
+    assert answer.type == (calls.CHUNK if stream else calls.REPLY)
+    if method == "health":
+        assert bytes(answer.body) == b"ok"
+    else:
+        told = msgspec.json.decode(answer.body)
+        assert (told["running"], told["waiting"], told["draining"], told["methods"]["stats"]["calls"]) == (
+            2,
+            10,
+            True,
+            1,
+        )
+    for job in running:
+        stage.answer(job)
+    assert len(stage.work(10)) == 10
+
+
+def test_a_caller_that_reads_nothing_is_not_told_how_an_instance_is():
+    stage = Stage()
+    full(stage)
+    stage.sent(b"deaf")
+    stage.ask(peer=b"deaf", method=b"s.stats")
+    (answer,) = stage.sent(b"deaf")
+    assert (answer.type, answer.failure.code) == (calls.REFUSED, errors.Overloaded.code)
+
+
+def test_a_service_s_own_method_of_such_a_name_takes_a_worker():
+    stage = Stage()
+    stage.responder.offer(Method("health", None, idempotent=True, stream=False))
+    stage.ask(method=b"s.health")
+    assert stage.replies() == []
+    assert stage.responder.take(stage.now).method.name == "health"
+
+
+def test_streams_of_one_caller_leave_workers_to_others_and_take_half_of_the_queue_at_most():
+    stage = Stage()
+    for _ in range(8):
+        stage.ask(peer=b"much", stream=True)
+    first = stage.responder.take(stage.now)
+    assert stage.responder.take(stage.now) is None
+    refused = [answer.number for answer in stage.sent(b"much") if answer.type == calls.REFUSED]
+    assert refused == [7, 8]
+    stage.ask(peer=b"little")
+    assert stage.work(10) == [b"little"]
+    stage.ask(peer=b"much")  # Nor do they hold up what is no stream.
+    assert stage.work(10) == [b"much"]
+    stage.say(b"much", calls.CANCEL, 2)
+    stage.answer(first)
+    assert stage.responder.take(stage.now).number == 3
+    stage.client.left(stage.session, b"much", stage.now)
+    assert len(stage.responder.backlog) == 0
+
+
+def test_streams_that_wait_for_their_own_maker_s_streams_are_refused():
+    """All that a caller may have at once have asked for such a one themselves."""
+    stage = Stage()
+    stage.ask(peer=b"self", stream=True)
+    job = stage.responder.take(stage.now)
+    job.asks(b"")
+    stage.ask(peer=b"self", stream=True)
+    (answer,) = stage.sent(b"self")
+    assert (answer.type, answer.failure.code) == (calls.REFUSED, errors.WouldDeadlock.code)

@@ -3,7 +3,7 @@
 So a caller with a thousand requests that wait holds up another one by one of them, not by a thousand. When there is no
 room, it is the caller with the most that gives way: the newest of its requests is refused, which nobody has begun,
 rather than the one that comes from a caller with fewer. Requests of callers that read nothing wait aside, and take no
-turns.
+turns. Nor do streams of a caller that has many under way (:mod:`zfabric.core.client.streams`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+from zfabric.core.client.streams import Streams
 
 if TYPE_CHECKING:
     from zfabric.core.client.job import Job
@@ -35,15 +37,18 @@ class Backlog:
     """Of one service.
 
     Args:
-        full: callers for which nothing is begun (:class:`zfabric.core.client.unread.Unread`).
+        full: callers for which nothing is begun (:class:`zfabric.core.client.unread.Unread`). streams: of one caller
+            that are under way at once.
 
     Attributes:
-        waiting: how many wait that may be begun. bytes: of all bodies that wait.
+        waiting: how many wait that may be begun. bytes: of all bodies that wait, but for those of streams that are held
+            in ``streams``.
     """
 
-    def __init__(self, full: Container[bytes]) -> None:
+    def __init__(self, full: Container[bytes], streams: int) -> None:
         self.waiting = 0
         self.bytes = 0
+        self.streams = Streams(streams)
         self._full = full
         # The only one that waits, as nearly all do; there is no line then.
         self._lone: Job | None = None
@@ -52,6 +57,16 @@ class Backlog:
 
     def add(self, job: Job) -> None:
         """A request waits."""
+        if not job.streaming or self.streams.enter(job):
+            self._enter(job)
+
+    def left(self, job: Job) -> None:
+        """A stream that :meth:`take` gave is over: another one of its caller may begin."""
+        following = self.streams.leave(job)
+        if following is not None:
+            self._enter(following)
+
+    def _enter(self, job: Job) -> None:
         if not (self.waiting or self._aside):
             self._lone = job
             self.waiting = 1
@@ -117,6 +132,16 @@ class Backlog:
 
     def withdraw(self, job: Job) -> None:
         """A waiting one is not wanted any more: its place and its memory are free at once."""
+        if job.held:
+            self.streams.withdraw(job)
+        else:
+            self._withdraw(job)
+            if job.streaming:
+                self.left(job)
+        job.over = True
+        job.body = job.headers = b""
+
+    def _withdraw(self, job: Job) -> None:
         self._line_up()
         peer = job.peer
         lines = self._aside if peer in self._aside else self._lines
@@ -124,8 +149,7 @@ class Backlog:
         self._less(line, len(job.body))
         if lines is self._lines:
             self.waiting -= 1
-        job.over = True
-        job.body = job.headers = b""
+        job.over = True  # For whoever looks through the line.
         if not line.wanted:
             del lines[peer]
         elif len(line.jobs) - line.wanted > max(WITHDRAWN_MAX, line.wanted):  # Cheaper than to look for each.
@@ -151,4 +175,4 @@ class Backlog:
         return next(job for job in reversed(most.jobs) if not job.over)
 
     def __len__(self) -> int:
-        return self.waiting + sum(line.wanted for line in self._aside.values())
+        return self.waiting + self.streams.held + sum(line.wanted for line in self._aside.values())

@@ -16,6 +16,7 @@ ASKING_MAX: Final = 100
 
 if TYPE_CHECKING:
     from zfabric.core.client.pending import Pending
+    from zfabric.core.client.responder import Responder
     from zfabric.model import Buffer
 
 
@@ -26,13 +27,23 @@ class Method:
         handler: of the shell's. idempotent: may be executed twice. stream: it answers in chunks.
         calls, failed: how many were executed, and failed. busy_ns: time in handlers.
         asked: headers of requests that its handlers have made and may wait for.
+        own: the instance answers it by itself, with what this gives, and there is no handler.
     """
 
-    __slots__ = ("asked", "busy_ns", "calls", "failed", "handler", "idempotent", "name", "stream")
+    __slots__ = ("asked", "busy_ns", "calls", "failed", "handler", "idempotent", "name", "own", "stream")
 
-    def __init__(self, name: str, handler: object, *, idempotent: bool, stream: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: object,
+        *,
+        idempotent: bool,
+        stream: bool,
+        own: Callable[[Responder], bytes] | None = None,
+    ) -> None:
         self.name = name
         self.handler = handler
+        self.own = own
         self.idempotent = idempotent
         self.stream = stream
         self.calls = self.failed = self.busy_ns = 0
@@ -48,6 +59,7 @@ class Job(msgspec.Struct, eq=False):
         ahead: sizes of the chunks that its caller has not said to have taken. ahead_bytes: their sum.
         credit: what the stream waits for. asking: headers of the latest requests that its handler has made.
         cancelled: its caller does not want it any more. cancel: what the shell has called then.
+        held: others of its caller come first (:mod:`zfabric.core.client.streams`).
         seen: it was there at the last round (:mod:`zfabric.core.client.rounds`).
     """
 
@@ -62,6 +74,7 @@ class Job(msgspec.Struct, eq=False):
     oneway: bool = False
     cancelled: bool = False
     over: bool = False
+    held: bool = False
     seen: bool = False
     window: int = 0
     place: int = 0

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from zfabric import errors
-from zfabric.core.client import admission
-from zfabric.core.client.admission import QUEUED_BYTES_MAX
+from zfabric.core.client import admission, vitals
 from zfabric.core.client.announcing import Announcement
 from zfabric.core.client.backlog import Backlog
 from zfabric.core.client.job import Job, Method
@@ -55,7 +54,7 @@ class Responder:
 
     Args:
         card: what it announces; its endpoint is where to listen, ``*`` for a free port.
-        methods: by name within the service. concurrency, queue: requests that may run, and wait.
+        concurrency, queue: requests that may run, and wait. streams: of one caller that may run.
         wake: called by the pump, outside its lock, when there is something for :meth:`take` and nobody attends.
         patience_ns: how long a stream waits for its reader. advertise: the endpoint that is announced, if not the one
             that it listens on; its port may be ``*``.
@@ -63,21 +62,21 @@ class Responder:
     Attributes:
         listening: done when it listens, with its endpoint. drained: done when it has ended.
         ended: nothing comes any more. handed: a request for the worker that attends; it counts as running.
-        jobs: requests that wait or run, by caller and number. backlog: those that wait. methods, concurrency: as given;
-        limit: queue, as given. unread: what callers have not read.
+        jobs: requests that wait or run, by caller and number. backlog: those that wait. methods: by name within the
+            service. concurrency, limit: as given, and queue. peers: callers. unread: what they have not read; outflows:
+            streams that wait for that.
         prompt: the pump calls workers itself after each step, so ``wake`` is not called. attended: a worker looks for
-            requests by itself, so neither is. running: requests at workers.
-        counts: of what became of requests, by name.
+            requests by itself, so neither is. running: requests at workers. counts: of what became of requests.
     """
 
     def __init__(
         self,
         client: Client,
         card: ServiceCard,
-        methods: dict[str, Method],
         *,
         concurrency: int,
         queue: int,
+        streams: int,
         wake: Callable[[], None],
         patience_ns: int,
         advertise: str = "",
@@ -92,16 +91,16 @@ class Responder:
             ("requests", "replies", "failures", "chunks", "refused", "overloaded", "expired", "cancelled", "garbage"), 0
         )
         self._client = client
-        self.methods = methods
+        self.methods = {method.name: method for method in vitals.methods()}
         self.concurrency = concurrency
         self.limit = queue
         self._wake = wake
         self._advertise = advertise
-        self._outflows = Outflows(card.name, patience_ns)
+        self.outflows = Outflows(card.name, patience_ns)
         self.unread = Unread(client.random.getrandbits)
-        self.backlog = Backlog(self.unread.full)
+        self.backlog = Backlog(self.unread.full, streams)
         self.jobs: dict[tuple[bytes, int], Job] = {}
-        self._peers: dict[bytes, None] = {}
+        self.peers: dict[bytes, None] = {}
         self._nonsense = Nonsense()
         # By service and name, as they were asked for; none while it drains, or a caller is full.
         self._plain: dict[bytes, Method] = {}
@@ -156,7 +155,7 @@ class Responder:
             self.card = msgspec.structs.replace(self.card, flags=self.card.flags | DRAINING)
             self._announcement.make(self.card, now)
             self._rounds.hurry(now)
-            for peer in self._peers:
+            for peer in self.peers:
                 self._send(peer, calls.bare(calls.GOODBYE, 0))
 
     def close(self, now: int) -> None:
@@ -167,8 +166,7 @@ class Responder:
     def _leave(self, now: int) -> None:
         if self._session is None:
             return
-        session, self._session = self._session, None
-        self.ended = True
+        self.ended, session, self._session = True, self._session, None
         for job in list(self.jobs.values()):
             self._abandon(job)
         self._client.shut(session)
@@ -201,12 +199,11 @@ class Responder:
 
     def left(self, peer: bytes, now: int) -> None:
         """A peer has gone, or takes nothing: whatever it asked for is not wanted any more."""
-        self._peers.pop(peer, None)
+        self.peers.pop(peer, None)
         self._drop(peer)
         self.unread.left(peer)
 
     def _drop(self, peer: bytes) -> None:
-        """Nobody is there who wants what a caller has asked for."""
         for job in [job for key, job in self.jobs.items() if key[0] == peer]:
             self._cancel(job)
 
@@ -256,13 +253,13 @@ class Responder:
             return
         kind = asked.type
         if kind == calls.FAREWELL:
-            self._peers.pop(peer, None)
+            self.peers.pop(peer, None)
             return
         if kind == calls.PING and asked.number & calls.QUESTION:
             self._has_read(peer, asked.number, now)
             return
-        if peer not in self._peers and kind == calls.PING and len(self._peers) < PEERS_MAX:
-            self._peers[peer] = None
+        if peer not in self.peers and kind == calls.PING and len(self.peers) < PEERS_MAX:
+            self.peers[peer] = None
         if kind in (calls.REQUEST, calls.NOTIFY):
             self._take(peer, asked, now)
         elif kind == calls.PING:
@@ -272,7 +269,7 @@ class Responder:
             if job is not None and kind == calls.CANCEL:
                 self._cancel(job)
             elif job is not None:
-                self._outflows.credited(job, asked.value, now)
+                self.outflows.credited(job, asked.value, now)
 
     def _begin(self, job: Job, now: int) -> bool:
         """Take a request that a worker is free for; False: nothing is done, it needs a closer look."""
@@ -284,7 +281,7 @@ class Responder:
             self.running = running + 1
             job.started_ns = now
             self.handed = job
-        elif backlog.bytes + len(job.body) > QUEUED_BYTES_MAX:
+        elif backlog.bytes + len(job.body) > admission.QUEUED_BYTES_MAX:
             return False
         else:
             backlog.add(job)
@@ -302,10 +299,14 @@ class Responder:
         if refusal is not None:
             self.counts["refused"] += 1
             if asked.type == calls.REQUEST:
-                flags = calls.FLAG_IDEMPOTENT if method is not None and method.idempotent else 0
-                self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, flags))
+                idempotent = method is not None and method.idempotent
+                self._send(peer, calls.failure(calls.REFUSED, asked.number, refusal, idempotent))
             return
         assert method is not None
+        if method.own is not None:
+            self._client.requests.effects.extend(vitals.replies(self, peer, asked, method))
+            self._ask()
+            return
         if not (method.stream or self._draining or self.unread.full):
             self._plain[asked.method.encode()] = method
         key = peer, asked.number
@@ -336,6 +337,8 @@ class Responder:
             if job.deadline_ns is not None and job.deadline_ns <= now:
                 self.counts["expired"] += 1
                 what = f"request '{self.card.name}.{job.method.name}'"
+                if job.streaming:
+                    self.backlog.left(job)
                 self._refuse(job, errors.DeadlineExceeded(what=what, state="before it was begun"))
                 continue
             self.running += 1
@@ -400,7 +403,7 @@ class Responder:
         self._send(job.peer, calls.chunk(job.number, job.place, body, job.method.idempotent))
         if self.unread.asking:
             self._ask()
-        return self._outflows.sent(job, len(body), now)
+        return self.outflows.sent(job, len(body), now)
 
     def end(self, job: Job, now: int) -> None:
         """A worker is free again."""
@@ -413,6 +416,8 @@ class Responder:
         job.over = True
         if job.asking:
             job.asks_no_more()
+        if job.streaming:
+            self.backlog.left(job)
         del self.jobs[job.peer, job.number]
         if self._draining:
             self._client.restless = True
@@ -446,7 +451,7 @@ class Responder:
         elif job.cancel is not None:
             cancel = job.cancel
             self._client.later([(lambda _delivery, _error: cancel(), None)], None)
-        self._outflows.go_on(job)
+        self.outflows.go_on(job)
 
     def _send(self, peer: bytes, frames: calls.Frames) -> None:
         if self._session is not None:
@@ -459,14 +464,14 @@ class Responder:
         if self._session is None or self._announcement.due_ns is None:
             return None
         due = min(self._announcement.due_ns, self._rounds.due_ns)
-        if self._outflows.waits:
-            due = min(due, self._outflows.next_deadline())
+        if self.outflows.waits:
+            due = min(due, self.outflows.next_deadline())
         if self._drain_until_ns is None:
             return due
         return 0 if self._at_rest() else min(due, self._drain_until_ns)
 
     def _at_rest(self) -> bool:
-        return not self.jobs and not self._peers
+        return not self.jobs and not self.peers
 
     def busy(self) -> bool:
         """Tell whether a pump has to attend to it: always, until it has ended."""
@@ -479,7 +484,7 @@ class Responder:
         if self._drain_until_ns is not None and (self._at_rest() or self._drain_until_ns <= now):
             self._leave(now)
             return
-        self._outflows.tick(now)
+        self.outflows.tick(now)
         if self._announcement.due_ns <= now:
             self._announcement.make(self.card, now)
         if self._rounds.due_ns <= now:
@@ -487,14 +492,9 @@ class Responder:
             for job in late:
                 self.counts["expired"] += 1
                 self._abandon(job)
-            for peer in self._peers if everybody else callers:
+            for peer in self.peers if everybody else callers:
                 self._send(peer, calls.pong(0, self.card.instance, draining=self._draining))
             if everybody:
-                for peer in self.unread.tick(now, self._outflows.patience_ns):
+                for peer in self.unread.tick(now, self.outflows.patience_ns):
                     self._drop(peer)
                 self._ask()
-
-    def stats(self) -> dict[str, int]:
-        """Return counters, and how many requests run and wait."""
-        counts = {**self.counts, "stalled": self._outflows.stalled}
-        return {**counts, "running": self.running, "waiting": len(self.backlog), "callers": len(self._peers)}
