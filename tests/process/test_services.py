@@ -56,6 +56,10 @@ def garbage(request):
 def die(request):
     raise SystemExit("handlers may not end a worker")
 
+@service.method("kill")
+def kill(request):
+    os._exit(1)
+
 @service.method("refuse")
 def refuse(request):
     raise zfabric.NotFound(kind="user", name=request.value.decode())
@@ -219,6 +223,33 @@ def test_of_three_instances_one_is_frozen_under_load_and_no_idempotent_request_f
         finally:
             load.end()
         assert load.errors == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_of_four_instances_two_go_at_once_under_load_and_no_idempotent_request_fails(fabric, number):
+    """One that is lost with an instance is not lost with another one that is as dead."""
+    with instances(fabric, 4) as running:
+        load = Load(fabric, "users.get", threads=6, idempotent=True)
+        try:
+            load.go_on()
+            for instance in running[:2]:
+                instance.process.send_signal(number)
+            load.go_on(1_000)
+        finally:
+            load.end()
+        assert load.errors == []
+
+
+def test_an_idempotent_request_that_kills_whoever_executes_it_takes_two_instances_and_no_more(fabric):
+    with instances(fabric, 4) as running:
+        fabric.request("users.get", b"42")
+        with pytest.raises(errors.CalleeLost):
+            fabric.request("users.kill", timeout=20.0, idempotent=True)
+        assert until(lambda: [instance.process.poll() for instance in running].count(None) == 2)
+        assert until(lambda: len(fabric.services("users")) == 2)
+        for _ in range(20):
+            fabric.request("users.get", b"42")
+        assert [instance.process.poll() for instance in running].count(None) == 2
 
 
 def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be(fabric):

@@ -61,10 +61,10 @@ class Stage:
         elif isinstance(effect, effects.Send) and effect.session in self.sessions:
             asked = calls.read_asked(effect.frames)
             number = self.sessions[effect.session]
-            if asked.type == calls.PING:
-                self.say(number, calls.pong(asked.number, number, draining=False))
-            else:
+            if asked.type != calls.PING:
                 self.asked.append((number, asked))
+            elif number in self.up:
+                self.say(number, calls.pong(asked.number, number, draining=False))
 
     def say(self, number, frames):
         session = next(session for session, known in self.sessions.items() if known == number)
@@ -72,6 +72,7 @@ class Stage:
 
     def lose(self, number):
         """An instance has died."""
+        self.now += MS
         self.up.discard(number)
         session = next(session for session, known in self.sessions.items() if known == number)
         self.client.lost(session, self.now)
@@ -124,6 +125,49 @@ def test_what_one_instance_refuses_another_is_asked_for(refusal):
         stage.step()
     assert taken.result() == b"x"
     assert type(told.error) is type(refusal)
+
+
+@pytest.mark.parametrize("options", [{}, {"hedge_ns": 20 * MS}], ids=["repeated", "hedged"])
+def test_a_request_that_was_lost_with_two_instances_goes_to_no_third(options):
+    """It may be what they died of."""
+    stage = Stage("1", "1", "1", "1")
+    errand = stage.ask(idempotent=True, **options)
+    if options:
+        stage.pass_time(0.1)
+    stage.lose(stage.asked[0][0])
+    stage.pass_time(1.0)
+    stage.lose(stage.asked[1][0])
+    stage.pass_time(5.0)
+    assert isinstance(errand.error, errors.CalleeLost)
+    assert len({number for number, _ in stage.asked}) == len(stage.asked) == 2
+
+
+def test_a_lost_request_goes_to_nobody_who_has_died_as_well_and_is_not_yet_known_to_have():
+    """Else it would be lost with two, as all that are under way when a host loses its power."""
+    stage = Stage("1", "1", "1")
+    errand = stage.ask(idempotent=True)
+    first = stage.asked[0][0]
+    second, third = {1, 2, 3} - {first}
+    stage.up.discard(second)
+    stage.lose(first)
+    assert [number for number, _ in stage.asked] == [first, third]
+    stage.lose(second)
+    stage.say(third, calls.reply(stage.asked[1][1].number, b"x"))
+    assert errand.result() == b"x"
+
+
+def test_a_lost_request_waits_for_the_first_instance_that_is_heard_again():
+    stage = Stage("1", "1")
+    errand = stage.ask(idempotent=True)
+    (first, _), *_ = stage.asked
+    other = 3 - first
+    stage.up.discard(other)
+    stage.lose(first)
+    stage.pass_time(3.0)
+    assert (len(stage.asked), errand.done) == (1, False)
+    stage.say(other, calls.pong(0, other, draining=False))
+    stage.step()
+    assert stage.asked[1][0] == other
 
 
 def test_what_another_instance_refuses_after_a_loss_is_a_loss():
@@ -332,6 +376,7 @@ def test_first_requests_wait_a_moment_until_all_instances_are_connected(connects
     burst = [stage.ask() for _ in range(100)]
     assert stage.asked == []
     if connects:
+        stage.up.add(2)
         session = next(session for session, known in stage.sessions.items() if known == 2)
         stage.client.connected(session, stage.now)
         stage.step()

@@ -13,15 +13,19 @@ REFUSED, draining or   not executed: to another instance at once, for nothing
 another instance
 REFUSED, overloaded    not executed: to another instance, for nothing to one that has refused none lately
 or no such method      (:mod:`zfabric.core.client.refusals`), to an overloaded one for one of the budget; else the error
-lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, the
-                       first time for nothing (each connection is lost once), then for one of the budget; else
-                       CalleeLost. Whether it is idempotent is asked there if nobody knows and somebody is there
+lost with connection   may have been executed: to another instance if idempotent and nothing of a stream has come, once,
+                       for nothing (each connection is lost once); else CalleeLost. Whether it is idempotent is asked
+                       there if nobody knows and somebody is there
 FAILED                 executed: never
 no answer              RequestTimeout at the deadline, CANCEL to whoever has it
 =====================  ============================================================================================
 
 A hedged request is sent to a second instance, for one of the budget, when the first has not answered in the given time
 or that which :mod:`zfabric.core.client.hedging` observed; the first answer counts, the other instance gets CANCEL.
+
+**What kills whoever executes it.** A request may be what its instance died of. So one that was lost with ``LOSSES_MAX``
+of them, repeated or hedged, goes to no other. Lest that befall it because instances die together, of a power cut or a
+broken switch, it is repeated at one that was heard after the loss: all are asked, the first to answer may have it.
 
 Invariant: a request that is not idempotent is sent a second time only after an instance has said that it did not
 execute it.
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 
 HUNGER_NS: Final = 1_000_000_000
 FEED_NS: Final = 100_000_000
-LOSSES_MAX: Final = 4
+LOSSES_MAX: Final = 2
 REFUSALS_MAX: Final = 40
 REMEMBERED_MAX: Final = 10_000
 _NEVER: Final = 1 << 63
@@ -224,13 +228,7 @@ class Caller:
 
     def connected(self, session: int, now: int) -> None:
         """An instance's connection is there: ask it who it is before anything else."""
-        self._send(self.instances.by_session[session][1], calls.bare(calls.PING, self._client.requests.next_id()))
-
-    def _greeted(self, pool: Pool, channel: Channel, now: int) -> None:
-        """An instance may be asked from now on."""
-        channel.ready = True
-        pool.changed()
-        self._feed(pool, now)
+        self.instances.greet_at(session)
 
     def lost(self, session: int, now: int) -> None:
         """An instance's connection has ended, and nobody knows what became of what it had."""
@@ -245,22 +243,22 @@ class Caller:
         for attempt in lost:
             errand = self._end(attempt)
             errand.lost = channel.card.endpoint
+            errand.losses += 1
             errand.tried += (channel.card.instance,)
             if not errand.attempts:  # Else the other one of two may still answer.
                 self._repeat_lost(pool, errand, channel, now)
         if channel.gone:
             self.instances.drop(pool, channel)
         self.instances.warm(pool, now)
+        if lost and pool.hungry:
+            self.instances.greet(pool)
 
     def _repeat_lost(self, pool: Pool, errand: Errand, channel: Channel, now: int) -> None:
-        begun = errand.inflow is not None and errand.inflow.begun
-        errand.losses += 1
-        paid = errand.losses == 1 or (errand.losses < LOSSES_MAX and pool.budget.spend())
-        unknown = errand.losses == 1 and errand.idempotent is None and errand.method not in self._idempotent
+        again = errand.losses < LOSSES_MAX and not (errand.inflow is not None and errand.inflow.begun)
+        unknown = again and errand.idempotent is None and errand.method not in self._idempotent
         errand.doubtful = unknown and pool.choose(errand, now) is not None  # Else it is told at once that it is lost.
-        if (self.idempotent(errand) or errand.doubtful) and not begun and paid:
-            if errand.losses > 1:
-                errand.tried = ()
+        if again and (self.idempotent(errand) or errand.doubtful):
+            errand.since_ns = now
             self._place(pool, errand, now)
         else:
             self._finish(errand, now)
@@ -335,15 +333,18 @@ class Caller:
             self._feed(pool, now)
 
     def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
-        channel.pause_ns = 0
+        channel.pause_ns, channel.heard_ns = 0, now
         if answer.value != channel.card.instance:
             self._shun(channel, session, now)
         elif answer.number & calls.QUESTION:
             self._send(channel, calls.bare(calls.PING, answer.number))
         elif answer.draining:
             self._retire(pool, channel)
-        elif not channel.ready and not channel.draining:
-            self._greeted(pool, channel, now)
+        elif not channel.draining:
+            if not channel.ready:
+                channel.ready = True
+                pool.changed()
+            self._feed(pool, now)
 
     def _shun(self, channel: Channel, session: int, now: int) -> None:
         """It is not whom we want, or talks nonsense: as if it were lost, but not tried again so soon."""

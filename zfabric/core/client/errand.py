@@ -47,6 +47,7 @@ class Errand(Pending["Buffer"]):
         attempts: under way. tried: instances that refused it or were lost with it.
         was_sent: some instance may have it, or have had it.
         lost: endpoint of the last that was lost with it. losses, refusals: so far. hedge_at_ns: when that is due.
+        since_ns: it was lost then, and goes only to whom was heard since; 0: it was not.
         doubtful: it was lost, and whether it may be executed twice is to be asked first.
     """
 
@@ -54,7 +55,7 @@ class Errand(Pending["Buffer"]):
     plain = True
     kind: int = calls.REQUEST
     version = lost = ""
-    instance = hedge_ns = hungry_ns = losses = refusals = 0
+    instance = hedge_ns = hungry_ns = losses = refusals = since_ns = 0
     idempotent: bool | None = None
     hedge_at_ns: int | None = None
     inflow: Inflow | None = None
@@ -104,7 +105,7 @@ class Errand(Pending["Buffer"]):
     @property
     def choosy(self) -> bool:
         """Whether not any instance will do."""
-        return bool(self.version or self.instance)
+        return bool(self.version or self.instance or self.since_ns)
 
     @property
     def service(self) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from zfabric.core.client.completion import Completion
 from zfabric.core.client.pool import Channel, Pool
-from zfabric.core.effects import CloseSession, OpenSession
+from zfabric.core.effects import CloseSession, OpenSession, Send
 from zfabric.wire import calls
 from zfabric.wire.card import GROUP_PREFIX, ServiceCard
 
@@ -179,6 +179,16 @@ class Instances:
         self._client.hold(self._owner, channel.session)
         requests.effect(OpenSession(channel.session, channel.card.endpoint, alert=True, alone_bytes=calls.ALONE_BYTES))
         self._want(now + CONNECT_NS)
+
+    def greet_at(self, session: int) -> None:
+        """Ask an instance who it is: its answer says that it is there."""
+        self._client.requests.effect(Send(session, calls.bare(calls.PING, self._client.requests.next_id())))
+
+    def greet(self, pool: Pool) -> None:
+        """Ask all that are connected whether they are there."""
+        for channel in pool.channels.values():
+            if channel.ready and not channel.draining and channel.session is not None:
+                self.greet_at(channel.session)
 
     def broken(self, pool: Pool, channel: Channel, now: int) -> None:
         """A connection has ended, or does not come up: try again after a pause."""

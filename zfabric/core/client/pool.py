@@ -53,7 +53,8 @@ class Channel:
         card: what it says of itself. instance: its number, always the same. cost: factor of its distance.
         session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
             any more. attempts: under way there, by number. latency_ns: moving average, 0.0 before the first answer.
-            open_at_ns: when to connect again. pause_ns: the last pause before that.
+            open_at_ns: when to connect again. pause_ns: the last pause before that. heard_ns: when it last said who it
+            is.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Channel:
         "draining",
         "faded_ns",
         "gone",
+        "heard_ns",
         "instance",
         "latency_ns",
         "near",
@@ -85,6 +87,7 @@ class Channel:
         self.faded_ns = 0
         self.open_at_ns = 0
         self.opened_ns = 0
+        self.heard_ns = 0
         self.pause_ns = 0
         self.learn(card, host, zone)
 
@@ -240,8 +243,9 @@ class Pool:
         """Return the instance for an errand; None if none can take it now."""
         if errand.instance:
             channel = self.channels.get(errand.instance)
-            able = channel is not None and channel.ready and not channel.draining and not channel.full
-            return channel if able else None
+            if channel is None or not channel.ready or channel.draining or channel.full:
+                return None
+            return channel if channel.heard_ns >= errand.since_ns else None
         if self._settles_ns and self._settling(now):
             return None
         if self.refusals.any:
@@ -269,12 +273,12 @@ class Pool:
             return None
         chosen = groups[0][1] if len(groups) == 1 else self._version(groups)
         only = chosen.only
-        if only is not None and not errand.tried and len(only.attempts) < CALLS_PER_INSTANCE_MAX:
+        if only is not None and not (errand.tried or errand.since_ns) and len(only.attempts) < CALLS_PER_INSTANCE_MAX:
             return only
-        found = self._pick(chosen, errand.tried, now)
+        found = self._pick(chosen, errand, now)
         if found is None and len(groups) > 1:
             for _, other in groups:
-                found = found or self._pick(other, errand.tried, now)
+                found = found or self._pick(other, errand, now)
         return found
 
     def serves(self, errand: Errand) -> bool:
@@ -332,15 +336,16 @@ class Pool:
             groups.append((1.0, _Group(able)))
         return groups
 
-    def _pick(self, group: _Group, tried: Sequence[int], now: int) -> Channel | None:
+    def _pick(self, group: _Group, errand: Errand, now: int) -> Channel | None:
         channels, near = group.channels, group.near
-        if tried:
-            channels = [channel for channel in channels if channel.card.instance not in tried]
+        tried, since_ns = errand.tried, errand.since_ns
+        if tried or since_ns:
+            channels = [c for c in channels if c.instance not in tried and c.heard_ns >= since_ns]
             near = channels
         count = len(channels)
         if count == 0:
             return None
-        bounds = None if tried else group.bounds
+        bounds = None if tried or since_ns else group.bounds
         if bounds is None:
             one = near[int(self._random() * len(near))]
         else:
