@@ -33,8 +33,9 @@ def echo(request):
 print(os.getpid(), flush=True)
 service.run()
 """
-SLACK_S = 3.0
-"""Promised is one second, which the simulator holds to; a machine that is busy with other tests may take longer."""
+SLACK_S = 20.0
+"""Promised is one second, which the simulator holds to; a machine that is busy with other tests may take longer. The
+deadline, which is all that would tell without a look at the connection, is at three times that."""
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ class Tormentor:
         self._sent = False
         self._rng = random.Random(seed)
         self._armed = threading.Event()
+        self._aiming = threading.Lock()
         self._ended = False
         self._thread = threading.Thread(target=self._torment)
         self._thread.start()
@@ -45,7 +46,8 @@ class Tormentor:
             try:
                 self._armed.set()
                 work()
-                self._armed.clear()
+                with self._aiming:  # Who has aimed has struck.
+                    self._armed.clear()
                 self._settle()
                 return
             except KeyboardInterrupt:
@@ -67,12 +69,18 @@ class Tormentor:
             if not self._armed.wait(0.1):
                 continue
             time.sleep(self._rng.choice([0.0, 0.0003, 0.001, 0.005, 0.02]) * self._rng.random())
-            if self._armed.is_set():
-                self.left -= 1
-                self._sent = True
-                os.kill(os.getpid(), signal.SIGINT)
+            if self._strike():
                 while self._sent and self._armed.is_set():
                     time.sleep(0.0005)
+
+    def _strike(self) -> bool:
+        with self._aiming:
+            if not self._armed.is_set():
+                return False
+            self.left -= 1
+            self._sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+            return True
 
     def end(self) -> None:
         """No more."""
@@ -225,15 +233,22 @@ def slow() -> Iterator[bytes]:
 
 def interrupted(call: Callable[[], object]) -> bool:
     """Interrupt a call that would wait; tell whether it raised KeyboardInterrupt."""
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        call()
-        timer.join()
-        time.sleep(1)
-    except KeyboardInterrupt as error:
-        return error.__traceback__ is not None and error.__traceback__.tb_next is not None and not timer.join()
-    return False
+    while True:
+        timer, returned = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)), False
+        try:
+            timer.start()
+            call()
+            returned = True
+            timer.join()
+            time.sleep(1)
+        except KeyboardInterrupt as error:
+            timer.join()
+            inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            if returned or (inner is not None and inner.tb_frame.f_code is not threading.Timer.start.__code__):
+                return not returned
+            # It came before the call was begun.
+        else:
+            return False
 
 
 def main() -> None:

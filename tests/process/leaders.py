@@ -28,10 +28,43 @@ sys.exit(Supervisor(sys.argv[1], sys.argv[2], leaders=2, announce=lambda *_: pri
 """
 
 
+STRIPE_PORTS = 500
+
+
+def _stripe() -> tuple[socket.socket, int]:
+    """Claim ports that no other process of tests on this machine is given, for as long as this one lives.
+
+    Whether a port is free says nothing of whoever has found that at the same time and is to bind it in a moment.
+    """
+    stripes = list(range(12_000, 32_000, STRIPE_PORTS))
+    random.shuffle(stripes)
+    for first in stripes:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0zfabric-tests-{first}")
+        except OSError:
+            claim.close()
+        else:
+            return claim, first
+    raise AssertionError("more than 40 processes of tests choose ports at once")
+
+
+class _Ports:
+    """The stripe of this process; each port is given once, until all have been."""
+
+    claim: socket.socket | None = None
+    first = 0
+    given = 0
+
+
 def free_ports(count: int) -> int:
     """Return the first of ``count`` ports in a row, below the ephemeral range, that can all be bound now."""
+    if _Ports.claim is None:
+        _Ports.claim, _Ports.first = _stripe()
     while True:
-        first = random.randrange(15_000, 32_000)
+        begin = _Ports.given if _Ports.given + count <= STRIPE_PORTS else 0
+        _Ports.given = begin + count
+        first = _Ports.first + begin
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 import zfabric
+from tests.process.leaders import PATIENCE_S
 from tests.process.test_service_life import until as aio_until
 from zfabric import aio, errors
 from zfabric.core.client.nonsense import NONSENSE_MAX
@@ -37,7 +38,7 @@ def service(fabric):
     made.stop(drain=0.0)
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=PATIENCE_S):
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -226,7 +227,7 @@ def test_who_talks_nonsense_a_thousand_times_is_not_listened_to_any_more(fabric,
         fool.send_multipart(asked(service, 7))
         assert until(lambda: service.stats()["garbage"] == NONSENSE_MAX + 1)
         other.send_multipart(asked(service, 8))
-        assert other.poll(20_000)
+        assert other.poll(PATIENCE_S * 1_000)
         assert calls.read_answered(other.recv_multipart()).number == 8
         assert service.stats()["requests"] == 1
         assert not fool.poll(0)
@@ -237,27 +238,33 @@ def test_a_request_does_not_wait_until_a_flood_of_another_sender_is_over(zfabric
     seen = []
 
     async def offer():
-        async with aio.connect(zfabric_url) as fabric:
-            service = fabric.service("s")
+        async with aio.connect(zfabric_url) as fabric, fabric.service("s") as service:
 
             @service.method("m")
             async def method(request):
                 seen.append(service.stats()["garbage"])
                 return b""
 
-            async with service:
+            async def overtaken():
+                """Whether a request was taken before the flood had been."""
+                before, flood = len(seen), service.stats()["garbage"] + 900
                 with strangers(service.endpoint, 2) as (fool, other):
                     for _ in range(900):
                         fool.send(b"garbage")
                     other.send_multipart(asked(service, 8))
                     arrive()
-                    assert await aio_until(lambda: seen and service.stats()["garbage"] == 900)
+                    assert await aio_until(lambda: len(seen) > before and service.stats()["garbage"] == flood)
+                return seen[-1] < flood
+
+            for _ in range(20):
+                if await overtaken():
+                    return True
+            return False
 
     def arrive():
-        time.sleep(0.5)  # Nobody looks at the sockets meanwhile.
+        time.sleep(0.5)  # Nobody looks at the sockets meanwhile. On a busy machine the request may come later still.
 
-    asyncio.run(offer())
-    assert seen[0] < 900
+    assert asyncio.run(offer())
 
 
 async def test_a_handler_that_wants_to_exit_does_not_end_its_service(zfabric_url):

@@ -94,8 +94,12 @@ def test_keepers_and_origins_that_are_killed_go_on_where_they_were(tmp_path, sta
         part = fabric.topics.describe("sensor.x").partitions[0]
         until(lambda: sorted(fabric.topics.describe("sensor.x").partitions[0].keepers.values()) == [sent, sent])
     for keeper in keepers:
-        [copy] = copies(keeper)
-        assert (copy.start_offset, copy.end_offset, copy.lag, copy.problem) == (0, part.end_offset, 0, "")
+
+        def whole(keeper=keeper):
+            [copy] = copies(keeper)
+            return (copy.start_offset, copy.end_offset, copy.lag, copy.problem) == (0, part.end_offset, 0, "")
+
+        until(whole)
 
 
 def test_an_origin_that_can_only_dial_out_is_kept_over_the_connection_that_it_opens(tmp_path, stack):
@@ -204,7 +208,7 @@ def test_bits_that_flip_on_a_keepers_disk_are_put_back_from_its_origin(tmp_path,
             return (leader.damaged, leader.mended) == (2, 2)
 
     until(mended)
-    assert [copy.problem for copy in copies(keeper)] == [""]
+    until(lambda: [copy.problem for copy in copies(keeper)] == [""])
     assert list(Scrub(DataDirectory.check(tmp_path / "k")).run()) == []
 
 
@@ -268,10 +272,11 @@ def test_a_keeper_with_a_full_disk_holds_up_nobody_and_goes_on_when_there_is_roo
                 # The other keeper has all of them on its disk.
                 producer.send("sensor.x", os.urandom(500_000)).result(timeout=PATIENCE_S)
     until(lambda: all("free some space" in copy.problem for copy in copies(small)))
-    assert held(small) < held(other) == 60
+    until(lambda: held(other) == 60)  # The first ones may have been acknowledged by the small one alone.
+    assert held(small) < 60
     subprocess.run(grow, check=True, capture_output=True)
     until(lambda: held(small) == 60)
-    assert [copy.problem for copy in copies(small)] == ["", ""]
+    until(lambda: [copy.problem for copy in copies(small)] == ["", ""])
     other.kill()
     with zfabric.connect(origins[0].url, timeout=PATIENCE_S) as fabric, fabric.producer() as producer:
         producer.send("sensor.x", b"the last one").result(timeout=PATIENCE_S)

@@ -139,7 +139,7 @@ def read_all(fabric):
     values = []
     with fabric.consumer("t") as consumer:
         while len(values) < end:
-            found = consumer.poll(100_000, timeout=5.0)
+            found = consumer.poll(100_000, timeout=PATIENCE_S)
             assert found
             assert [record.offset for record in found] == list(range(len(values), len(values) + len(found)))
             values += [record.value for record in found]
@@ -182,6 +182,7 @@ def test_producers_and_leaders_killed_at_once(fabric):
     while program.poll() is None:
         time.sleep(rng.choice([0.1, 0.3, 0.5]))
         kill_embedded(directory)
+        fabric.topics.list()  # The next one has served: on a busy machine none would come to it otherwise.
     check_producers_after(fabric, program)
 
 
@@ -197,7 +198,7 @@ def test_a_named_producer_that_is_killed_again_and_again_writes_each_number_once
 def test_killed_consumers_go_on_where_the_group_committed(fabric):
     """I9: the next one begins at the last commit, which never went back, and nothing is skipped."""
     with fabric.producer() as producer:
-        producer.send_many("t", [b"v"] * 3000)
+        producer.send_many("t", [b"v"] * 20_000)  # More than all of them read.
     said = said_by(killed_clients("consume", fabric.url, scaled(40)))
     committed, seen = 0, Counter()
     for one in said:

@@ -42,8 +42,13 @@ def test_a_node_is_the_same_member_after_a_restart(tmp_path):
 def test_what_is_announced_is_there_until_its_lease_ends(zfabric_fabric):
     """Services come to the table by ANNOUNCE; this is what the SDK of services will send."""
     service = ServiceCard("greeter", "1.2", "tcp://127.0.0.1:9", 77)
-    zfabric_fabric.ask(Type.ANNOUNCE, Announce(service, 2_000), "announcement")
-    [offered] = zfabric_fabric.members()[0].services
+
+    def announced():
+        """What is there after it; nothing if the lease is over before somebody looks."""
+        zfabric_fabric.ask(Type.ANNOUNCE, Announce(service, 2_000), "announcement")
+        return zfabric_fabric.members()[0].services
+
+    [offered] = until(announced)
     assert (offered.name, offered.version, offered.endpoint, offered.instance) == (
         "greeter", "1.2", "tcp://127.0.0.1:9", 77,
     )  # fmt: skip

@@ -48,11 +48,14 @@ class Peers:
             self.add(name)
             self.fabrics[-1].topics.create("t", if_absent=True)
         self.meet()
+        until(lambda: all(len(f.topics.describe("t").partitions) == 3 for f in self.fabrics))
         return self.fabrics
 
     def meet(self):
         """Start all of them, and wait until each knows each."""
         count = len(self.fabrics)
+        for fabric in self.fabrics:
+            fabric.members()
         until(lambda: [sum(m.state == "alive" for m in f.members()) for f in self.fabrics] == [count] * count)
 
     def close(self):
@@ -392,8 +395,8 @@ def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_iden
     pair = [peers.add("origin"), peers.add("copy")]
     peers.meet()
     send(pair[1], b"3")
-    ends = {part.origin: part.end_offset for part in pair[0].topics.describe("t").partitions}
-    assert ends == {told["before"]: 2, told["identity"]: 3}
+    ends = {told["before"]: 2, told["identity"]: 3}
+    until(lambda: {part.origin: part.end_offset for part in pair[0].topics.describe("t").partitions} == ends)
     with pair[0].consumer("t", group="g") as consumer:
         assert read(consumer, 1) == [b"3"]  # The copy has the group's offsets as well.
 

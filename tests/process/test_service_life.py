@@ -116,7 +116,7 @@ def test_a_second_sigterm_does_not_cut_the_drain_short(zfabric_fabric, source):
         asking.start()
         assert settled(lambda: json.loads(zfabric_fabric.request("slow.stats"))["running"] == 1)
         running.terminate()
-        assert settled(lambda: not listed() or listed()[0].draining)
+        assert settled(lambda: all(instance.draining for instance in listed()))
         running.terminate()
         asking.join(PATIENCE_S)
         assert (told, running.wait(PATIENCE_S)) == ([b"drained"], 0)

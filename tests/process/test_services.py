@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 import zfabric
-from tests.process.leaders import Node
+from tests.process.leaders import PATIENCE_S, Node, free_ports
 from zfabric import errors
 from zfabric.wire import calls
 from zfabric.wire.membership import Announce
@@ -94,7 +94,7 @@ class Instance:
         with_pipe.stdout.close()
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=PATIENCE_S):
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -134,21 +134,21 @@ class Load:
             value = b"%d-%d" % (number, turn)
             turn += 1
             try:
-                pid, _, echo = fabric.request(method, value, timeout=10.0, **options).partition(b" ")
+                pid, _, echo = fabric.request(method, value, timeout=PATIENCE_S, **options).partition(b" ")
                 assert echo == value
                 self.answers.append(int(pid))
             except errors.ZFabricError as error:
                 self.errors.append(error)
 
-    def go_on(self, count=200):
-        """Wait until so many more are answered."""
-        wanted = len(self.answers) + count
-        assert until(lambda: len(self.answers) >= wanted)
+    def go_on(self, count=200, among=()):
+        """Wait until so many more are answered, and these instances have been asked at all: who is asked is chance."""
+        wanted, pids = len(self.answers) + count, {instance.process.pid for instance in among}
+        assert until(lambda: len(self.answers) >= wanted and pids <= set(self.answers))
 
     def end(self):
         self.over = True
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
         return set(self.answers)
 
 
@@ -165,7 +165,7 @@ def test_of_three_instances_one_is_killed_under_load_and_no_idempotent_request_f
     with instances(fabric, 3) as running:
         load = Load(fabric, "users.get", idempotent=True)
         try:
-            load.go_on()
+            load.go_on(among=running)
             running[0].process.kill()
             load.go_on()
         finally:
@@ -179,9 +179,9 @@ def test_an_instance_that_is_told_to_end_drains_and_no_request_fails_at_all(fabr
     with instances(fabric, 2) as running:
         load = Load(fabric, "users.put")
         try:
-            load.go_on()
+            load.go_on(among=running)
             running[0].process.terminate()
-            assert running[0].process.wait(20) == 0
+            assert running[0].process.wait(PATIENCE_S) == 0
             load.go_on()
         finally:
             seen = load.end()
@@ -215,7 +215,7 @@ def test_of_three_instances_one_is_frozen_under_load_and_no_idempotent_request_f
     with instances(fabric, 3) as running:
         load = Load(fabric, "users.get", idempotent=True)
         try:
-            load.go_on()
+            load.go_on(among=running)
             running[0].process.send_signal(signal.SIGSTOP)
             load.go_on(1_000)
             running[0].process.send_signal(signal.SIGCONT)
@@ -258,7 +258,7 @@ def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be
 
         def ask():
             try:
-                fabric.request("users.sleep", b"60", timeout=30.0)
+                fabric.request("users.sleep", b"60", timeout=PATIENCE_S)
             except errors.ZFabricError as error:
                 failed.append(error)
 
@@ -266,7 +266,7 @@ def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be
         asking.start()
         assert until(lambda: json.loads(fabric.request("users.stats"))["running"] == 1)
         one.process.kill()
-        asking.join(20)
+        asking.join(PATIENCE_S)
         assert [type(error) for error in failed] == [errors.CalleeLost]
         with pytest.raises(errors.ServiceUnavailable) as gone:
             fabric.request("users.get", b"42", timeout=5.0)
@@ -279,16 +279,17 @@ def test_the_first_request_of_an_idempotent_method_is_repeated_too(fabric, tmp_p
     with instances(fabric, 2) as both, zfabric.connect(fabric.url) as caller:
         told = []
         path = os.fsencode(began)
-        asking = threading.Thread(target=lambda: told.append(caller.request("users.once", path, timeout=30.0)))
+        asking = threading.Thread(target=lambda: told.append(caller.request("users.once", path, timeout=PATIENCE_S)))
         asking.start()
         assert until(lambda: began.exists() and began.read_text())
         next(one for one in both if one.process.pid == int(began.read_text())).process.kill()
-        asking.join(20)
+        asking.join(PATIENCE_S)
         assert told == [b"twice"]
 
 
 def test_a_handler_that_never_returns_holds_nobody_else_up(fabric):
     with instances(fabric) as (one,):
+        assert fabric.request("users.health") == b"ok"  # Else it might be too late before it is even sent.
         with pytest.raises(errors.RequestTimeout):
             fabric.request("users.sleep", b"600", timeout=0.2)
         assert fabric.request("users.get", b"1") == b"%d 1" % one.process.pid
@@ -323,18 +324,19 @@ def test_more_than_an_instance_takes_is_refused_and_says_so(fabric):
         with pytest.raises(errors.Overloaded) as refused:
             until(lambda: fabric.request("users.get", b"1") and False)
         assert (refused.value.running, refused.value.concurrency, refused.value.retriable) == (4, 4, True)
-        for sleeper in sleepers:
-            sleeper.join(20)
+    for sleeper in sleepers:
+        sleeper.join(PATIENCE_S)
 
 
 def sleep(fabric):
-    """Have a worker sleep; again if there was no room."""
+    """Have a worker sleep for as long as there is one; again if there was no room."""
     while True:
         try:
-            fabric.request("users.sleep", b"2")
+            fabric.request("users.sleep", b"600", timeout=600.0)
         except errors.Overloaded:
             continue
-        return
+        except errors.CalleeLost:
+            return
 
 
 def test_a_caller_may_ask_for_a_version(fabric):
@@ -373,7 +375,7 @@ def test_garbage_on_the_socket_of_a_service_hurts_nobody_else(fabric):
         stranger.send_multipart(bad_headers)
         answers = {}
         while 8 not in answers:
-            assert stranger.poll(10_000)
+            assert stranger.poll(PATIENCE_S * 1_000)
             answer = calls.read_answered(stranger.recv_multipart())
             answers[answer.number] = answer.failure
         assert answers[8].code == errors.ProtocolViolation.code
@@ -390,7 +392,8 @@ def test_an_instance_that_answers_garbage_is_left(fabric):
     context = zmq.Context()
     liar = context.socket(zmq.ROUTER)
     liar.linger = 0
-    port = liar.bind_to_random_port("tcp://127.0.0.1", 20_000, 32_000)
+    port = free_ports(1)
+    liar.bind(f"tcp://127.0.0.1:{port}")
     card = ServiceCard("users", "", f"tcp://127.0.0.1:{port}", 5)
     fabric.ask(Type.ANNOUNCE, Announce(card, 60_000), "announcement")
     over = threading.Event()
@@ -408,7 +411,7 @@ def test_an_instance_that_answers_garbage_is_left(fabric):
     thread.start()
     try:
         with pytest.raises(errors.CalleeLost):
-            fabric.request("users.get", b"1", timeout=10.0)
+            fabric.request("users.get", b"1", timeout=PATIENCE_S)
     finally:
         over.set()
         thread.join()

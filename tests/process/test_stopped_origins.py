@@ -34,7 +34,7 @@ def aged(tmp_path_factory):
         with second.producer() as producer:
             producer.send_many("t", [b"1", b"2", b"3"])
             producer.flush()
-        until(lambda: len(peers.fabrics[2].topics.describe("t").partitions) == 2)
+        until(lambda: all(len(fabric.topics.describe("t").partitions) == 2 for fabric in peers.fabrics))
         yield peers
     finally:
         peers.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import select
 import signal
 import socket
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 import zmq
 
 import zfabric
+from tests.process.leaders import free_ports
 from zfabric import errors
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Type
@@ -24,23 +24,12 @@ MIB = 1 << 20
 GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\1NULL" + bytes(16) + b"\0" + bytes(31)
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=60.0):
     """Wait for a condition; tells whether it came."""
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return found
-
-
-def free_ports(count):
-    """Return the first of ``count`` neighbouring free ports below the kernel's own range."""
-    while True:
-        first = random.randrange(12_000, 32_000)
-        with suppress(OSError):
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
 
 
 class Node:
@@ -65,8 +54,8 @@ class Node:
             command = ["bash", "-c", 'ulimit -n "$0" && exec "$@"', str(descriptors), *command]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-        ready, _, _ = select.select([self.process.stdout], [], [], 30)
-        assert ready, "the node says something within 30 s"
+        ready, _, _ = select.select([self.process.stdout], [], [], 60)
+        assert ready, "the node says something within 60 s"
         assert b"ready" in self.process.stdout.readline(), self.log.read_text()
         status = self.status()
         self.pid = status.pid

@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 import zfabric
-from tests.security.attack import MIB, free_ports, one_record, packed, sealed
+from tests.process.leaders import free_ports
+from tests.security.attack import MIB, one_record, packed, sealed
 from zfabric import errors
 from zfabric.model import TopicConfig
 from zfabric.wire import batch, messages
