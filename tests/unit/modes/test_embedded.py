@@ -32,7 +32,7 @@ def test_a_leader_that_may_not_be_started_costs_no_descriptors(mode, tmp_path):
     for _ in range(5):
         with pytest.raises(errors.DirectoryFormat):
             mode.locate()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_leader_that_cannot_be_started_costs_no_descriptors(mode, monkeypatch):
@@ -44,4 +44,4 @@ def test_a_leader_that_cannot_be_started_costs_no_descriptors(mode, monkeypatch)
     for _ in range(5):
         with pytest.raises(errors.ZFabricError):
             mode.locate()
-    assert descriptors() == before
+    assert descriptors() <= before
