@@ -42,6 +42,10 @@ def test_a_device_stores_without_a_link_and_is_found_at_whatever_address_it_gets
         found.extend(record.value for record in consumer.poll(timeout=0.2))
         return found[-1:] == [value]
 
+    def consumer_of(office):
+        assert until(lambda: "t" in office.topics.list(), PATIENCE_S), "it hears of the device"
+        return office.consumer("t")
+
     def device_is_at(host):
         return any(member.state == "alive" and f"//{host}:" in member.endpoint for member in office.members())
 
@@ -52,10 +56,10 @@ def test_a_device_stores_without_a_link_and_is_found_at_whatever_address_it_gets
             zfabric.connect(
                 mesh, data=f"{tmp_path}/office", listen=machine.here, insecure=True, timeout=PATIENCE_S
             ) as office,
-            office.consumer("t") as consumer,
+            consumer_of(office) as consumer,
         ):
             assert until(lambda: reads(b"without a link"), PATIENCE_S)
-            assert device_is_at(machine.there)
+            assert until(lambda: device_is_at(machine.there), PATIENCE_S)
             store("with one")
             assert until(lambda: reads(b"with one"), PATIENCE_S)
         machine.move()
@@ -64,7 +68,7 @@ def test_a_device_stores_without_a_link_and_is_found_at_whatever_address_it_gets
             zfabric.connect(
                 mesh, data=f"{tmp_path}/annex", listen=machine.here, insecure=True, timeout=PATIENCE_S
             ) as office,
-            office.consumer("t") as consumer,
+            consumer_of(office) as consumer,
         ):
             assert until(lambda: reads(b"elsewhere"), PATIENCE_S)
             assert until(lambda: device_is_at(machine.there), PATIENCE_S)

@@ -105,6 +105,7 @@ def test_peers_find_each_other_without_being_told_where(peers):
     peers.meet()
     assert {member.kind for member in peers.fabrics[0].members()} == {"peer"}
     peers.fabrics[0].topics.create("t")
+    until(lambda: all("t" in fabric.topics.list() for fabric in peers.fabrics))
     for number, fabric in enumerate(peers.fabrics):
         send(fabric, b"%d" % number)
     for fabric in peers.fabrics:
@@ -447,6 +448,7 @@ def test_twenty_peers_find_each_other(peers):
         peers.add(f"p{number}")
     peers.fabrics[0].topics.create("t")
     peers.meet()
+    until(lambda: all("t" in fabric.topics.list() for fabric in peers.fabrics))
     for number, fabric in enumerate(peers.fabrics):
         send(fabric, b"%02d" % number)
     with peers.fabrics[7].consumer("t") as consumer:
