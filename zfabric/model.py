@@ -134,13 +134,19 @@ class CopyInfo(msgspec.Struct, frozen=True):
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic with its configuration, its partitions in order of their number, and copies of other fabrics' ones."""
+    """A topic with its configuration, its partitions in order of their number, and copies of other fabrics' ones.
+
+    Attributes:
+        others: in a mesh, the configuration of each member where it is another one than ``config``, by fabric id: that
+            of the own part, or without one the one that most have, and of several that of the lowest fabric id.
+    """
 
     name: str
     id: int
     config: TopicConfig
     partitions: list[PartitionInfo]
     copies: list[CopyInfo] = []
+    others: dict[str, TopicConfig] = {}
 
 
 class GroupOffset(msgspec.Struct, frozen=True):

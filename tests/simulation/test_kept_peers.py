@@ -199,6 +199,34 @@ def test_damage_that_retention_has_removed_meanwhile_is_passed_over_where_missin
             assert (consumer.skipped, consumer.failures, consumer.problems) == (2, 1, {})
 
 
+def test_a_keeper_keeps_what_each_origin_keeps_also_after_that_has_changed_its_mind():
+    """Whatever settings the topic has at the keeper, where it was made for the first origin that was seen."""
+    with Simulation(seed=3, peers=4, keep={2: ["t"]}) as simulation:
+        simulation.advance(1.0)
+        simulation.restart = False
+        simulation.partition("peer-0", 1)
+        simulation.partition("peer-1", 0)
+        simulation.advance(30.0)
+        first, second, keeper = (simulation.connect(f"p{number}", peer=number) for number in range(3))
+        first.topics.create("t", retention=60.0)
+        simulation.advance(20.0)
+        second.topics.create("t", retention=120.0)
+        simulation.heal()
+        simulation.advance(20.0)
+        send(first, [b"1"])
+        send(second, [b"2"])
+        simulation.advance(100.0)
+        assert sorted(copy.end_offset - copy.start_offset for copy in keeper.topics.describe("t").copies) == [0, 1]
+        second.topics.alter("t", retention=None)
+        simulation.advance(20.0)
+        keeper.topics.alter("t", retention=10.0)
+        simulation.advance(600.0)
+        simulation.kill_leader(1)
+        simulation.advance(60.0)
+        with simulation.connect("c", peer=3) as fabric, fabric.consumer("t") as consumer:
+            assert read(consumer, 1) == [b"2"]
+
+
 def test_of_many_origins_a_consumer_reads_at_the_keepers_alone(monkeypatch):
     """As many connections as keepers; here with a bound of two origins, and three keepers."""
     from zfabric.core.client import origins, routes

@@ -146,6 +146,34 @@ def test_parts_that_were_made_apart_keep_their_settings_and_are_read_together(si
         assert sorted(read(consumer, 2)) == [b"in memory", b"stored"]
 
 
+def test_all_peers_make_their_parts_alike_where_others_differ_and_are_told_who_does():
+    """Not as whom they saw first: else they would never agree."""
+    with Simulation(seed=6, peers=6) as simulation:
+        simulation.advance(1.0)
+        for one in range(3):
+            for other in range(3):
+                if one != other:
+                    simulation.partition(f"peer-{one}", other)
+        simulation.advance(30.0)
+        makers = [simulation.connect(f"p{number}", peer=number) for number in range(3)]
+        for maker, days in zip(makers, (1, 2, 2), strict=True):
+            maker.topics.create("t", retention=days * 86_400.0)
+        simulation.heal()
+        simulation.advance(30.0)
+        looking, *joining = [simulation.connect(f"p{number}", peer=number) for number in (3, 4, 5)]
+        for fabric in joining:
+            send(fabric, [b"v"])
+        [odd] = [member.fabric for member in makers[0].members() if member.local]
+        for fabric in (looking, *joining):
+            info = fabric.topics.describe("t")
+            assert (info.config.retention_ms, list(info.others)) == (2 * 86_400_000, [odd])
+            assert info.others[odd].retention_ms == 86_400_000
+        assert len(makers[0].topics.describe("t").others) == 4
+        makers[0].topics.alter("t", retention=2 * 86_400.0)
+        simulation.advance(60.0)
+        assert [fabric.topics.describe("t").others for fabric in (*makers, looking)] == [{}] * 4
+
+
 def test_who_waits_for_more_keepers_than_there_are_is_told_so(simulation):
     origin = simulation.connect("a", peer=0)
     origin.topics.create("t", replicas=3)
@@ -173,6 +201,20 @@ def test_a_peer_that_has_just_started_lists_what_others_have_and_one_that_is_alo
         before = simulation.now
         assert fabric.topics.list() == []
         assert simulation.now - before < 0.5
+
+
+def test_a_topic_is_not_unknown_as_long_as_the_own_leader_has_not_said_who_there_is(simulation):
+    """As where a machine with too much to do starts one."""
+    simulation.connect("p0", peer=0).topics.create("t")
+    simulation.advance(10.0)
+    fabric = simulation.connect("p1", peer=1, timeout=30.0)
+    simulation.freeze_leader(1, 6.0)
+    with fabric.consumer("t") as consumer:
+        assert len(consumer.assignment) == 1
+    before = simulation.now
+    with pytest.raises(errors.UnknownTopic):
+        fabric.consumer("typo")
+    assert 3.0 <= simulation.now - before < 3.5
 
 
 def test_topics_of_others_are_found_one_after_another_without_a_pause_between_them(simulation):

@@ -376,6 +376,11 @@ class Consumer:
         """Offsets that were passed over because they were missing, with ``missing="skip"``."""
         return self._core.skipped
 
+    @property
+    def passed_over(self) -> int:
+        """Origins in a mesh that have the topic and are not read: this fabric knows 20,000 others, and has no room."""
+        return self._core.passed_over
+
     def log(self, partition: int) -> tuple[str, int]:
         """Return what a partition has as long as it is the same log, though it be read at a keeper: origin, id there.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from zfabric import errors
-from zfabric.core.client.routes import Place
+from zfabric.core.client.routes import Place, View
 from zfabric.core.client.survey import SILENCE_S
 from zfabric.model import Cleanup, CopyInfo, Durability, PartitionInfo, TopicConfig, TopicInfo
 from zfabric.settings import (
@@ -142,7 +142,10 @@ class Topics:
                 )
             )
         copies = [_copy(place, copied[place.id]) for place in meta.kept]
-        return TopicInfo(name=meta.name, id=meta.id, config=meta.config, partitions=partitions, copies=copies)
+        others = meta.others if isinstance(meta, View) else {}
+        return TopicInfo(
+            name=meta.name, id=meta.id, config=meta.config, partitions=partitions, copies=copies, others=others
+        )
 
     def _check_own(self, what: str) -> None:
         self._fabric.check_own(f"{what} of a topic", "use the URL of the member whose part it is")

@@ -158,9 +158,13 @@ def _show(info: Any, *, as_json: bool) -> None:
         document = {"topic": info.name, "id": info.id, **msgspec.structs.asdict(info.config), "partitions": rows}
         if copies:
             document["copies"] = copies
+        if info.others:
+            document["others"] = {origin: msgspec.structs.asdict(config) for origin, config in info.others.items()}
         click.echo(json.dumps(document))
         return
     click.echo(f"{info.name}: {', '.join(_told(info.config))}")
+    for origin, config in sorted(info.others.items()):
+        click.echo(f"{info.name} at origin {origin}: {', '.join(_told(config))}")
     columns = ["partition", "leader", "epoch", "start_offset", "end_offset", "bytes", "write_amplification"]
     if any(row["origin"] for row in rows):
         columns += ["origin", "online"]

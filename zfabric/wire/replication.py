@@ -38,13 +38,17 @@ _SHARED = Meta(max_length=SHARED_OFFSETS_MAX)
 
 
 class KeptPlace(Body, frozen=True):
-    """A copy of a partition: its id here, whose it is, its number and id there, and the leader that holds it here."""
+    """A copy of a partition: its id here, whose it is, its number and id there, and the leader that holds it here.
+
+    ``config``: the topic's settings there; None if they are those that the topic has here.
+    """
 
     id: Id
     origin: _Fabric
     number: Id
     leader: Id
     source: Id
+    config: TopicConfig | None = None
 
 
 class SharedOffset(Body, frozen=True):

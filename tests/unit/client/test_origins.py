@@ -105,6 +105,7 @@ def test_whoever_begins_to_read_more_origins_than_a_client_can_know_is_told(monk
     origins.learn([met(number) for number in range(5)], wire.now)
     many = origins.read("t", wire.now, wire.now + SECOND)
     mine = origins.want("t", wire.now, wire.now + SECOND)
+    assert [wire.consumer(topic).passed_over for topic in ("t", "u")] == [2, 0], "who reads it already can see that"
     wire.pass_time(2.0)
     assert (many.error.value, many.error.limit) == (5, 3)
     assert fine.done

@@ -256,6 +256,28 @@ def test_a_partition_that_is_another_log_now_leaves_the_copy_of_the_first_one_al
     assert adopt(controller, source=5) == [5, 6]
 
 
+def test_copies_have_the_settings_of_their_origins_whatever_the_topic_gets_here():
+    hour, day = TopicConfig(retention_ms=3_600_000), TopicConfig(retention_ms=86_400_000)
+    controller = Controller(leaders=1)
+
+    def settings():
+        [meta] = Controller(controller.disk).ask(Type.METADATA, Metadata(["t"])).topics
+        return [place.config or meta.config for place in meta.kept]
+
+    adopt(controller, hour)
+    adopt(controller, day, source=6)
+    assert settings() == [hour, day]
+    controller.create("t", config=day)
+    assert settings() == [hour, day]
+    controller.ask(Type.ALTER_TOPIC, AlterTopic("t", TopicConfig()))
+    assert settings() == [hour, day]
+    adopt(controller, day)
+    assert settings() == [day, day]
+    version = controller.machine.version
+    adopt(controller, day)
+    assert controller.machine.version == version, "what is known costs no write"
+
+
 def test_deleting_the_own_part_of_a_topic_leaves_its_copies_and_deleting_again_takes_them():
     controller = Controller()
     controller.create("t", 2)

@@ -37,13 +37,16 @@ class Keeper:
         self.copies = Copies(None, self.damage, 0)
         self.assignment_version = 1
 
+    def config(self, copy):
+        return self.kept[copy].config
+
     def handle(self, command):
         if command.type == Type.ADOPT:
             self.assignment_version += 1
             for topic in command.body.topics:
                 for number, source in topic.partitions:
                     copy = len(self.kept) + 1
-                    self.kept[copy] = KeptPlace(copy, command.body.origin, number, 0, source)
+                    self.kept[copy] = KeptPlace(copy, command.body.origin, number, 0, source, topic.config)
         else:
             for copy in command.body.load:
                 self.copies.positions[copy] = Position(0, 0, 0)

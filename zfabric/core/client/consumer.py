@@ -279,6 +279,11 @@ class Consumer:
         """How often a partition could not go on, and that was told."""
         return self._turns.failures
 
+    @property
+    def passed_over(self) -> int:
+        """How many origins of its topic are not read because this client knows as many as it may."""
+        return 0 if self._client.origins is None else self._client.origins.room.over(self.topic)
+
     def rewind(self, numbers: Iterable[int], now: int) -> None:
         """Read these partitions again from their positions, which the facade had moved back."""
         for number in numbers:

@@ -20,6 +20,7 @@ Rules:
 - The origin whose leader this client was given (the own one) is kept by ``client.py``; it has the numbers below
   :data:`OWN_LEADERS`.
 - A topic that nobody shows within ``origin.UNKNOWN_NS`` is unknown: news of one that was made just now are under way.
+  Not before the own leader has answered and others are known, or would be, and those have answered who may have it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from zfabric.core.client.adoption import Adoption
 from zfabric.core.client.members import Change, Known
 from zfabric.core.client.origin import PAUSE_NS, Opening, Origin, Sighting
 from zfabric.core.client.pending import Pending
-from zfabric.core.client.routes import DIRECT_MAX, SHUN_NS, Holder, Routes, covered
+from zfabric.core.client.routes import DIRECT_MAX, SHUN_NS, Holder, Routes, View, covered, settings
 from zfabric.wire.messages import Command, Type
 from zfabric.wire.metadata import LeaderAddress, Metadata, MetadataIs, PartitionPlace, TopicMeta
 
@@ -48,6 +49,7 @@ OWN_LEADERS: Final = 1 << 16
 MESH_NUMBER_MAX: Final = (1 << 52) - 1
 ASK_NS: Final = 5_000_000_000
 AGE_NS: Final = 30_000_000_000
+AGAIN_NS: Final = 100_000_000
 NEWS_ORIGIN_NS: Final = 100_000
 NEWS_MAX_NS: Final = 100_000_000
 """Readers are shown what many origins say at once: a topic's view costs them a look at all of its origins."""
@@ -77,6 +79,7 @@ class Origins:
 
     Attributes:
         heard: the table of members was seen at least once. adoption: makes topics in the own fabric that others have.
+        room: how many there may be.
     """
 
     def __init__(self, client: Client) -> None:
@@ -94,7 +97,7 @@ class Origins:
         self._news: set[str] = set()
         self._news_ns: int | None = None
         self._routes = Routes()
-        self._room = room.Room()
+        self.room = room.Room()
         self._kept: dict[str, TopicMeta] = {}
         self._covered: dict[str, frozenset[str] | None] = {}
         client.members.listeners.append(self._changed)
@@ -120,8 +123,8 @@ class Origins:
             for fabric, number, place in self._routes.places(holders, client.now)
         ]
         places.sort(key=lambda place: place.number)
-        first = holders[0].meta
-        return TopicMeta(topic, first.id, first.config, places, own.kept if own is not None else [])
+        config, others = settings(holders)
+        return View(topic, holders[0].meta.id, config, places, own.kept if own is not None else [], others)
 
     def want(self, topic: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic's view to come: what those who are there have answered, and at least one of them has it."""
@@ -139,7 +142,7 @@ class Origins:
 
     def read(self, topic: str, now: int, deadline_ns: int) -> Pending[TopicMeta]:
         """Return a topic's view for somebody who reads all of it: LimitExceeded where this client cannot know all."""
-        return self._room.check(topic, self.want(topic, now, deadline_ns))
+        return self.room.check(topic, self.want(topic, now, deadline_ns))
 
     def _ask_own(self, topic: str, opening: Opening) -> None:
         client = self._client
@@ -164,14 +167,17 @@ class Origins:
     def _settle(self, now: int) -> None:
         """Give those who wait their views, where it is time."""
         for topic, opening in list(self._openings.items()):
-            told = opening.own and opening.fresh and self.heard and not self._silent(topic)
-            if not told and now < min(opening.settled_ns, opening.until_ns):
+            heard = opening.own and opening.fresh and self.heard and not self._silent(topic)
+            if not heard and now < min(opening.settled_ns, opening.until_ns):
                 continue
             view = self.view(topic)
             if view is not None:
                 self._close(topic, opening, view)
             elif opening.until_ns <= now:
-                self._close(topic, opening, errors.UnknownTopic(topic=topic))
+                if (heard and self._client.members.settled(now)) or opening.deadline_ns <= now:
+                    self._close(topic, opening, errors.UnknownTopic(topic=topic))
+                else:
+                    opening.until_ns = min(now + AGAIN_NS, opening.deadline_ns)
 
     def _silent(self, topic: str) -> bool:
         """Tell whether one that is there was asked for a topic and has not answered."""
@@ -259,7 +265,7 @@ class Origins:
         """Take the table of members as it is now: all of it."""
         self.heard = True
         self._covered.clear()
-        self._room.begin()
+        self.room.begin()
         here = {fabric for fabric, origin in self._origins.items() if origin.here}
         seen: dict[str, Sighting] = {}
         for sighting in sightings:
@@ -290,7 +296,7 @@ class Origins:
         origin = self._origins.get(fabric)
         if origin is None:
             if len(self._origins) >= room.ORIGINS_MAX and not self._make_room(seen):
-                self._room.pass_over(sighting.card)
+                self.room.pass_over(sighting.card)
                 return None
             origin = self._origins[fabric] = Origin(fabric)
         here = sighting.here and there
@@ -306,7 +312,7 @@ class Origins:
         return origin if back or moved or changed else None
 
     def _make_room(self, seen: Collection[str]) -> bool:
-        gone = self._room.make(self._origins, seen)
+        gone = self.room.make(self._origins, seen)
         if gone is not None:
             del self._origins[gone.fabric]
             gone.due_ns = None

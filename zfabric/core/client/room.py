@@ -2,7 +2,8 @@
 
 One that has gone, and of which nobody has read anything, makes room for another: in a mesh whose members come and go
 under ever new ids a client would meet its bound in the end. Where there is nobody to go, those who come are passed
-over, and whoever begins to read a topic that one of these shows is told so (LimitExceeded).
+over, and whoever begins to read a topic that one of these shows is told so (LimitExceeded). Who reads it already is not
+stopped by that; it can see how many they are.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Room:
     def pass_over(self, card: Card) -> None:
         """There is no room for this one."""
         self._over.update(topic.name for topic in card.topics)
+
+    def over(self, topic: str) -> int:
+        """Return how many that show a topic were passed over."""
+        return self._over[topic]
 
     def check(self, topic: str, wanted: Pending[TopicMeta]) -> Pending[TopicMeta]:
         """Return a view to come, or LimitExceeded if somebody who was passed over has the topic too."""

@@ -13,11 +13,14 @@ A copy has the offsets, epochs and bytes of its origin, so a reader may go from 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
+from zfabric.model import TopicConfig
 from zfabric.wire.metadata import PartitionPlace, TopicMeta
 from zfabric.wire.replication import KeptPlace
 
@@ -64,6 +67,31 @@ class _Found:
     def __init__(self) -> None:
         self.led: tuple[Holder, PartitionPlace] | None = None
         self.copies: list[tuple[Holder, KeptPlace]] = []
+
+
+class View(TopicMeta, frozen=True):
+    """A topic as a reader of a mesh finds it.
+
+    Attributes:
+        others: settings of the origins where they are others than those in ``config``, by fabric id.
+    """
+
+    others: dict[str, TopicConfig] = msgspec.field(default_factory=dict)
+
+
+def settings(holders: Sequence[Holder]) -> tuple[TopicConfig, dict[str, TopicConfig]]:
+    """Return a topic's settings, and which origins have others, by fabric id.
+
+    They are those of the own part, if there is one. Else those that most origins have, and of several the ones of the
+    origin with the lowest id: whoever sees the same members finds the same, and makes its own part like that.
+    """
+    leading = [holder for holder in holders if holder.meta.partitions] or holders
+    first = leading[0].meta.config
+    if all(holder.meta.config == first for holder in leading):
+        return first, {}
+    counts = Counter(holder.meta.config for holder in leading)
+    chosen = min(leading, key=lambda holder: (not holder.own, -counts[holder.meta.config], holder.fabric)).meta.config
+    return chosen, {holder.fabric: holder.meta.config for holder in leading if holder.meta.config != chosen}
 
 
 def log_of(place: PartitionPlace) -> tuple[str, int]:

@@ -336,7 +336,7 @@ class Placement:
                 )
             meta = self._new(body.name, body.config) if row is None else row.meta
             places = self._places(body.partitions, 0)
-            meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
+            meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, _kept_as_before(meta, body.config))
             self._note(body.token)
             self._write_topic(meta, txn)
         self._tell(peer, command, meta)
@@ -360,17 +360,22 @@ class Placement:
                 self.refused += 1
                 continue
             kept = {(place.origin, place.source): place for place in meta.kept}
+            before, config = dict(kept), None if topic.config == meta.config else topic.config
             origins = {place.origin for place in meta.kept} | {body.origin}
             for number, source in topic.partitions:
                 if (body.origin, source) in kept:
+                    place = kept[body.origin, source]
+                    kept[body.origin, source] = msgspec.structs.replace(place, config=config)
                     continue
                 if room <= 0 or len(origins) > ORIGINS_PER_TOPIC_MAX:
                     self.refused += 1
                     break
                 room -= 1
-                kept[body.origin, source] = KeptPlace(self._next_partition, body.origin, number, KEEPING_LEADER, source)
+                kept[body.origin, source] = KeptPlace(
+                    self._next_partition, body.origin, number, KEEPING_LEADER, source, config
+                )
                 self._next_partition += 1
-            if len(kept) != len(meta.kept):
+            if kept != before:
                 self._write_topic(msgspec.structs.replace(meta, kept=list(kept.values())), txn)
 
     def _let_go(self, copies: set[int], txn: Transaction) -> None:
@@ -438,7 +443,7 @@ class Placement:
         wanted = body.partitions or have
         check_range("partitions", wanted, have, TOPIC_PARTITIONS_MAX)
         places = [*meta.partitions, *self._places(wanted - have, have)]
-        meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, meta.kept)
+        meta = metadata.TopicMeta(meta.name, meta.id, body.config, places, _kept_as_before(meta, body.config))
         self._write_topic(meta, txn)
         self._tell(peer, command, meta)
 
@@ -476,3 +481,9 @@ class Placement:
     def _announce(self, peer: bytes, command: Command) -> None:
         self.roster.announce(command.body, peer)
         self._say(peer, command.request, Type.DONE, messages.Empty())
+
+
+def _kept_as_before(meta: metadata.TopicMeta, config: TopicConfig) -> list[KeptPlace]:
+    """Return a topic's copies with the settings of their origins, where the topic itself gets others here."""
+    told = [(place, place.config or meta.config) for place in meta.kept]
+    return [msgspec.structs.replace(place, config=None if own == config else own) for place, own in told]

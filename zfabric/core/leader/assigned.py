@@ -15,6 +15,7 @@ from zfabric.core.leader import keys
 from zfabric.core.leader.log import MemoryLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.transaction import Transaction
+from zfabric.model import TopicConfig
 from zfabric.wire.metadata import Assign, AssignedTopic
 from zfabric.wire.replication import KeptPlace
 
@@ -83,8 +84,14 @@ class Assigned:
             if place is None:
                 raise errors.NotLeader(leader=self._leader, partition=partition_id)
             topic, number = place
-            partition = self.loaded[partition_id] = Partition(partition_id, topic.name, number, topic.config, txn)
+            config = self.config(partition_id)
+            partition = self.loaded[partition_id] = Partition(partition_id, topic.name, number, config, txn)
         return partition
+
+    def config(self, partition_id: int) -> TopicConfig:
+        """Return the settings of one that is led or kept here: a copy has those that its topic has at the origin."""
+        kept = self.kept.get(partition_id)
+        return self.places[partition_id][0].config if kept is None or kept.config is None else kept.config
 
     def led(self, partition_id: int, txn: Transaction) -> Partition:
         """Return a partition that is led here, and no copy of another fabric's.
@@ -132,7 +139,7 @@ class Assigned:
             self.places[partition_id] = (topic, number)
             partition = self.loaded.get(partition_id)
             if partition is not None:
-                partition.config = topic.config
+                partition.config = self.config(partition_id)
                 partition.durability = DURABILITY_CODE[topic.config.durability]
 
     def _drop(self, topic_id: int, txn: Transaction) -> list[int]:

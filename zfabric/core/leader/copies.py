@@ -14,8 +14,8 @@ step, and it begins again at the origin's start, as the origin's own readers do.
 What groups have committed is merged (``groups.py``). Since their members read elsewhere too, it may be beyond the end
 of a copy that is behind.
 
-Copies are trimmed, compacted and published like all partitions here, by the topic's configuration here, and by the
-origin's clock where that is wrong (``aging.py``).
+Copies are trimmed, compacted and published like all partitions here, by the settings that the topic has at its origin,
+and by the origin's clock where that is wrong (``aging.py``).
 """
 
 from __future__ import annotations

@@ -283,10 +283,11 @@ class Follower:
         mine = [place for topic in body.topics for place in topic.kept if place.origin == self._leader.fabric]
         self._sources.hold(source, holds | {(place.origin, place.source): place.id for place in mine})
         kept = self._leader.kept
-        have = {kept[copy].source for copy in self._sources.mine.get(body.fabric, ()) if copy in kept}
+        copies = [copy for copy in self._sources.mine.get(body.fabric, ()) if copy in kept]
+        have = {kept[copy].source: self._leader.config(copy) for copy in copies}
         adopted = []
         for topic in topics:
-            led = [(place.number, place.id) for place in topic.partitions if place.id in source.led - have]
+            led = [(place.number, place.id) for place in topic.partitions if have.get(place.id) != topic.config]
             if led:
                 adopted.append(AdoptedTopic(topic.name, topic.config, led))
         if adopted:

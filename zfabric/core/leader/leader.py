@@ -43,7 +43,7 @@ from zfabric.core.leader.partition import Partition
 from zfabric.core.leader.reading import Reading
 from zfabric.core.leader.staging import Staging
 from zfabric.core.transaction import Transaction
-from zfabric.model import Buffer
+from zfabric.model import Buffer, TopicConfig
 from zfabric.settings import BATCH_OVERHEAD_MAX, ENDS_MAX, GROUP_BYTES_MAX, LeaderSettings, check_name, check_range
 from zfabric.wire import batch, messages
 from zfabric.wire.messages import Command, Type
@@ -119,6 +119,10 @@ class Leader:
     def kept(self) -> dict[int, KeptPlace]:
         """The copies of other fabrics' partitions, by their ids here."""
         return self._assigned.kept
+
+    def config(self, partition_id: int) -> TopicConfig:
+        """Return the settings of a partition that is led or kept here."""
+        return self._assigned.config(partition_id)
 
     @property
     def epoch(self) -> int:

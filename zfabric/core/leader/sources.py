@@ -17,6 +17,7 @@ import msgspec
 from zfabric.core.appetite import Appetite
 from zfabric.core.leader.copies import Copies
 from zfabric.core.leader.damage import Damage
+from zfabric.model import TopicConfig
 from zfabric.wire.messages import Command
 from zfabric.wire.replication import KeptPlace
 
@@ -86,6 +87,10 @@ class Kept(Protocol):
     @property
     def assignment_version(self) -> int:
         """Changes whenever :attr:`kept` does."""
+        ...
+
+    def config(self, partition_id: int) -> TopicConfig:
+        """Return the settings by which a copy is kept."""
         ...
 
 
