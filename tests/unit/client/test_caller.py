@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -340,6 +341,31 @@ def test_those_who_find_no_room_are_tried_in_order_and_one_tells_for_all():
     assert len(stage.asked) == most + 1
     assert list(pool.hungry) == burst[-49:]
     assert drawn < 20
+
+
+def test_those_who_are_over_are_forgotten_though_the_first_in_line_waits_on():
+    """A stream may wait for ever, and requests come and time out behind it for as long."""
+    stage = Stage("1")
+    burst = [stage.ask(deadline_ns=1_000 * SECOND) for _ in range(CALLS_PER_INSTANCE_MAX + 1)]
+    late = [stage.ask(deadline_ns=stage.now + SECOND) for _ in range(50)]
+    stage.pass_time(2.0)
+    assert all(isinstance(errand.error, errors.ServiceUnavailable) for errand in late)
+    assert list(stage.caller.instances.pools["s"].hungry) == burst[-1:]
+
+
+def test_an_instance_that_takes_long_to_answer_is_given_more_time_with_each_try():
+    """It may have a thousand callers who come at once: who gave up each second would all begin anew each second."""
+    stage = Stage("1")
+    stage.up.discard(1)
+    stage.ask()
+    tries = []
+    for _ in range(160):
+        stage.pass_time(0.1)
+        if len(stage.opened) > len(tries):
+            tries.append(stage.now)
+    gaps = [(later - earlier) / SECOND for earlier, later in pairwise(tries)]
+    assert [1 <= gap < 3.5 for gap in gaps[:2]] == [True, True]
+    assert min(gaps[2:]) >= 4
 
 
 def test_one_that_wants_a_certain_instance_does_not_wait_for_others():

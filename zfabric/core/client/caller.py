@@ -42,7 +42,7 @@ from zfabric.core.client import instances
 from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
 from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
-from zfabric.core.client.pool import Channel, Pool
+from zfabric.core.client.pool import CONNECT_NS, Channel, Pool
 from zfabric.core.effects import Send
 from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire import calls
@@ -188,8 +188,6 @@ class Caller:
         """Place those that could not be, as far as they can be now."""
         for _ in range(len(pool.hungry)):
             errand = pool.next_hungry()
-            if errand.done or errand not in self._errands:
-                continue
             channel = pool.choose(errand, now)
             if channel is not None:
                 self._attempt(channel, errand, now)
@@ -201,6 +199,8 @@ class Caller:
     def _finish(self, errand: Errand, now: int) -> None:
         """The errand is over: forget it, and cancel what is still under way for it."""
         self._errands.pop(errand, None)
+        if errand.hungry_ns:
+            self.instances.pools[errand.service].forget(errand)
         for attempt in errand.attempts:
             if attempt.number in attempt.channel.attempts:
                 self._release(attempt)
@@ -333,7 +333,7 @@ class Caller:
             self._feed(pool, now)
 
     def _identify(self, pool: Pool, channel: Channel, answer: calls.Answered, session: int, now: int) -> None:
-        channel.pause_ns, channel.heard_ns = 0, now
+        channel.pause_ns, channel.heard_ns, channel.patience_ns = 0, now, CONNECT_NS
         if answer.value != channel.card.instance:
             self._shun(channel, session, now)
         elif answer.number & calls.QUESTION:

@@ -3,7 +3,9 @@
 Known are the instances on the cards of living members, and those that have announced themselves at leader 0. A card
 that had no room for all is completed by its member. Connections are made as soon as a service is used, to at most
 ``CONNECTED_MAX`` of its instances, the nearest first; among equals each caller has an order of its own. One that does
-not come up, or breaks, is tried again after a pause that doubles. A service that was not used for ``IDLE_NS`` is
+not come up, or breaks, is tried again after a pause that doubles; so does the time that it has to come up: where many
+callers come at once, and an instance takes seconds for all of them, who gave up and came again would begin anew. A
+service that was not used for ``IDLE_NS`` is
 forgotten, with its connections, and one without an instance after ``EMPTY_NS``: there may be any number of those names.
 Without any service the members table is not asked for any more.
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.machine import Machine
 
 CONNECTED_MAX: Final = 32
-CONNECT_NS: Final = 1_000_000_000
+CONNECT_MAX_NS: Final = 4_000_000_000
 PAUSE_NS: Final = 20_000_000
 PAUSE_MAX_NS: Final = 1_000_000_000
 IDLE_NS: Final = 300_000_000_000
@@ -178,7 +180,7 @@ class Instances:
         self.by_session[channel.session] = pool, channel
         self._client.hold(self._owner, channel.session)
         requests.effect(OpenSession(channel.session, channel.card.endpoint, alert=True, alone_bytes=calls.ALONE_BYTES))
-        self._want(now + CONNECT_NS)
+        self._want(now + channel.patience_ns)
 
     def greet_at(self, session: int) -> None:
         """Ask an instance who it is: its answer says that it is there."""
@@ -215,10 +217,11 @@ class Instances:
             if channel.gone and not channel.ready:
                 self.drop(pool, channel)
             elif channel.session is not None and not channel.ready:
-                if now - channel.opened_ns >= CONNECT_NS:
+                if now - channel.opened_ns >= channel.patience_ns:
+                    channel.patience_ns = min(2 * channel.patience_ns, CONNECT_MAX_NS)
                     stale.append(channel.session)
                 else:
-                    self._want(channel.opened_ns + CONNECT_NS)
+                    self._want(channel.opened_ns + channel.patience_ns)
         self.warm(pool, now)
         return stale
 

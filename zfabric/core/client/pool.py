@@ -20,7 +20,7 @@ all are ejected, none is. What has refused the like lately is left aside while t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
@@ -36,6 +36,7 @@ from zfabric.wire.card import DRAINING, ServiceCard
 VERSIONS_MAX: Final = 100
 """Versions that were asked for, and sets of who is left aside, whose instances are remembered."""
 SETTLE_NS: Final = 100_000_000
+CONNECT_NS: Final = 1_000_000_000
 LATENCY_MIN_NS: Final = 20_000
 LATENCY_WEIGHT: Final = 0.2
 LATENCY_JUMP: Final = 4
@@ -53,8 +54,8 @@ class Channel:
         card: what it says of itself. instance: its number, always the same. cost: factor of its distance.
         session: the open one, or None. ready: it is connected. draining: it takes nothing new. gone: not in the table
             any more. attempts: under way there, by number. latency_ns: moving average, 0.0 before the first answer.
-            open_at_ns: when to connect again. pause_ns: the last pause before that. heard_ns: when it last said who it
-            is.
+            open_at_ns: when to connect again. pause_ns: the last pause before that. patience_ns: within which it
+            has to say who it is after that. heard_ns: when it last did.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Channel:
         "near",
         "open_at_ns",
         "opened_ns",
+        "patience_ns",
         "pause_ns",
         "ready",
         "session",
@@ -89,6 +91,7 @@ class Channel:
         self.opened_ns = 0
         self.heard_ns = 0
         self.pause_ns = 0
+        self.patience_ns = CONNECT_NS
         self.learn(card, host, zone)
 
     def learn(self, card: ServiceCard, host: str, zone: str) -> None:
@@ -180,7 +183,7 @@ class Pool:
     ) -> None:
         self.service = service
         self.channels: dict[int, Channel] = {}
-        self.hungry: deque[Errand] = deque()
+        self.hungry: OrderedDict[Errand, None] = OrderedDict()
         self._choosy = 0
         self.budget = Budget()
         self.used_ns = 0
@@ -199,14 +202,21 @@ class Pool:
 
     def add_hungry(self, errand: Errand) -> None:
         """No instance can take it now."""
-        self.hungry.append(errand)
+        self.hungry[errand] = None
         self._choosy += errand.choosy
 
     def next_hungry(self) -> Errand:
         """Take out the next one, to try again."""
-        errand = self.hungry.popleft()
+        errand, _ = self.hungry.popitem(last=False)
         self._choosy -= errand.choosy
         return errand
+
+    def forget(self, errand: Errand) -> None:
+        """It is over, wherever it waits: the first may wait for long, and any number behind it be over meanwhile."""
+        if errand in self.hungry:
+            del self.hungry[errand]
+            self._choosy -= errand.choosy
+        errand.hungry_ns = 0
 
     def still_hungry(self, errand: Errand) -> bool:
         """Put one back that no instance could take; tells whether others could fare better.
@@ -216,7 +226,8 @@ class Pool:
         if self._choosy or errand.choosy:
             self.add_hungry(errand)
             return True
-        self.hungry.appendleft(errand)
+        self.hungry[errand] = None
+        self.hungry.move_to_end(errand, last=False)
         return False
 
     def filled(self, now: int) -> None:
