@@ -252,6 +252,55 @@ def test_an_idempotent_request_that_kills_whoever_executes_it_takes_two_instance
         assert [instance.process.poll() for instance in running].count(None) == 2
 
 
+def test_children_of_a_process_that_serves_and_asks_use_nothing_of_its_and_may_have_their_own(fabric):
+    """As of a server that forks its workers: the parent's requests and stream go on, whatever a child closes."""
+    service = fabric.service("forking")
+    service.method("get", idempotent=True)(lambda request: request.value)
+
+    @service.method("endless")
+    def endless(request):
+        number = 0
+        while not request.cancelled:
+            yield b"%d" % number
+            number += 1
+
+    def refused(use):
+        with pytest.raises(errors.Forked):
+            use()
+
+    def owned():
+        with zfabric.connect(fabric.url) as own, own.service("child") as beside:
+            beside.method("get")(lambda request: b"child")
+            assert own.request("forking.get", b"own") == b"own"
+            assert own.request("child.get") == b"child"
+
+    with service, fabric.stream("forking.endless") as stream:
+        assert next(stream) == b"0"
+        uses = [
+            lambda: refused(lambda: fabric.request("forking.get")),
+            lambda: refused(lambda: next(stream)),
+            lambda: refused(lambda: fabric.service("other")),
+            lambda: (stream.close(), service.stop(), fabric.close()),
+            owned,
+        ]
+        load = threading.Thread(target=lambda: [fabric.request("forking.get", b"x") for _ in range(2_000)])
+        load.start()
+        for use in uses:
+            child = os.fork()
+            if not child:
+                signal.alarm(30)
+                failed = True
+                try:
+                    use()
+                    failed = False
+                finally:
+                    os._exit(failed)
+            assert os.waitpid(child, 0)[1] == 0, use
+        load.join(20)
+        assert [next(stream) for _ in range(20)] == [b"%d" % number for number in range(1, 21)]
+        assert fabric.request("forking.get", b"x") == b"x"
+
+
 def test_a_request_that_was_lost_with_its_instance_is_repeated_only_if_it_may_be(fabric):
     with instances(fabric, 1) as (one,):
         failed = []

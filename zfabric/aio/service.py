@@ -181,7 +181,7 @@ class Service:
         return self._responder.card.endpoint
 
     async def start(self) -> None:
-        """Listen, and announce it; returns when callers can find it.
+        """Listen, and announce it; returns when callers can find it, within the timeout that ``connect`` was given.
 
         Raises:
             PortInUse, Unreachable, LimitExceeded: it cannot listen, or be announced. Closed: it has ended.
@@ -202,14 +202,14 @@ class Service:
         with pump.lock:
             pump.check()
             self._started = True
-            responder.start(pump.now())
+            responder.start(pump.now(), int(self._timeout * 1e9))
         if not await pump.wait(responder.listening, self._timeout):
             raise errors.RequestTimeout(what=f"start of service {self.name!r}", seconds=self._timeout)
         responder.listening.result()
         self._workers.start(responder)
         announced = responder.announced
         assert announced is not None
-        if not await pump.wait(announced, self._timeout):
+        if not await pump.wait(announced, self._timeout + 1.0):  # It ends by itself, and says more.
             raise errors.RequestTimeout(what=f"announcement of service {self.name!r}", seconds=self._timeout)
         announced.result()
 

@@ -24,7 +24,7 @@ PEER = b"peer"
 class Stage:
     """An instance of service ``s`` with method ``m``, and two workers for it."""
 
-    def __init__(self):
+    def __init__(self, start_ns=SECOND):
         self.client = Client("tcp://h:1", "zf://h", "h", Random(1), software="test", locate=False)
         self.now, self.number = SECOND, 0
         card = ServiceCard("s", "", "tcp://i:1", 7)
@@ -32,7 +32,7 @@ class Stage:
             self.client, card, concurrency=2, queue=10, streams=1, wake=lambda: None, patience_ns=SECOND
         )
         self.responder.offer(Method("m", None, idempotent=True, stream=False))
-        self.responder.start(self.now)
+        self.responder.start(self.now, start_ns)
         (listen,) = (effect for effect in self.client.take_effects() if isinstance(effect, effects.Listen))
         self.session = listen.session
         self.client.listens(self.session, "tcp://i:1", self.now)
@@ -373,3 +373,15 @@ def test_streams_that_wait_for_their_own_maker_s_streams_are_refused():
     stage.ask(peer=b"self", stream=True)
     (answer,) = stage.sent(b"self")
     assert (answer.type, answer.failure.code) == (calls.REFUSED, errors.WouldDeadlock.code)
+
+
+def test_a_service_that_starts_waits_for_its_fabric_as_long_as_it_is_told_to():
+    """As for a node that is started after it."""
+    stage = Stage(start_ns=30 * SECOND)
+    began, announced = stage.now, stage.responder.announced
+    while not announced.done and stage.now < began + 60 * SECOND:
+        stage.now += SECOND // 10
+        stage.client.tick(stage.now)
+        stage.client.take_effects()
+    assert 29 * SECOND < stage.now - began <= 31 * SECOND
+    assert isinstance(announced.error, errors.Unreachable)

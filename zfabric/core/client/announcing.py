@@ -25,11 +25,13 @@ class Announcement:
 
     Attributes:
         due_ns: when to make it again (monotonic); None before the first time. last: the latest answer, to come.
+        patience_ns: how long the next one may take.
     """
 
     def __init__(self, client: Client) -> None:
         self.due_ns: int | None = None
         self.last: Pending[Any] | None = None
+        self.patience_ns = ANNOUNCE_PATIENCE_NS
         self._client = client
 
     def make(self, card: ServiceCard, now: int) -> None:
@@ -51,4 +53,5 @@ class Announcement:
     def _tell(self, card: ServiceCard, now: int, lease_ms: int) -> None:
         what = f"announcement of service {card.name!r}"
         body = Announce(card, lease_ms)
-        self.last = self._client.control(Type.ANNOUNCE, body, now, now + ANNOUNCE_PATIENCE_NS, what)
+        until_ns, self.patience_ns = now + self.patience_ns, ANNOUNCE_PATIENCE_NS
+        self.last = self._client.control(Type.ANNOUNCE, body, now, until_ns, what)

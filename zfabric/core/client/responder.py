@@ -30,7 +30,7 @@ import msgspec
 
 from zfabric import errors
 from zfabric.core.client import admission, vitals
-from zfabric.core.client.announcing import Announcement
+from zfabric.core.client.announcing import ANNOUNCE_PATIENCE_NS, Announcement
 from zfabric.core.client.backlog import Backlog
 from zfabric.core.client.job import Job, Method
 from zfabric.core.client.nonsense import Nonsense
@@ -119,9 +119,9 @@ class Responder:
         self.methods[method.name] = method
         self._plain.clear()
 
-    def start(self, now: int) -> None:
-        """Listen; :attr:`listening` tells when that is so."""
-        self._client.now = now
+    def start(self, now: int, patience_ns: int = ANNOUNCE_PATIENCE_NS) -> None:
+        """Listen, :attr:`listening` tells when that is so, and announce it within ``patience_ns``."""
+        self._client.now, self._announcement.patience_ns = now, patience_ns
         self._session = self._client.requests.new_session()
         self._client.hold(self, self._session)
         self._client.machines.append(self)
