@@ -26,6 +26,9 @@ fail end in the same way to begin: ask the hub, seek there, go on.
   source's leader says whether it has that one. The source cannot tell where retention has removed the batch, nor can
   the hub of a topic with ``durability="os"`` right after a crash. A source that was made anew has another id, and a
   topic that was made anew as well: nothing of them is mixed up.
+- *A hub that was set back* (to a backup, or by a power cut under topics that are not synced) refuses what would leave a
+  hole, for each batch says which record comes before it; it gets what it has lost again, as far as the source still has
+  that, and a notice tells it.
 - *On the disk first*: of a source topic with ``durability="os"`` only what a synced commit has covered is shipped, so
   that a power cut cannot give offsets that the hub has seen to other records.
 - *Bounded*: what was read and is not acknowledged is at most ``buffer_bytes``, and one batch.

@@ -24,6 +24,7 @@ class Lane:
         acknowledged: last sequence that the hub has. end: the source's, as last heard of.
         goal: the source's end when the lane first began in this run: where "caught up" is; None before.
         parted: from where on the source's log, which was set back, is another one than was read; None if it was not.
+        promised: what is below was told to be at the hub; 0 if nothing was, or if it was told that it is not.
         records, skipped: acknowledged, and missed, since the lane was made. in_flight: bytes given to the producer.
     """
 
@@ -36,6 +37,7 @@ class Lane:
         self.end = 0
         self.goal: int | None = None
         self.parted: int | None = None
+        self.promised = 0
         self.records = 0
         self.skipped = 0
         self.in_flight = 0
@@ -63,6 +65,7 @@ class Lane:
         self.acknowledged = self.sent = stored
         self.position = stored + 1
         self.end = end
+        self.promised = 0
         if self.goal is None:
             self.goal = end
         return self._skip_to(start)
@@ -89,6 +92,13 @@ class Lane:
         self.position = max(self.position, following)
         self.end = max(self.end, self.position)
         return gap
+
+    def repeats(self, first: int) -> int | None:
+        """Return what was promised if a batch that begins at ``first`` was; once, for all of that is sent again."""
+        if first >= self.promised:
+            return None
+        promised, self.promised = self.promised, 0
+        return promised
 
     def gave(self, last: int, records: int, size: int) -> None:
         """Note that the producer took what was read: the last record has the sequence ``last``.

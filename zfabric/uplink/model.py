@@ -73,9 +73,10 @@ class Notice(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: ``"begun"`` (a topic is followed from now on), ``"gap"``, ``"trouble"`` (it is tried again), ``"gone"``
-            (the topic was deleted at the source), ``"waiting"`` (nothing matches a name or pattern when it begins).
+            (the topic was deleted at the source), ``"waiting"`` (nothing matches a name or pattern when it begins),
+            ``"again"`` (the hub has lost what it had, and gets it again).
         topic: at the source, or that pattern. partition: or None if it is about all of them.
-        text: for people. first, next: of a gap: the offsets that it covers, ``next`` not included.
+        text: for people. first, next: of a gap or of what is sent again: its offsets, ``next`` not included.
     """
 
     kind: str

@@ -24,9 +24,10 @@ offset  type  field               meaning
 60      u32   payload CRC         CRC32C of the payload as it follows; set by the producer, never recomputed
 ======  ====  ==================  ====================================================================================
 
-The last 32 are stamped by the leader. The producer fills in the partition alone; with SPARSE also leader epoch and
-append time, if it read the records in another log: those of the batch there that has the last of them. The leader
-remembers them with the producer's sequence, so that whoever goes on can tell whether that log is still the same:
+The last 32 are stamped by the leader. The producer fills in the partition alone; with SPARSE, if it read the records in
+another log, also leader epoch and append time: those of the batch there that has the last of them. The leader remembers
+them with the producer's sequence, so that whoever goes on can tell whether that log is still the same. And as base
+offset 2 + the sequence that is to be stored before these: a leader that has another one lost some, or got others:
 
 ======  ====  ==================  ====================================================================================
 64      u32   partition           id within the fabric
@@ -67,6 +68,8 @@ MAGIC: Final = 0xF1
 COLUMNAR: Final = 1
 COMPACTED: Final = 1
 SPARSE: Final = 2
+NOT_SAID: Final = -2
+"""Stands for the sequence that is to be stored before a batch, where that may be any."""
 
 HEADER: Final = struct.Struct("<BBBBIIIqqQIQQIIIIQqI")
 HEADER_BYTES: Final = HEADER.size
@@ -264,10 +267,12 @@ def seal(
     last_sequence: int,
     partition: int,
     read: tuple[int, int] = (0, 0),
+    after: int = NOT_SAID,
 ) -> tuple[bytes, bytes]:
     """Compress ``payload`` if that makes it smaller and return (header, payload) ready to send.
 
     ``read``: leader epoch and append time (ms) of the batch in another log that the last record was read in.
+    ``after``: sequence that is to be stored before; -1: none is.
     """
     raw_length = len(payload)
     if codec != codecs.NONE:
@@ -276,7 +281,7 @@ def seal(
     header = HEADER.pack(
         MAGIC, COLUMNAR, codec, flags, count, len(payload), raw_length, base_timestamp, max_timestamp,
         producer_id, producer_epoch, base_sequence, last_sequence, crc32c(payload), partition,
-        read[0], count, 0, read[1], 0,
+        read[0], count, after - NOT_SAID, read[1], 0,
     )  # fmt: skip
     return header, payload
 

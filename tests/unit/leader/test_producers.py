@@ -12,10 +12,10 @@ from zfabric.wire import batch
 WALL = 1_700_000_000_000
 
 
-def header(first, last, *, sparse=False, producer=5):
+def header(first, last, *, sparse=False, producer=5, after=batch.NOT_SAID):
     raw, _ = batch.seal(
         b"", codec=0, flags=batch.SPARSE if sparse else 0, count=1, base_timestamp=0, max_timestamp=0,
-        producer_id=producer, producer_epoch=0, base_sequence=first, last_sequence=last, partition=1,
+        producer_id=producer, producer_epoch=0, base_sequence=first, last_sequence=last, partition=1, after=after,
     )  # fmt: skip
     return batch.parse(raw)
 
@@ -46,6 +46,27 @@ def test_a_producer_that_stays_idle_is_forgotten(table, txn):
     table.flush(txn)
     assert table.expire(WALL + IDLE_MS + 1, 100, 0, txn) == (1, -1)
     assert (table.find(5, txn), table.rows) == (None, 0)
+
+
+@pytest.mark.parametrize(("stored", "after", "fits"), [
+    (None, -1, True), (None, 3, False), (None, batch.NOT_SAID, True),
+    (4, 4, True), (4, 3, False), (4, 6, False), (4, -1, False), (4, batch.NOT_SAID, True),
+])  # fmt: skip
+def test_a_batch_that_says_what_comes_before_it_is_stored_behind_that_alone(table, txn, stored, after, fits):
+    if stored is not None:
+        table.remember(header(0, stored, sparse=True), 0, WALL, txn)
+    new = header(7, 9, sparse=True, after=after)
+    if fits:
+        assert table.check(new, txn) is None
+    else:
+        with pytest.raises(errors.OutOfOrderSequence) as refused:
+            table.check(new, txn)
+        assert (refused.value.sequence, refused.value.expected) == (7, 0 if stored is None else stored + 1)
+
+
+def test_a_repeat_is_a_repeat_whatever_it_says_of_what_comes_before_it(table, txn):
+    table.remember(header(7, 9, sparse=True), 40, WALL, txn)
+    assert table.check(header(7, 9, sparse=True, after=6), txn).base_offset == 40
 
 
 def test_the_two_kinds_of_sequences_are_never_taken_for_each_other(table, txn):

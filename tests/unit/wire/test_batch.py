@@ -43,6 +43,17 @@ GOLDEN = (
 )
 
 
+def test_what_was_read_in_another_log_says_where_and_what_comes_before_it():
+    raw, payload = batch.seal(
+        b"\xc0", codec=0, flags=batch.SPARSE, count=1, base_timestamp=5, max_timestamp=5, producer_id=9,
+        producer_epoch=1, base_sequence=42, last_sequence=42, partition=3, read=(7, 1_000), after=40,
+    )  # fmt: skip
+    assert raw[64:].hex() == "0300000007000000010000002a00000000000000e80300000000000000000000"
+    header = batch.parse(raw)
+    batch.check_produced(header, payload, 100)
+    assert (header.leader_epoch, header.append_time, header.base_offset) == (7, 1_000, 42)
+
+
 def test_a_header_has_96_bytes():
     assert batch.HEADER_BYTES == len(make()[0]) == 96
 

@@ -37,6 +37,7 @@ class OutBatch:
         told: indexes of the records whose failure somebody has heard of, if there are any.
         sent_first: all before it were acknowledged when it was sent.
         read: leader epoch and append time (ms) of the batch in another log that its last record was read in.
+        after: the sequence that is to be stored before it, where its records were read there.
         expired: its deliveries were told that time is up, but it is still repeated, for the sake of those behind it.
     """
 
@@ -48,6 +49,7 @@ class OutBatch:
     header = payload = b""
     first = last = base_offset = -1
     read = (0, 0)
+    after = batch.NOT_SAID
     eager = rejected = sent_first = expired = done = False
     told: set[int] | None = None
     refusal: Exception | None = None
@@ -85,6 +87,7 @@ class OutBatch:
         self.header, self.payload = batch.seal(
             payload, codec=codec, flags=flags, count=self.count, base_timestamp=base + low, max_timestamp=base + high,
             producer_id=producer_id, producer_epoch=0, base_sequence=0, last_sequence=0, partition=0, read=self.read,
+            after=self.after,
         )  # fmt: skip
         self.values = []
         self.keys = self.headers = self.sequences = None

@@ -386,7 +386,7 @@ class Producer:
         if batch is None:
             self.sender.busy[outbox] = route
             batch = outbox.open = OutBatch(topic, outbox.shown, now, self._client.wall_ms(now))
-            batch.eager, batch.sequences = True, []
+            batch.eager, batch.sequences, batch.after = True, [], outbox.application
             self._ledger.add(batch, now)
         piece.add_to(batch)
         outbox.application = piece.last

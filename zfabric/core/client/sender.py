@@ -15,7 +15,8 @@ fenced it.
 
 The application's own sequences leave gaps, so a leader cannot see that a batch is missing: it would take the next one,
 and the missing one's retry for a repeat. So one batch of them is under way per partition, and with one that is given
-up all behind it are: the application sends them again, in order, and nothing was jumped over.
+up all behind it are: the application sends them again, in order, and nothing was jumped over. What was read in
+another log says which sequence comes before it: a leader that has another one was set back, which is told at once.
 
 A plain record that finds nothing else open or under way to its topic is a batch of its own, and sealed as such in one
 step (``wire/lone.py``). A leader in this very process may give an *express way* to a partition, by which it is stored
@@ -41,6 +42,7 @@ from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
 from zfabric.settings import ProducerSettings
 from zfabric.wire import lone, messages
+from zfabric.wire.batch import NOT_SAID
 from zfabric.wire.messages import Command, Produced, Type
 
 if TYPE_CHECKING:
@@ -383,7 +385,8 @@ class Sender:
             self._fence(error)
             return
         out_of_place = isinstance(error, errors.UnknownProducer | errors.OutOfOrderSequence)
-        if error.retriable or out_of_place:
+        astray = batch.after != NOT_SAID and isinstance(error, errors.OutOfOrderSequence)
+        if (error.retriable or out_of_place) and not astray:
             batch.rejected = True
             batch.refusal = error
             if isinstance(error, errors.NotLeader):

@@ -9,7 +9,8 @@ A batch carries producer id, epoch and the sequences of its records. The rules, 
 - a named producer gets its epochs from here: each new instance a higher one, and the instance at work another when it
   has to begin again, while one that was fenced is refused;
 - a SPARSE batch carries the application's own sequence: any larger one follows, over epochs as well. Where its records
-  were read in another log, it says in which batch there the last of them was; that is told to whoever goes on.
+  were read in another log, it says in which batch there the last of them was, which is told to whoever goes on, and
+  which sequence comes before: if another one does, the log here was set back, and the batch would leave something out.
 
 Who is idle is forgotten: after seven days, or a minute where the table is half full. Not so whoever carried the
 application's own sequence, which may come again after months without a link: that is kept for 400 days, in any crowd.
@@ -32,7 +33,7 @@ from zfabric.core.leader import keys
 from zfabric.core.transaction import Transaction
 from zfabric.model import Buffer
 from zfabric.settings import PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX
-from zfabric.wire.batch import SPARSE, BatchHeader
+from zfabric.wire.batch import NOT_SAID, SPARSE, BatchHeader
 from zfabric.wire.messages import UNKNOWN_OFFSET
 
 CACHED_PRODUCERS = 10_000
@@ -126,12 +127,15 @@ class ProducerTable:
         if state is None:
             if first and not sparse:
                 raise errors.UnknownProducer(partition=self.partition, producer=producer)
+            if sparse:
+                self._check_place(header, -1)
             self._check_room()
             return None
         if epoch < state.epoch:
             raise errors.ProducerFenced(producer=producer, epoch=epoch, current=state.epoch, partition=self.partition)
         if sparse:
             if first > state.sparse_last:
+                self._check_place(header, state.sparse_last)
                 return None
             return self._original(state, header, state.sparse_last + 1)
         if epoch > state.epoch:
@@ -143,6 +147,11 @@ class ProducerTable:
         if first > state.last:
             raise self._gap(producer, epoch, first, state.last + 1)
         return self._original(state, header, state.last + 1)
+
+    def _check_place(self, header: BatchHeader, last: int) -> None:
+        after = header.base_offset + NOT_SAID
+        if after not in (NOT_SAID, last):
+            raise self._gap(header.producer_id, header.producer_epoch, header.base_sequence, last + 1)
 
     def _check_room(self) -> None:
         if self.rows >= PRODUCERS_PER_PARTITION_MAX:

@@ -338,7 +338,7 @@ class Uplink:
 
     def _tell(self, notice: Notice) -> None:
         self._notices.append(notice)
-        level = logging.WARNING if notice.kind in ("gap", "trouble") else logging.INFO
+        level = logging.WARNING if notice.kind in ("gap", "trouble", "again") else logging.INFO
         log.log(
             level, "uplink_notice kind=%s topic=%s partition=%s text=%s",
             notice.kind, notice.topic, notice.partition, notice.text,

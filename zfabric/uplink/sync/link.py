@@ -129,7 +129,9 @@ class Link:
             last = stored[self._to[part.partition]]
             self._reach.check(last, part.end_offset)
             self._compare(part, lane, last, *read[self._to[part.partition]])
+            promised = max(lane.acknowledged + 1, found.get(part.partition, 0))
             gap = lane.begin(last, part.start_offset, part.end_offset)
+            lane.promised = promised
             self._tell_gap(part.partition, gap, "retention had removed them at the source")
             if found.get(part.partition) != lane.position:
                 self._seek(part.partition, lane)
@@ -248,7 +250,9 @@ class Link:
             if not self._waiting:
                 break
             batch = self._waiting.popleft()
-            gap = self.lanes[batch.partition].read(batch.offsets[0], batch.header.next_offset)
+            lane = self.lanes[batch.partition]
+            self._tell_again(lane, batch.offsets[0])
+            gap = lane.read(batch.offsets[0], batch.header.next_offset)
             self._tell_gap(batch.partition, gap, "retention removed them at the source, or they were compacted")
             room -= batch.header.payload_length + HEADER_BYTES
             batches.append(batch)
@@ -364,6 +368,14 @@ class Link:
                 continue  # Not skipped: still to be sent.
             gap = self.lanes[number].read(position, position)
             self._tell_gap(number, gap, "retention removed them at the source, or they were compacted")
+
+    def _tell_again(self, lane: Lane, first: int) -> None:
+        promised = lane.repeats(first)
+        if promised is not None:
+            text = (
+                f"the hub was set back (a backup?): it had all before offset {promised:,}, and gets {first:,} on again"
+            )
+            self._tell(Notice("again", self.topic, lane.partition, text, first, promised))
 
     def _tell_gap(self, partition: int, gap: tuple[int, int] | None, why: str) -> None:
         if gap is not None:
