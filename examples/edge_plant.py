@@ -28,6 +28,7 @@ from zfabric.testing import frozen_leader, kill_leader
 SENSORS = ["boiler", "pump", "valve"]
 READINGS = 300
 ZFABRIC = [sys.executable, "-m", "zfabric"]
+# All processes are in groups of their own: Ctrl-C is for this one, which ends them.
 
 
 def sensor(name: str, url: str) -> None:
@@ -50,7 +51,8 @@ class Sensor:
 
     def __init__(self, name: str, url: str) -> None:
         command = [sys.executable, __file__, name, url]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, process_group=0, **pipes)
         self.taken = 0
 
     def take(self, acks: str) -> None:
@@ -70,7 +72,7 @@ class Sensor:
 def node(directory: str, *options: str) -> Iterator[zfabric.Fabric]:
     """Run ``zfabric serve`` on a free port."""
     command = [*ZFABRIC, "serve", "--data", directory, "--listen", "127.0.0.1:0", "--leaders", "1", "--json", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             with zfabric.connect(json.loads(process.stdout.readline())["url"]) as fabric:
                 yield fabric
@@ -82,7 +84,7 @@ def node(directory: str, *options: str) -> Iterator[zfabric.Fabric]:
 def uplink(source: str, target: str) -> Iterator[None]:
     """Run ``zfabric uplink``, and end it with kill -9."""
     command = [*ZFABRIC, "uplink", "--from", source, "--to", target, "--topic", "sensor.*", "--rescan", "1"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, process_group=0, stderr=subprocess.DEVNULL) as process:
         try:
             yield
         finally:
@@ -146,8 +148,11 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sensor(*sys.argv[1:])
-    else:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-            main(place)
+    try:
+        if sys.argv[1:]:
+            sensor(*sys.argv[1:])
+        else:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+                main(place)
+    except KeyboardInterrupt:
+        sys.exit(130)

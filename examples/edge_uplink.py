@@ -6,6 +6,7 @@ may kill and start again:
     zfabric uplink --from zf+file:/var/lib/device --to zf://hub:7400 --topic 'sensor.*' --bandwidth 20000
 """
 
+import sys
 import threading
 import time
 
@@ -58,4 +59,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

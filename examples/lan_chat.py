@@ -40,24 +40,32 @@ def demonstrate() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         mesh = f"chat-{directory.rpartition('/')[2]}"
         command = [sys.executable, __file__]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        people = {name: subprocess.Popen([*command, name, directory, mesh], **pipes) for name in names}
-        for name, person in people.items():
-            person.stdin.write(f"{name} is here\n")
-            person.stdin.flush()
-        for name, person in people.items():
-            heard = sorted(person.stdout.readline().strip() for _ in range(2))
-            assert heard == [f"{other}: {other} is here" for other in names if other != name]
-            print(f"{name} heard: {', '.join(heard)}")
-        for person in people.values():
-            person.stdin.close()
-        assert [person.wait() for person in people.values()] == [0, 0, 0]
+        # In groups of their own: Ctrl-C is for this process, which ends them.
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "process_group": 0}
+        people = {}
+        try:
+            for name in names:
+                people[name] = subprocess.Popen([*command, name, directory, mesh], **options)
+            for name, person in people.items():
+                person.stdin.write(f"{name} is here\n")
+                person.stdin.flush()
+            for name, person in people.items():
+                heard = sorted(person.stdout.readline().strip() for _ in range(2))
+                assert heard == [f"{other}: {other} is here" for other in names if other != name]
+                print(f"{name} heard: {', '.join(heard)}")
+        finally:
+            for person in people.values():
+                person.communicate()  # Ends what there is to say: they leave.
+        assert [person.returncode for person in people.values()] == [0, 0, 0]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        chat(sys.argv[1], sys.argv[2], sys.argv[3], lan=False)
-    elif len(sys.argv) > 1:
-        chat(sys.argv[1], "chat-data", "chat", lan="--lan" in sys.argv)
-    else:
-        demonstrate()
+    try:
+        if len(sys.argv) == 4:
+            chat(sys.argv[1], sys.argv[2], sys.argv[3], lan=False)
+        elif len(sys.argv) > 1:
+            chat(sys.argv[1], "chat-data", "chat", lan="--lan" in sys.argv)
+        else:
+            demonstrate()
+    except KeyboardInterrupt:
+        sys.exit(130)

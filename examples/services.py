@@ -60,15 +60,17 @@ def buy(fabric: zfabric.Fabric, running: dict[tuple[str, int], subprocess.Popen[
     customers = [threading.Thread(target=customer) for _ in range(3)]
     for thread in customers:
         thread.start()
-    for victim in (("prices", 1), ("shop", 2), None):
-        enough = len(answered) + 100
-        while len(answered) < enough:
-            time.sleep(0.01)
-        if victim is not None:
-            running[victim].kill()
-    over.set()
-    for thread in customers:
-        thread.join()
+    try:
+        for victim in (("prices", 1), ("shop", 2), None):
+            enough = len(answered) + 100
+            while len(answered) < enough:
+                time.sleep(0.01)
+            if victim is not None:
+                running[victim].kill()
+    finally:
+        over.set()
+        for thread in customers:
+            thread.join()
     print(set(answered))
     return failed
 
@@ -78,12 +80,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         url = f"zf+file:{directory}/shop"
         with zfabric.connect(url, timeout=30.0) as fabric:
-            running = {
-                (name, number): subprocess.Popen([sys.executable, __file__, url, name])
-                for name in ("shop", "prices", "stock")
-                for number in (1, 2)
-            }
+            running = {}
             try:
+                for name in ("shop", "prices", "stock"):
+                    for number in (1, 2):  # In groups of their own: Ctrl-C is for this process, which ends them.
+                        command = [sys.executable, __file__, url, name]
+                        running[name, number] = subprocess.Popen(command, process_group=0)
                 while len(fabric.services()) < len(running):
                     time.sleep(0.05)
                 failed = buy(fabric, running)
@@ -98,7 +100,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        serve(sys.argv[1], sys.argv[2])
-    else:
-        main()
+    try:
+        if len(sys.argv) == 3:
+            serve(sys.argv[1], sys.argv[2])
+        else:
+            main()
+    except KeyboardInterrupt:
+        sys.exit(130)

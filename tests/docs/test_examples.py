@@ -13,6 +13,7 @@ import time
 from importlib import util
 from pathlib import Path
 
+import psutil
 import pytest
 
 import zfabric
@@ -29,6 +30,33 @@ def test_the_example_runs(path: Path, tmp_path: Path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def running_in(place: Path) -> list[int]:
+    """Return the processes whose command lines name something in a directory."""
+    found = psutil.process_iter(["cmdline"])
+    return [process.pid for process in found if str(place) in " ".join(process.info["cmdline"] or ())]
+
+
+@pytest.mark.parametrize("name", ["edge_plant", "lan_chat", "services"])
+def test_ctrl_c_ends_an_example_of_several_processes_and_all_of_them(name: str, tmp_path: Path):
+    command = [sys.executable, "-W", "error", str(PLACE / f"{name}.py")]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, start_new_session=True, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        wait_until(lambda: list(tmp_path.glob("*/*")))  # Something has begun.
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=100)
+    assert (process.returncode, said) == (130, ("", ""))
+    wait_until(lambda: not running_in(tmp_path))
 
 
 def test_there_are_examples():
