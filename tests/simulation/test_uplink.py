@@ -111,6 +111,7 @@ def test_a_hub_that_takes_nothing_is_told_with_its_reason_long_before_it_is_give
     fill(here, "t", numbers(0, 3))
     ship_until(uplink, lambda: uplink.status().problem)
     assert "reserve" in uplink.status().problem
+    assert uplink.status().sent_bytes < 20 * 130  # It is tried again at longer and longer intervals, in 15 s.
     hub.fill_disk(0, full=False)
     ship_until(uplink, lambda: uplink.status().lag == 0)
     assert uplink.status().problem is None

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 RETRY_NS = 20_000_000
 RETRY_MAX_NS = 400_000_000
+FULL_RETRY_MAX_NS = 5_000_000_000
+"""Of a leader whose disk is full: nobody makes room in a second, and each attempt costs a slow link the whole batch."""
 KEEPERS_PATIENCE_NS = 10_000_000_000
 """Patience with a leader that waits for keepers: its silence does not mean that it has lost the batch."""
 LONE_BYTES_MAX = 16_384
@@ -396,7 +398,7 @@ class Sender:
                 # was idle for a week): nothing before this batch is in doubt, so a new epoch cannot repeat anything.
                 # Of a batch that was sent behind others the answer may be older than theirs: it is sent again first.
                 self._new_epoch(outbox)
-            self._postpone(outbox, now)
+            self._postpone(outbox, now, FULL_RETRY_MAX_NS if isinstance(error, errors.StorageFull) else RETRY_MAX_NS)
             return
         outbox.under_way.remove(batch)
         route.under_way -= 1
@@ -407,9 +409,9 @@ class Sender:
         self._new_epoch(outbox)
         self._postpone(outbox, now)
 
-    def _postpone(self, outbox: Outbox, now: int) -> None:
+    def _postpone(self, outbox: Outbox, now: int, longest_ns: int = RETRY_MAX_NS) -> None:
         if outbox.retry_at_ns is None:
-            outbox.retry_pause_ns = min(max(outbox.retry_pause_ns * 2, RETRY_NS), RETRY_MAX_NS)
+            outbox.retry_pause_ns = min(max(outbox.retry_pause_ns * 2, RETRY_NS), longest_ns)
             outbox.retry_at_ns = now + outbox.retry_pause_ns
 
     def _new_epoch(self, outbox: Outbox) -> None:
