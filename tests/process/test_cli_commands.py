@@ -226,6 +226,7 @@ def test_produce_names_the_line_that_is_too_large(fabric, topic, options):
     content = b"".join(line % (b"x" * size) for size in (10, 900, 1000, 10))
     done = run(fabric, "produce", topic, *options, stdin=content)
     assert (done.returncode, b"record_bytes_max=1,000" in done.stderr) == (1, True)
+    assert b"record of 1,000 bytes" not in done.stderr  # Which does not exceed it.
     assert b"standard input line 3" in done.stderr
     assert len(values(fabric, topic, 2)) == 2
 

@@ -123,8 +123,13 @@ def test_nothing_is_left_after_the_last_client_whatever_its_end(tmp_path, number
     until(lambda: nothing_left(path, *clients.leaders))
 
 
-def test_the_sockets_of_a_long_path_leave_no_directory_behind(tmp_path):
+@pytest.mark.parametrize("temporary", [None, "z" * 100])
+def test_the_sockets_of_a_long_path_leave_no_directory_behind(tmp_path, monkeypatch, temporary):
+    """Also where the temporary directory has no room for them either."""
     path = str(tmp_path / ("x" * 100) / ("y" * 100))
+    if temporary is not None:
+        (tmp_path / temporary).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     with connect(path) as fabric:
         assert use(fabric) == [b"v"]
         elsewhere, pid = os.readlink(os.path.join(path, "run")), fabric.status()[0].pid

@@ -1,10 +1,12 @@
 """Errors cross the wire by number, and processes by pickle."""
 
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
-import zfabric.errors
+import zfabric
 from zfabric.errors import StorageFull, ZFabricError, from_wire
 
 CODES = {
@@ -90,6 +92,15 @@ def test_an_error_is_found_under_the_name_that_a_traceback_shows(kind):
     assert kind.__module__ == "zfabric.errors"
     assert kind.__name__ in zfabric.errors.__all__
     assert getattr(zfabric.errors, kind.__name__) is kind
+
+
+def test_an_error_that_the_readme_names_is_at_the_top_of_the_package():
+    """Who writes ``except zfabric.UnknownMethod`` would learn that it is not when the error comes."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    named = {kind.__name__ for kind in kinds() if re.search(rf"`(zfabric\.)?{kind.__name__}\b", text)}
+    assert len(named) > 20
+    assert named <= set(zfabric.__all__)
+    assert all(hasattr(zfabric, name) for name in zfabric.__all__)
 
 
 @pytest.mark.parametrize("again", [pickle.loads(pickle.dumps(FULL)), from_wire(FULL.code, FULL.values)])

@@ -248,7 +248,8 @@ class Calling:
         one that is forgotten the instance is told when the fabric does something next, within ten seconds.
 
         Args:
-            timeout: seconds for the whole of it; None: without end.
+            timeout: seconds for the whole of it; None: without end, once an instance has it: a fabric that does not
+                answer is waited for as long as by any other call.
             Others as in :meth:`request`. It is repeated at another instance only before its first chunk.
         """
         errand = self._errand(
@@ -261,6 +262,8 @@ class Calling:
             traceback=traceback,
         )
         errand.vary(calls.REQUEST, stream=True)
+        if timeout is None:
+            errand.bear(self._timeout, self._now())
         with self._pump.lock:
             self._pump.check()
             return Stream(self._pump, self._caller or self._make_caller(), errand)

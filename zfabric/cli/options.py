@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import select
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -135,7 +136,7 @@ def _others(url: str, seconds: float, error: Exception) -> list[str]:
     from zfabric.modes import peerurl
 
     if not url.startswith(f"{peerurl.SCHEME}:"):
-        error.add_note("'zfabric topic create' makes one where --url says")
+        error.add_note(f"make one: zfabric topic create NAME{f' --url {shlex.quote(url)}' if url else ''}")
         return []
     from zfabric.modes.hearing import HEAR_S, hear
 

@@ -124,13 +124,14 @@ class _Work:
 
     def _pieces(self, name: str, line_max: int) -> Iterator[Piece]:
         from zfabric.cli.lines import LineTooLong, pieces
+        from zfabric.core.client.outbox import RECORD_OVERHEAD
 
         source = STDIN if name == "-" else name
         with _opened(name) as file:
             try:
                 yield from pieces(file, source, line_max)
             except LineTooLong as long:
-                error = errors.RecordTooLarge(size=long.size, topic=self._topic, limit=self._limit)
+                error = errors.RecordTooLarge(size=long.size + RECORD_OVERHEAD, topic=self._topic, limit=self._limit)
                 error.add_note(f"it is {long}")
                 raise error from long
 

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from zfabric.settings import LeaderSettings
 
 
+def _misplaced(name: str, value: object) -> errors.InvalidArgument:
+    from zfabric.modes.peerurl import PeerOptions
+
+    allowed = "only with a URL zf+peer://MESH" + (", or of a directory" if name == "leader" else "")
+    if name not in PeerOptions.__annotations__:
+        known = ", ".join(sorted(PeerOptions.__annotations__))
+        allowed = f"url, timeout, settings, and with a URL zf+peer://MESH {known}"
+    return errors.InvalidArgument(name=name[:100], value=repr(value)[:100], allowed=allowed)
+
+
 def attach(
     url: str | None, settings: LeaderSettings | None, options: PeerOptions, *, timeout: float = 10.0
 ) -> tuple[str, Embedded | Node]:
@@ -38,8 +48,7 @@ def attach(
     target = _url.parse(url)
     for name, value in options.items():
         if target.mode != "embedded" or name != "leader":
-            allowed = "only with a URL zf+peer://MESH" + (", or of a directory" if name == "leader" else "")
-            raise errors.InvalidArgument(name=name[:100], value=repr(value)[:100], allowed=allowed)
+            raise _misplaced(name, value)
     if target.mode == "embedded":
         from zfabric.modes.embedded import Embedded
 

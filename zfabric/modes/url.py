@@ -78,7 +78,7 @@ def parse(url: str | None) -> Target:
         rest, asked, leader = rest.removeprefix("//").partition(_LEADER)
         path = unquote(rest)
         if not path or "\0" in path:
-            raise _wrong(text, "it names no directory")
+            raise _wrong(text, "it names no directory" if not path else "a directory's name holds no NUL")
         return Target(text, "embedded", path, "", 0, placement(leader) if asked else "process")
     if scheme != "zf" or not rest.startswith("//"):
         raise _wrong(text, "its scheme is unknown")

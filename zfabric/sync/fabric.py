@@ -77,7 +77,8 @@ def connect(
 
     Raises:
         ConfigurationError, NotSupported: the URL. InvalidArgument: an option. InsecureListen: it would let a peer
-            listen beyond loopback. DirectoryFormat: the directory is something else.
+            listen beyond loopback. DirectoryFormat: the directory is something else. DirectoryUnusable: it cannot be
+            made or written to.
     """
     check_range("timeout", timeout, 0.001, 86_400.0, "s")
     if settings is not None and not isinstance(settings, LeaderSettings):

@@ -95,6 +95,26 @@ class Stage:
         return errand
 
 
+def test_a_stream_without_end_does_not_wait_without_end_for_a_fabric_that_is_silent():
+    """Nobody answers, so no service is known, and there is no deadline that would tell so."""
+    stage = Stage()
+    stage.client.members.complete = False
+    errands = []
+    for silence_s in (5.0, None):
+        errand = Errand("s.m", b"", b"", stage.now + 10**18, 1e9)
+        errand.vary(calls.REQUEST, stream=True)
+        if silence_s is not None:
+            errand.bear(silence_s, stage.now)
+        stage.caller.call(errand, stage.now)
+        errands.append(errand)
+    stage.pass_time(4.0)
+    assert [errand.done for errand in errands] == [False, False]
+    stage.pass_time(3.0)
+    assert [errand.done for errand in errands] == [True, False]
+    assert isinstance(errands[0].error, errors.ServiceUnavailable)
+    assert errands[0].error.seconds == 5.0
+
+
 def test_a_request_that_was_lost_with_an_instance_is_never_called_unexecuted():
     stage = Stage("1")
     errand = stage.ask(idempotent=True)

@@ -247,6 +247,7 @@ def test_a_leader_that_does_not_answer_is_unreachable_and_asked_again_while_some
     pending = fresh(wire, seconds=3)
     wire.pass_time(6.0)
     assert isinstance(pending.error, errors.Unreachable)
+    assert pending.error.seconds == 3.0  # Not what was left of it when the question before had ended.
     wire.up.add(wire.client.bootstrap)
     wire.pass_time(4.0)
     assert asked(wire)

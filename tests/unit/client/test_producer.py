@@ -48,6 +48,18 @@ def test_a_lone_record_is_sent_at_once(wire, producer):
     assert (delivery.metadata().offset, producer.used) == (40, 0)
 
 
+def test_a_delivery_shows_where_it_goes_and_what_became_of_it(wire, producer):
+    """Who calls ``send`` at a prompt sees it."""
+    delivery = wire.send(producer)
+    assert repr(delivery) == "<Delivery to 't' partition 0: under way>"
+    [command] = wire.step()
+    wire.accept(command, 40)
+    assert repr(delivery) == "<Delivery to 't' partition 0: acknowledged, offset 40>"
+    lost = wire.send(producer)
+    producer.close()
+    assert repr(lost) == "<Delivery to 't' partition 0: given up, Closed>"
+
+
 def test_records_that_come_while_a_batch_is_under_way_share_the_next(wire, producer):
     for number in range(5):
         wire.send(producer, b"%d" % number)

@@ -121,6 +121,10 @@ def test_where_a_leader_runs_is_no_question_at_a_node():
     for options in ({"leader": "thread"}, {"data": "a"}):
         with pytest.raises(errors.InvalidArgument, match="only with a URL"):
             attach("zf://h:1", None, options)
+    with pytest.raises(errors.InvalidArgument) as refused:  # Nor is what no fabric has.
+        attach("zf://h:1", None, {"retries": 3})
+    assert refused.value.name == "retries"
+    assert refused.value.allowed.startswith("url, timeout, settings, and with a URL")
 
 
 def test_a_url_of_no_known_scheme_is_told_that_there_are_peers():

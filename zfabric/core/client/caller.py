@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zfabric import errors
 from zfabric.core.client import instances
-from zfabric.core.client.errand import HEDGE_AUTO, Attempt, Errand
+from zfabric.core.client.errand import HEDGE_AUTO, HUNGER_NS, Attempt, Errand
 from zfabric.core.client.hedging import Hedging
 from zfabric.core.client.instances import Instances
 from zfabric.core.client.pool import CONNECT_NS, Channel, Pool
@@ -50,7 +50,6 @@ from zfabric.wire import calls
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
 
-HUNGER_NS: Final = 1_000_000_000
 FEED_NS: Final = 100_000_000
 LOSSES_MAX: Final = 2
 REFUSALS_MAX: Final = 40
@@ -473,8 +472,9 @@ class Caller:
             return
         self._want(errand.deadline_ns)
         if errand.hungry_ns:
-            if errand.hungry_ns <= now and not pool.serves(errand) and self._client.members.settled(now):
-                self._not_done(errand, errand.refused or pool.unavailable(errand, HUNGER_NS / 1e9), now)
+            known = errand.silence_ns <= now or self._client.members.settled(now)
+            if errand.hungry_ns <= now and known and not pool.serves(errand):
+                self._not_done(errand, errand.refused or pool.unavailable(errand, errand.waited_s(now)), now)
                 return
             if errand.hungry_ns <= now:
                 errand.hungry_ns = now + HUNGER_NS

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 HEDGE_AUTO: Final = -1
 NOBODY: Final = 1 << 63
 """A bit that no instance's number has."""
+HUNGER_NS: Final = 1_000_000_000
+"""How long an errand waits at least for an instance that could take it."""
 _CREDIT_AT: Final = STREAM_WINDOW // 2
 _CREDIT_AT_BYTES: Final = STREAM_BYTES // 2
 _CREDIT_NS: Final = 250_000_000
@@ -42,6 +44,7 @@ class Errand(Pending["Buffer"]):
         version: exact, or its first numbers; "" for any. instance: 0 for any.
         idempotent: may be executed twice; None: if the method was known to be.
         deadline_ns: monotonic. seconds: what errors call that time.
+        silence_ns: when a fabric that has told nothing is waited for no longer; silence_s: that as seconds.
         hedge_ns: when a second instance is asked, after the first one was; 0: never, ``HEDGE_AUTO``: as observed.
         inflow: of a stream.
         attempts: under way. tried: instances that refused it or were lost with it.
@@ -60,6 +63,7 @@ class Errand(Pending["Buffer"]):
     hedge_at_ns: int | None = None
     inflow: Inflow | None = None
     tried: tuple[int, ...] = ()
+    silence_ns, silence_s = 1 << 63, 0.0
     was_sent = doubtful = False
     refused: errors.ZFabricError | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -82,6 +86,14 @@ class Errand(Pending["Buffer"]):
         """It is a notification, or wants a stream."""
         self.plain = False
         self.kind, self.inflow = kind, Inflow() if stream else None
+
+    def bear(self, silence_s: float, now: int) -> None:
+        """A fabric that has told nothing is waited for so long, however far away the deadline is."""
+        self.silence_ns, self.silence_s = now + int(silence_s * 1e9), silence_s
+
+    def waited_s(self, now: int) -> float:
+        """Return for how many seconds no instance could take it, as errors tell it."""
+        return self.silence_s if self.silence_ns <= now else HUNGER_NS / 1e9
 
     def frames(self, number: int, instance: int, now: int) -> calls.Frames:
         """Return what is sent to an instance.

@@ -103,7 +103,7 @@ class Members:
         self._asking = False
         self._asked_ns = -DOUBT_NS
         self._due_ns: int | None = None
-        self._waiting: list[tuple[Pending[None], int]] = []
+        self._waiting: list[tuple[Pending[None], int, float]] = []
 
     # For whoever uses the copy.
 
@@ -157,7 +157,7 @@ class Members:
     def fresh(self, now: int, deadline_ns: int) -> Pending[None]:
         """Return what comes when the copy is as leader 0 sees it after this call, or the error that prevented it."""
         pending: Pending[None] = Pending()
-        self._waiting.append((pending, deadline_ns))
+        self._waiting.append((pending, deadline_ns, (deadline_ns - now) / 1e9))
         if not self._asking:
             self._ask(now)
         return pending
@@ -201,10 +201,10 @@ class Members:
         waiting, self._waiting = self._waiting, []
         self._asking = True
         self._asked_ns = now
-        deadline_ns = max((deadline for _, deadline in waiting), default=now + ASK_NS)
-        self._ask_for(now, deadline_ns, [pending for pending, _ in waiting])
+        deadline_ns = max((deadline for _, deadline, _ in waiting), default=now + ASK_NS)
+        self._ask_for(now, deadline_ns, [(pending, seconds) for pending, _, seconds in waiting])
 
-    def _ask_for(self, now: int, deadline_ns: int, waiting: list[Pending[None]]) -> None:
+    def _ask_for(self, now: int, deadline_ns: int, waiting: list[tuple[Pending[None], float]]) -> None:
         body = membership.Members(self._run, self._version)
         asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, "members of the mesh")
 
@@ -218,8 +218,11 @@ class Members:
                 self._ask_for(self._client.now, deadline_ns, waiting)
                 return
             self._asking = False
-            for pending in waiting:
-                if error is not None:
+            for pending, seconds in waiting:
+                if isinstance(error, errors.Unreachable | errors.RequestTimeout):
+                    # That question may have begun, when the one before it ended, with hardly any time left.
+                    pending.fail(type(error)(**{**error.values, "seconds": seconds}))
+                elif error is not None:
                     pending.fail(error)
                 else:
                     pending.resolve(None)

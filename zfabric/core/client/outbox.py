@@ -186,6 +186,14 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
         assert self.done, "asked for the metadata of a record under way"
         return self.batch.metadata(self.index)
 
+    def __repr__(self) -> str:
+        batch, fate = self.batch, "under way"
+        if batch.error is not None:
+            fate = f"given up, {type(batch.error).__name__}"
+        elif self.done:
+            fate = f"acknowledged, offset {batch.metadata(self.index).offset}"
+        return f"<Delivery to {batch.topic!r} partition {batch.partition}: {fate}>"
+
 
 class Outbox:
     """One partition of one producer. Its invariant: ``under_way`` are the oldest batches, in the order of sequences.
@@ -307,8 +315,9 @@ def check_payload(name: str, value: object) -> bytes | None:
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
+    instead = "; or set a serializer" if name == "value" else ""
     raise errors.InvalidArgument(
-        name=name, value=type(value).__name__, allowed="bytes, bytearray, memoryview or None; or set a serializer"
+        name=name, value=type(value).__name__, allowed=f"bytes, bytearray, memoryview or None{instead}"
     )
 
 
@@ -336,10 +345,11 @@ def check_headers(headers: object) -> dict[str, bytes] | None:
             raise errors.InvalidArgument(
                 name="header name", value=repr(name)[:100], allowed="text that UTF-8 can encode"
             )
-        content = check_payload(f"headers[{name!r}]", value)
-        if content is None:
-            raise errors.InvalidArgument(name=f"headers[{name!r}]", value="None", allowed="bytes")
-        checked[name] = content
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise errors.InvalidArgument(
+                name=f"headers[{name!r}]"[:100], value=type(value).__name__, allowed="bytes, bytearray or memoryview"
+            )
+        checked[name] = bytes(value)
     return checked or None
 
 

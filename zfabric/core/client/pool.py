@@ -317,7 +317,7 @@ class Pool:
                 return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
             if not versions or errand.instance:
                 return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
-            detail = f"there is {versions[:ERROR_TEXT_MAX]}"
+            detail = f"there is {versions[:ERROR_TEXT_MAX]}".replace("''", "one without a version")
             return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
         card = fitting[0].card
         where = f"{card.endpoint} of host {card.host!r}"
