@@ -111,10 +111,11 @@ def check_flag(name: str, value: object) -> None:
         raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="True or False")
 
 
-def check_callable(name: str, value: object) -> None:
-    """Raise :class:`InvalidArgument` unless ``value`` can be called or is None."""
-    if value is not None and not callable(value):
-        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed="a callable or None")
+def check_callable(name: str, value: object, *, required: bool = False) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` can be called, or is None where it is not required."""
+    if not callable(value) and (required or value is not None):
+        allowed = "a callable" if required else "a callable or None"
+        raise errors.InvalidArgument(name=name, value=repr(value)[:100], allowed=allowed)
 
 
 def check_iterable(name: str, value: object, of: str) -> None:

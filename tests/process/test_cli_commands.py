@@ -19,6 +19,8 @@ import zfabric
 from tests.process.leaders import free_port
 from zfabric import testing
 from zfabric.cli import command
+from zfabric.cli import produce as producing
+from zfabric.settings import LeaderSettings
 
 ZFABRIC = [sys.executable, "-m", "zfabric"]
 ELSEWHERE = {"doctor", "request", "services", "uplink"}
@@ -281,7 +283,21 @@ def test_produce_says_what_became_of_its_lines_when_it_is_ended(fabric, topic, n
         produce.stdin.write(b"one\ntwo\nhalf a li")
         produce.stdin.flush()
         until(lambda: fabric.topics.describe(topic).partitions[0].end_offset == 2)
-        assert end(produce, number) == (status, b"  2 records before it acknowledged\n")
+        assert end(produce, number) == (status, b"  2 records acknowledged\n")
+
+
+def test_produce_says_why_its_lines_were_not_taken_when_it_is_ended(tmp_path, monkeypatch):
+    """On a full disk nothing is told until the delivery timeout is over, and few wait for that."""
+    monkeypatch.setattr(producing, "FLUSH_S", 0.5)
+    full, stop = LeaderSettings(disk_reserve_bytes=1 << 50), KeyboardInterrupt()
+    with zfabric.connect(f"zf+file:{tmp_path}/d", settings=full) as fabric:
+        fabric.topics.create("t")
+        with fabric.producer() as producer:
+            producer.send("t", b"one")
+            producing._last_words(producer, 1, stop)
+    [said] = stop.__notes__
+    assert said.startswith("0 records acknowledged; not acknowledged: 1 record;")
+    assert "below the reserve" in said
 
 
 def test_produce_shows_progress_on_a_terminal(fabric, topic, tmp_path):

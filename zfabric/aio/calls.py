@@ -152,7 +152,7 @@ class Calling:
 
         It returns ``await proceed(call)``, or another result, or raises.
         """
-        check_callable("middleware", hook)
+        check_callable("middleware", hook, required=True)
         # sync-only: workers.check("middleware", hook)
         self._call_hooks.append(hook)
         return hook

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import msgspec
 
@@ -180,7 +180,7 @@ class Fabric(Calling):
         group: str | None = None,
         start: int | str | datetime = "earliest",
         partitions: Sequence[int] | None = None,
-        missing: str | None = None,
+        missing: Literal["raise", "skip"] | None = None,
         buffer_bytes: int = 16 << 20,
         deserializer: Deserializer | None = None,
     ) -> Consumer:

@@ -177,18 +177,21 @@ def _blaming(source: str, line: int) -> Iterator[None]:
 
 
 def _last_words(producer: Producer, taken: int, problem: BaseException) -> None:
-    """Flush what was taken before the command was ended, and say what became of it."""
+    """Flush what was taken before the command was ended, and say what became of it and why."""
     if isinstance(problem, errors.DeliveryError):
         problem.add_note(f"{counted(taken - problem.records, 'record')} acknowledged")
         return
+    before = " before it" if isinstance(problem, Exception) else ""  # Else the user has ended it.
     try:
         producer.flush(FLUSH_S)
     except errors.DeliveryError as lost:
-        problem.add_note(f"{counted(taken - lost.records, 'record')} before it acknowledged; {lost}")
+        why = "" if producer.refusal is None else f"; {producer.refusal}"
+        problem.add_note(f"{counted(taken - lost.records, 'record')}{before} acknowledged; {lost}{why}")
+        producer.abandon()  # It was waited for long enough.
     except errors.ZFabricError as failed:
         problem.add_note(f"and then: {failed}")
     else:
-        problem.add_note(f"{counted(taken, 'record')} before it acknowledged")
+        problem.add_note(f"{counted(taken, 'record')}{before} acknowledged")
 
 
 def _tell_nobody(taken: int, size: int) -> None:

@@ -153,7 +153,7 @@ class Calling:
 
         It returns ``proceed(call)``, or another result, or raises.
         """
-        check_callable("middleware", hook)
+        check_callable("middleware", hook, required=True)
         workers.check("middleware", hook)
         self._call_hooks.append(hook)
         return hook

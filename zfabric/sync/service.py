@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ TRACEBACK_HEADER = "zfabric-traceback"
 TRACEBACK_MAX = 20_000
 
 Handler = Callable[["Request"], Any]
+Given = TypeVar("Given", bound=Handler)
+"""A handler as its application wrote it: decorating takes nothing of its type."""
 """Takes a request; returns bytes (or what the service's serializer takes), or gives chunks of them."""
 Proceed = Callable[["Request"], Any]
 Middleware = Callable[["Request", Proceed], Any]
@@ -137,7 +139,7 @@ class Service:
 
     # Before it starts.
 
-    def method(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
+    def method(self, name: str, *, idempotent: bool = False) -> Callable[[Given], Given]:
         """Offer the decorated function under ``name``, which has no dot; callers ask for ``SERVICE.name``.
 
         It takes a :class:`Request` and returns bytes. A generator gives the chunks of a stream; a function that
@@ -155,8 +157,8 @@ class Service:
         arguments.check_method(f"{self.name}.{name}")
         check_flag("idempotent", idempotent)
 
-        def offer(handler: Handler) -> Handler:
-            check_callable("handler", handler)
+        def offer(handler: Given) -> Given:
+            check_callable("handler", handler, required=True)
             workers.check("handler", handler)
             stream = inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
             self._responder.offer(Method(name, handler, idempotent=idempotent, stream=stream))
@@ -169,7 +171,7 @@ class Service:
 
         It returns ``proceed(request)``, or another result, or raises. For a stream the result is its iterator.
         """
-        check_callable("middleware", hook)
+        check_callable("middleware", hook, required=True)
         workers.check("middleware", hook)
         self._middleware.append(hook)
         return hook
