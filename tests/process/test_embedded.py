@@ -138,6 +138,13 @@ def test_the_sockets_of_a_long_path_leave_no_directory_behind(tmp_path, monkeypa
     assert not os.path.exists(elsewhere)
 
 
+def test_a_leader_has_its_assertions_whatever_the_environment_says(tmp_path, monkeypatch):
+    """They guard the log, and images of containers set the variable for all that runs in them."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    with connect(str(tmp_path / "data")) as fabric:
+        assert use(fabric) == [b"v"]
+
+
 def test_whoever_comes_within_the_grace_finds_the_same_leader(tmp_path):
     path, patient = str(tmp_path / "data"), LeaderSettings(grace_ms=3_600_000)
     pids = []

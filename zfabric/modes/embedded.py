@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfabric import errors
-from zfabric.modes.options import LeaderOptions, encode
+from zfabric.modes.options import LeaderOptions, encode, environment
 from zfabric.modes.url import Placement, Target
 from zfabric.settings import LeaderSettings
 from zfabric.store.directory import DataDirectory, Holder, service_socket, unusable
@@ -128,7 +128,8 @@ class Embedded:
         try:
             # The process started here detaches a child and ends at once, so nobody has to wait for the leader.
             command = [sys.executable, "-m", "zfabric.server", encode(options)]
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+            nothing = subprocess.DEVNULL
+            subprocess.run(command, stdin=nothing, stdout=writer, stderr=nothing, env=environment(), check=False)
         except BaseException:
             os.close(reader)
             raise

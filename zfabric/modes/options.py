@@ -105,6 +105,11 @@ def secret() -> bytes:
     return bytes.fromhex(os.environ.get(SECRET, ""))
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a leader process: as here, but with the assertions that guard the log."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+
+
 def encode(options: LeaderOptions) -> str:
     """Return the options as the argument of ``python -m zfabric.server``."""
     return msgspec.json.encode(options).decode()

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zfabric import errors
-from zfabric.modes.options import SECRET, LeaderOptions, encode
+from zfabric.modes.options import SECRET, LeaderOptions, encode, environment
 from zfabric.net.addresses import WILDCARDS, bindable, free_run, is_loopback
 from zfabric.net.places import endpoints, split_place
 from zfabric.server.config import MeshSection
@@ -145,7 +145,7 @@ class Supervisor:
         self._announce = announce
         self._announced = False
         self._leaders: list[_Leader] = []
-        self._environment = {**os.environ, SECRET: os.urandom(32).hex()}
+        self._environment = {**environment(), SECRET: os.urandom(32).hex()}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._stopped = 0.0
