@@ -191,6 +191,7 @@ def test_a_topic_that_is_made_anew_at_the_source_is_another_origin(plant, hub, c
     ship_until(uplink, lambda: uplink.status().records >= 10 + count)
     plant.advance(10.0)
     assert values(there, "t") == numbers(0, 10) + numbers(100, 100 + count)
+    assert "again" not in [notice.kind for notice in uplink.take_notices()]  # The hub has lost nothing.
 
 
 def test_what_retention_removed_while_the_link_was_away_is_a_gap_that_is_told(plant, hub):
@@ -349,6 +350,18 @@ def test_a_hub_that_was_set_back_gets_again_what_it_has_lost_and_that_is_told(pl
     assert values(reader, "t") == numbers(0, 20)
     again = [notice for notice in uplink.take_notices() if notice.kind == "again"]
     assert [(notice.partition, notice.first, notice.next) for notice in again] == [(0, 6, 15)]
+
+
+@pytest.mark.parametrize("options", [{"prefix": "b."}, {"group": "g"}])
+def test_what_was_committed_for_another_place_makes_no_hub_one_that_was_set_back(plant, hub, options):
+    here, there = plant.connect(), hub.connect()
+    here.topics.create("t")
+    fill(here, "t", numbers(0, 6))
+    Uplink(here, there, topics="t", group=options.get("group"), prefix="a.").run(once=True)
+    uplink = Uplink(here, there, topics="t", **options)
+    uplink.run(once=True)
+    assert [notice.kind for notice in uplink.take_notices()] == ["begun"]
+    assert values(there, f"{options.get('prefix', '')}t") == numbers(0, 6)
 
 
 def test_of_two_uplinks_of_one_topic_the_earlier_one_ends_with_a_typed_error(plant, hub):

@@ -105,7 +105,7 @@ class Link:
         info = await self._reach.describe()
         if self._info is not None and self._info.id != info.id:
             for lane in self.lanes.values():
-                lane.goal = lane.parted = None  # Made anew: other offsets.
+                lane.goal, lane.parted, lane.acknowledged = None, None, -1  # Made anew: other offsets.
         else:
             for part in info.partitions:
                 if part.partition in self.lanes:
@@ -128,7 +128,7 @@ class Link:
             last = stored[self._to[part.partition]]
             self._reach.check(last, part.end_offset)
             await self._compare(part, lane, last, *read[self._to[part.partition]])
-            promised = max(lane.acknowledged + 1, found.get(part.partition, 0))
+            promised = max(lane.acknowledged + 1, self._committed(found.get(part.partition, 0), last))
             gap = lane.begin(last, part.start_offset, part.end_offset)
             lane.promised = promised
             self._tell_gap(part.partition, gap, "retention had removed them at the source")
@@ -137,6 +137,11 @@ class Link:
         self.opened = self._begun = True
         self.problem = None
         self._acknowledged_ns = 0
+
+    def _committed(self, offset: int, last: int) -> int:
+        """Return what the group has committed if that was for this hub's topic: others may use the group as well."""
+        mine = last >= 0 and self._settings.group is None and not self._settings.prefix
+        return offset if mine else 0
 
     async def _compare(self, part: PartitionInfo, lane: Lane, last: int, epoch: int, append_time: int) -> None:
         """See whether the source has the batch that the last record at the hub was read in, as the hub knows of it."""
