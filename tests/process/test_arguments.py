@@ -147,7 +147,7 @@ def test_a_wrong_argument_is_refused_by_name(fabric, consumer, where):
         if isinstance(refused.value, errors.InvalidArgument):
             assert refused.value.name, name
             assert refused.value.allowed, name
-    offset = producer.send("t", b"still fine").result(timeout=10).offset
+    offset = producer.send("t", b"still fine").result(timeout=60).offset
     with fabric.consumer("t", start=offset) as reader:
         assert [record.value for record in reader.poll(timeout=10)] == [b"still fine"]
     producer.close()

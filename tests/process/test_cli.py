@@ -122,7 +122,7 @@ class Node:
     def end(self, number=signal.SIGTERM):
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
-        errors_said = self.process.communicate(timeout=30)[1]
+        errors_said = self.process.communicate(timeout=60)[1]
         return self.process.returncode, errors_said
 
 
@@ -130,17 +130,17 @@ class Node:
 def test_a_node_serves_restarts_its_leaders_and_drains(tmp_path):
     node = Node(tmp_path, "--listen", "127.0.0.1:0", "--leaders", "2")
     try:
-        with zfabric.connect(node.url, timeout=20.0) as fabric:
+        with zfabric.connect(node.url, timeout=60.0) as fabric:
             fabric.topics.create("t", partitions=4)
             with fabric.producer() as producer, fabric.consumer("t") as consumer:
                 for attempt in range(3):
                     for number in range(40):
                         producer.send("t", b"%d-%d" % (attempt, number), partition=number % 4)
-                    producer.flush(30)
+                    producer.flush(60)
                     for info in fabric.status():
                         os.kill(info.pid, signal.SIGKILL)
                 seen = []
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 60
                 while len(seen) < 120 and time.monotonic() < deadline:
                     seen += [record.value for record in consumer.poll(timeout=1.0)]
             assert len(seen) == len(set(seen)) == 120
@@ -157,23 +157,23 @@ def test_a_node_serves_restarts_its_leaders_and_drains(tmp_path):
     assert (status, b"Traceback" in said) == (0, False)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_leaders_end_with_a_killed_supervisor_and_the_next_one_serves_the_same(tmp_path):
     node = Node(tmp_path, "--listen", "127.0.0.1:0", "--leaders", "1")
-    with zfabric.connect(node.url, timeout=20.0) as fabric:
+    with zfabric.connect(node.url, timeout=60.0) as fabric:
         fabric.topics.create("t")
         with fabric.producer() as producer:
-            producer.send("t", b"kept").result(timeout=10)
+            producer.send("t", b"kept").result(timeout=60)
         pid = fabric.status()[0].pid
     node.end(signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not os.path.exists(f"/proc/{pid}")
     again = Node(tmp_path, "--listen", "127.0.0.1:0", "--leaders", "1")
     try:
-        with zfabric.connect(again.url, timeout=20.0) as fabric, fabric.consumer("t") as consumer:
-            assert [record.value for record in consumer.poll(timeout=10.0)] == [b"kept"]
+        with zfabric.connect(again.url, timeout=60.0) as fabric, fabric.consumer("t") as consumer:
+            assert [record.value for record in consumer.poll(timeout=60.0)] == [b"kept"]
     finally:
         assert again.end()[0] == 0
 

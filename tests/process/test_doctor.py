@@ -125,16 +125,16 @@ def read_around(directory, bad, after):
     with connect(directory) as fabric, fabric.consumer("t", partitions=[1]) as consumer:
         seen = []
         while len(seen) < bad:
-            seen += [record.offset for record in consumer.poll(timeout=10.0)]
+            seen += [record.offset for record in consumer.poll(timeout=60.0)]
         assert seen == list(range(bad))
         with pytest.raises(errors.CorruptBatch) as told:
-            consumer.poll(timeout=10.0)
+            consumer.poll(timeout=60.0)
         assert (told.value.topic, told.value.partition, told.value.offset) == ("t", 1, bad)
         assert told.value.next_offset == after
         consumer.seek(1, told.value.next_offset)
         seen.clear()
         while len(seen) < offset_of(BATCHES) - after:
-            got = consumer.poll(timeout=10.0)
+            got = consumer.poll(timeout=60.0)
             assert got
             assert all(record.value == value(record.offset) for record in got)
             seen += [record.offset for record in got]
@@ -194,7 +194,7 @@ def test_a_wrong_state_row_is_named_and_mended_when_asked(directory):
     assert (code, found, [row["what"] for row in document["mended"]]) == (0, [], ["state"])
     assert os.path.dirname(document["quarantine"]) == str(directory)
     with connect(directory) as fabric, fabric.producer() as producer:
-        assert producer.send("t", b"more", partition=1).result(timeout=20).offset == offset_of(BATCHES)
+        assert producer.send("t", b"more", partition=1).result(timeout=60).offset == offset_of(BATCHES)
 
 
 SMALL = {"state": keys.STATE, "producer": keys.PRODUCER, "group": keys.GROUP}
@@ -206,8 +206,8 @@ def test_a_small_row_that_cannot_be_decoded_concerns_nobody_else(directory, what
     with connect(directory) as fabric:
         fabric.topics.create("other")
         with fabric.producer(name="named") as producer:
-            producer.send("t", b"v", partition=0).result(timeout=20)
-            producer.send("other", b"v").result(timeout=20)
+            producer.send("t", b"v", partition=0).result(timeout=60)
+            producer.send("other", b"v").result(timeout=60)
         with fabric.consumer("t", group="g") as consumer:
             consumer.commit({0: 1})
     wait_for_the_leader_to_end(directory)
@@ -217,12 +217,12 @@ def test_a_small_row_that_cannot_be_decoded_concerns_nobody_else(directory, what
     assert [entry[:3] for entry in check(directory)[1]] == [(what, "t", 0)]
     with connect(directory) as fabric:
         with fabric.consumer("other") as consumer:
-            assert consumer.poll(timeout=10.0)[0].value == b"v"
+            assert consumer.poll(timeout=60.0)[0].value == b"v"
         with pytest.raises(errors.CorruptRow) as told:
             use(fabric, what, patience=60.0)
         assert what in told.value.what
         with fabric.producer() as producer:
-            assert producer.send("other", b"w").result(timeout=20).offset == 1
+            assert producer.send("other", b"w").result(timeout=60).offset == 1
     wait_for_the_leader_to_end(directory)
     assert check(directory, "--repair")[:2] == (0, [])
     with connect(directory) as fabric:
@@ -233,7 +233,7 @@ def use(fabric, what, patience=0.0):
     """Do what needs the row; where that is to fail, have patience until it does."""
     if what == "producer":
         with fabric.producer(name="named") as producer:
-            producer.send("t", b"v", partition=0).result(timeout=20)
+            producer.send("t", b"v", partition=0).result(timeout=60)
     else:
         fabric.consumer("t", group="g", partitions=[0]).poll(timeout=patience)
 
@@ -268,7 +268,7 @@ def test_a_leader_starts_on_what_was_salvaged(directory, tmp_path):
     """A page of batches is gone in all its versions; everything else is there, and readers go on behind it."""
     with connect(directory) as fabric, fabric.producer() as producer:
         for number in range(100):
-            producer.send("t", b"lone %04d" % number * 40, partition=0).result(timeout=20)
+            producer.send("t", b"lone %04d" % number * 40, partition=0).result(timeout=60)
     wait_for_the_leader_to_end(directory)
     path = directory / "leader-0" / "data.mdb"
     whole = path.read_bytes()
@@ -294,13 +294,13 @@ def test_a_leader_starts_on_what_was_salvaged(directory, tmp_path):
     with connect(new) as fabric:
         with fabric.consumer("t", partitions=[0], start=lost["offset"]) as consumer:
             with pytest.raises(errors.CorruptBatch) as told:
-                consumer.poll(timeout=10.0)
+                consumer.poll(timeout=60.0)
             consumer.seek(0, told.value.next_offset)
-            assert consumer.poll(1, timeout=10.0)[0].offset == lost["next_readable"]
+            assert consumer.poll(1, timeout=60.0)[0].offset == lost["next_readable"]
         with fabric.consumer("t", partitions=[1]) as consumer:
-            assert consumer.poll(1, timeout=10.0)[0].value == value(0)
+            assert consumer.poll(1, timeout=60.0)[0].value == value(0)
         with fabric.producer() as producer:
-            assert producer.send("t", b"more", partition=0).result(timeout=20).offset == 100
+            assert producer.send("t", b"more", partition=0).result(timeout=60).offset == 100
     again = doctor(directory, "--salvage", str(new))
     assert (again.returncode, "NEW" in again.stderr) == (2, True)
     assert doctor(directory, "--salvage", str(new), "--repair").returncode == 2
@@ -321,7 +321,7 @@ def test_a_directory_with_another_identity_has_all_that_it_had_and_is_whole(dire
     with connect(directory) as fabric, fabric.consumer("o") as consumer:
         assert fabric.topics.describe("t").partitions[1].end_offset == before
         assert fabric.members()[0].fabric == told[1]["identity"]
-        assert [record.value for record in consumer.poll(timeout=20.0)] == [b"o"]
+        assert [record.value for record in consumer.poll(timeout=60.0)] == [b"o"]
     wait_for_the_leader_to_end(directory)
 
 
@@ -355,15 +355,15 @@ def test_a_bit_flipped_under_a_running_leader_is_found_by_doctor_and_reader(dire
         refused = doctor(directory, "--repair")
         assert (refused.returncode, "is led by process" in refused.stderr) == (1, True)
         with fabric.consumer("t", partitions=[1], start=offset_of(3)) as consumer:
-            seen = [record.offset for record in consumer.poll(timeout=10.0)]
+            seen = [record.offset for record in consumer.poll(timeout=60.0)]
             assert seen == list(range(offset_of(3), offset_of(4)))
             with pytest.raises(errors.CorruptBatch) as told:
-                consumer.poll(timeout=10.0)
+                consumer.poll(timeout=60.0)
             assert (told.value.topic, told.value.partition, told.value.offset) == ("t", 1, offset_of(4))
             consumer.seek(1, told.value.next_offset)
-            assert consumer.poll(1, timeout=10.0)[0].offset == offset_of(5)
+            assert consumer.poll(1, timeout=60.0)[0].offset == offset_of(5)
         with fabric.producer() as producer:
-            assert producer.send("t", b"more", partition=1).result(timeout=20).offset == offset_of(BATCHES)
+            assert producer.send("t", b"more", partition=1).result(timeout=60).offset == offset_of(BATCHES)
 
 
 @pytest.mark.timeout(120)
@@ -386,7 +386,7 @@ def test_a_leader_at_work_is_no_damage(zfabric_url, tmp_path):
                         producer.send("compacted", b"%0100d" % number, key=b"%d" % (key % 5))
                     if number % 5 == 0:
                         own.topics.create(f"passing-{number}")
-                        producer.send(f"passing-{number}", b"v").result(timeout=20)
+                        producer.send(f"passing-{number}", b"v").result(timeout=60)
                         own.topics.delete(f"passing-{number}")
                     producer.flush(20)
                     number += 1

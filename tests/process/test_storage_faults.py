@@ -145,7 +145,7 @@ def test_a_full_disk_refuses_appends_until_retention_has_made_room(small_disk, d
             with fabric.consumer("t") as consumer:
                 read = []
                 while len(read) < len(taken):
-                    read += [record.offset for record in consumer.poll(1000, timeout=10.0)]
+                    read += [record.offset for record in consumer.poll(1000, timeout=60.0)]
             assert read == taken
             fabric.topics.alter("t", retention_bytes=2 * MIB)
             assert waiting.result(timeout=PATIENCE_S).offset == len(taken)
@@ -197,7 +197,7 @@ def test_the_map_grows_under_clients_that_go_on(tmp_path):
             with fabric.consumer(topic) as consumer:
                 read = []
                 while len(read) < len(values):
-                    read += [record.value for record in consumer.poll(1000, timeout=10.0)]
+                    read += [record.value for record in consumer.poll(1000, timeout=60.0)]
             assert read == values
 
 

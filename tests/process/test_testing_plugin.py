@@ -15,7 +15,7 @@ from zfabric import testing
 def test_the_fixture_is_a_working_fabric(zfabric_fabric, zfabric_url):
     zfabric_fabric.topics.create("t")
     with zfabric_fabric.producer() as producer:
-        assert producer.send("t", b"v").result(timeout=10).offset == 0
+        assert producer.send("t", b"v").result(timeout=60).offset == 0
     assert zfabric_fabric.url == zfabric_url
 
 
@@ -23,14 +23,14 @@ def test_a_killed_leader_is_followed_by_another(zfabric_fabric):
     zfabric_fabric.topics.create("t")
     killed = testing.kill_leader(zfabric_fabric)
     with zfabric_fabric.producer() as producer:
-        assert producer.send("t", b"v").result(timeout=30).offset == 0
+        assert producer.send("t", b"v").result(timeout=60).offset == 0
     assert zfabric_fabric.status()[0].pid != killed
 
 
 def test_a_frozen_leader_answers_nobody_and_then_everybody(zfabric_fabric):
     zfabric_fabric.topics.create("t")
     with zfabric_fabric.producer() as producer:
-        producer.send("t", b"before").result(timeout=30.0)
+        producer.send("t", b"before").result(timeout=60)
         with testing.frozen_leader(zfabric_fabric):
             delivery = producer.send("t", b"meanwhile")
             with pytest.raises(zfabric.RequestTimeout):

@@ -373,12 +373,12 @@ def test_a_payload_that_is_not_what_its_header_says_is_an_error_of_its_reader_al
         fabric.topics.create(topic)
         place = partition_id(fabric, topic)
         with fabric.producer() as producer, stranger(node.port) as attacker:
-            producer.send(topic, b"before").result(timeout=30)
+            producer.send(topic, b"before").result(timeout=60)
             payload, fields = poison(name)
             fields.setdefault("raw_length", len(payload))
             forged = sealed(payload, place, **fields)
             assert attacker.ask(*produce(*forged)).base_offset == 1
-            producer.send(topic, b"after").result(timeout=30)
+            producer.send(topic, b"after").result(timeout=60)
             assert isinstance(attacker.ask(packed(Type.FIND_OFFSETS, encode([[[place, 1]]]))), messages.OffsetsAre)
         with fabric.consumer(topic) as consumer:
             assert [record.value for record in consumer.poll(timeout=30)] == [b"before"]
@@ -405,7 +405,7 @@ def test_a_poisoned_batch_in_a_compacted_topic_ends_the_pass_not_the_leader(tmp_
                     producer.send("t", bytes(10_000), key=b"%d" % (number % 3))
                 producer.flush()
                 before = node.status().errors
-                producer.send("t", b"v", key=b"k").result(timeout=30)
+                producer.send("t", b"v", key=b"k").result(timeout=60)
                 assert before >= 1 or node.status().errors >= 1
         assert node.same(), node.log.read_text()[-3_000:]
     finally:
@@ -426,4 +426,4 @@ def test_a_client_that_attaches_as_a_leader_gets_nothing_that_others_produce(tmp
             assert [(leader.id, leader.endpoint, leader.pid) for leader in another.status()] == before
             with another.producer() as producer:
                 for number in range(2):
-                    assert producer.send("t", b"v", partition=number).result(timeout=30).offset == 0
+                    assert producer.send("t", b"v", partition=number).result(timeout=60).offset == 0
