@@ -364,7 +364,7 @@ def test_a_service_that_cannot_be_announced_or_cannot_listen_says_so(fabric):
         fabric.service("s", listen=first.endpoint).start()
     assert taken.value.endpoint == first.endpoint
     with pytest.raises(errors.PortInUse):
-        fabric.service("s", listen="nonsense").start()
+        fabric.service("s", listen="tcp://nowhere.invalid:*").start()
 
 
 # The asynchronous SDK.
@@ -420,7 +420,9 @@ async def test_cancelling_a_request_cancels_its_handler(zfabric_url):
             assert await caller.request("s.health") == b"ok"
 
 
-@pytest.mark.parametrize("listen", [5, b"tcp://127.0.0.1:*", "tcp://\ud800:1"])
+@pytest.mark.parametrize(
+    "listen", [5, b"tcp://127.0.0.1:*", "tcp://\ud800:1", "x", "tcp://h", "tcp://h:99999", "tcp://h:1x", ""]
+)
 def test_a_wrong_endpoint_of_a_service_is_named(fabric, listen):
     with pytest.raises(errors.InvalidArgument):
         fabric.service("s", listen=listen)

@@ -82,6 +82,13 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_started(tmp_path, taken):
     assert not [name for name in os.listdir(tmp_path / "data") if name.startswith("leader")]
 
 
+def test_a_host_that_leads_nowhere_and_a_file_that_is_not_there_are_said_once_each_and_in_words(tmp_path):
+    status, said = refused(tmp_path / "data", "--listen", "nowhere.invalid:7400", "--leaders", "1", "--insecure")
+    assert (status, said.count("nowhere.invalid"), "no address" in said) == (1, 1, True)
+    status, said = refused(tmp_path / "data", "--config", "absent.toml")
+    assert (status, said.count("absent.toml"), "No such file" in said, "Errno" in said) == (2, 1, True, False)
+
+
 def test_a_port_that_leaves_no_room_for_all_leaders_is_refused(tmp_path):
     status, said = refused(tmp_path / "data", "--listen", "127.0.0.1:65533", "--leaders", "2")
     assert (status, "choose a port up to 65532" in said) == (2, True)

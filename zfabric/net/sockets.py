@@ -81,6 +81,7 @@ the context, at a full one. RECONNECT_IVL and HEARTBEAT_IVL bound what can come 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import sys
 import threading
@@ -327,7 +328,10 @@ def bind(socket: Socket, endpoint: str) -> str:
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as problem:
-        raise errors.PortInUse(endpoint=endpoint, problem=str(problem)) from problem
+        what = problem.strerror  # Without the endpoint again, and in libzmq's word for a name that leads nowhere.
+        if problem.errno == errno.ENODEV:
+            what = "no address and no interface of this machine has that name"
+        raise errors.PortInUse(endpoint=endpoint, problem=what) from problem
     bound = socket.get(zmq.LAST_ENDPOINT)
     assert isinstance(bound, bytes), "pyzmq returns addresses as bytes"
     return bound.decode()

@@ -123,7 +123,8 @@ def _read(path: str) -> dict[str, dict[str, object]]:
         with open(path, "rb") as file:
             tables = tomllib.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise _wrong(path, str(error), "mend or leave out --config") from error
+        problem = error.strerror if isinstance(error, OSError) else None
+        raise _wrong(path, problem or str(error), "mend or leave out --config") from error
     for name, table in tables.items():
         if name not in _TABLES or not isinstance(table, dict):
             raise _wrong(path, f"unknown setting {name!r}", f"known tables: {', '.join(f'[{t}]' for t in _TABLES)}")

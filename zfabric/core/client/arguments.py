@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION_MAX: Final = 100
 HOST_MAX: Final = 100
 _ADVERTISE: Final = re.compile(r"tcp://(?!0\.0\.0\.0:|\*|\[::\])[\w.:%\[\]-]{1,100}:(\*|[1-9]\d{0,4})", re.ASCII)
+_LISTEN: Final = re.compile(r"tcp://[\w.:%\[\]*-]{1,100}:(\*|\d{1,5})", re.ASCII)
 METHOD_CHARACTERS_MAX: Final = METHOD_BYTES_MAX // 4
 
 
@@ -63,9 +64,14 @@ def flat(value: object) -> Buffer:
 
 
 def check_listen(listen: object) -> None:
-    """Raise InvalidArgument unless it can be an endpoint."""
-    if listen is not None and not (isinstance(listen, str) and listen.isascii()):
-        raise errors.InvalidArgument(name="listen", value=repr(listen)[:100], allowed="tcp://host:port")
+    """Raise InvalidArgument unless it can be listened on: libzmq takes port 99,999 for another one."""
+    if listen is None:
+        return
+    found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
+    if found is None or (found[1] != "*" and int(found[1]) > 65_535):
+        raise errors.InvalidArgument(
+            name="listen", value=repr(listen)[:100], allowed="tcp://host:port, the port 0 to 65,535 or *"
+        )
 
 
 def check_advertise(advertise: object) -> None:
