@@ -52,7 +52,7 @@ class Peers:
         return self.fabrics
 
     def meet(self):
-        """Start all of them, and wait until each knows each."""
+        """Wait until each knows each."""
         count = len(self.fabrics)
         for fabric in self.fabrics:
             fabric.members()
@@ -380,7 +380,7 @@ def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_iden
     process.wait(PATIENCE_S)
     shutil.copytree(peers.directory / "origin", peers.directory / "copy", ignore=shutil.ignore_patterns("run", "port"))
     pair = [peers.add("origin"), peers.add("copy")]
-    until(lambda: 0 not in [fabric.status()[0].mesh_collisions for fabric in pair])  # Asking starts them.
+    until(lambda: 0 not in [fabric.status()[0].mesh_collisions for fabric in pair])
     running = [leader(fabric) for fabric in pair]
     doctor = [sys.executable, "-m", "zfabric", "doctor", str(peers.directory / "copy"), "--new-identity"]
     refused = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
