@@ -544,6 +544,33 @@ def made_up(seed):
 
 
 @scenario
+def hearsay(seed):
+    """A hundred made-up members for each real one, without a key: real ones are probed, helped and told of others.
+
+    Once some of those have failed, a newcomer and a failure are found again: it was never, within two minutes.
+    """
+    world = MeshWorld(seed)
+    hosts = [world.add()]
+    hosts += [world.add(seeds=["sim://0"]) for _ in range(9)]
+    world.until(world.agree, 60)
+    failures = Failures(world)
+    for number in range(20):
+        forged = [Member(world.world.random.randbytes(16), 1, 1, Status.ALIVE, "sim://nobody") for _ in range(50)]
+        body = gossip.Gossip([msgspec.Raw(gossip.encode(member)) for member in forged])
+        for teller, host in zip(hosts[1:] + hosts[:1], hosts, strict=True):
+            me = teller.mesh.me
+            frame = world.codec().write(Type.GOSSIP, me.id, me.instance, (1 << 40) + number, body)
+            world.inject(host, frame, teller.endpoint)
+    world.run(120)
+    newcomer = world.add(seeds=["sim://1"])
+    met = world.until(lambda: all(host.mesh.member(newcomer.id) is not None for host in hosts), 10)
+    victim, *others = hosts
+    world.crash(victim)
+    found = world.until(lambda: all(host.mesh.member(victim.id).status == Status.FAILED for host in others), 80)
+    return wrong(shut_out=not met, undetected=not found, hurt=healthy([*others, newcomer], failures))
+
+
+@scenario
 def forged_number(seed):
     """Without a key: a frame in another's name with a high number, at everybody. That one goes on being heard."""
     world = MeshWorld(seed)

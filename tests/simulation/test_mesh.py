@@ -241,6 +241,11 @@ def keep_no_room_for_those_that_come_in_person(patch):
     patch(Table, "add", lambda self, member, *, proven: add(self, member, proven=False))
 
 
+@planted("hearsay", "undetected", "shut_out")
+def take_hearsay_for_as_good_as_what_was_heard(patch):
+    patch(Table, "_doubts", property(lambda self: False))
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_caught(name, monkeypatch):
     scenario, signs, plant = PLANTED[name]

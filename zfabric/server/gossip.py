@@ -300,9 +300,9 @@ class Gossip:
         """Keep some members for the next run, if they are not those that are kept already."""
         self._store_due = now + STORE_NS
         living = [member for member in self._mesh.members() if member.status == Status.ALIVE]
-        kept = [member for member in living if (member.id, member.endpoint) in self._stored]
-        others = [member for member in living if (member.id, member.endpoint) not in self._stored]
-        chosen = (kept + others)[: meshfile.MEMBERS_MAX]
+        living.sort(key=lambda member: (member.id, member.endpoint) not in self._stored)
+        living.sort(key=lambda member: not self._mesh.heard(member.id))  # Others may be made up.
+        chosen = living[: meshfile.MEMBERS_MAX]
         if not living or _places(chosen) == self._stored:
             return
         try:

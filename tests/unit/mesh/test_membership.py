@@ -204,12 +204,69 @@ def test_a_flood_of_strangers_is_answered_a_hundred_times_a_second():
         for number in range(1, 500):
             me = Member(number.to_bytes(16, "big"), 1, 1, Status.ALIVE, f"x:{number}")
             frame = CODEC.write(Type.PUSH_PULL, me.id, 1, second + 1, gossip.PushPull(7, 0, me, 1, bytes(8)))
-            driven.mesh.receive("x:s", frame, driven.now)
+            driven.mesh.receive(f"x:s{number}", frame, driven.now)
         answered.append(len(driven.sent()))
         [(_, answer)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, []))
         assert answer.type == Type.ACK
     assert answered == [100] * 3
     assert driven.mesh.counters.strangers == 3 * 399
+
+
+def test_strangers_of_one_connection_leave_answers_for_others():
+    """One that asks five hundred times a second would else keep newcomers out, that ask once and then wait."""
+    driven = Driven("a")
+    answered = []
+    for number in range(1, 502):
+        me = Member(number.to_bytes(16, "big"), 1, 1, Status.ALIVE, f"x:{number}")
+        frame = CODEC.write(Type.PUSH_PULL, me.id, 1, 1, gossip.PushPull(7, 0, me, 1, bytes(8)))
+        driven.mesh.receive("x:flood" if number < 501 else "x:newcomer", frame, driven.now)
+        answered += [endpoint for endpoint, _ in driven.sent()]
+    assert answered == ["x:1", "x:2", "x:3", "x:4", "x:501"]
+    assert driven.mesh.counters.strangers == 496
+
+
+def test_a_number_proves_one_stranger():
+    """Whoever has read one could else fill the room that is kept for those that come in person."""
+    driven = Driven("a")
+    [(_, question)] = driven.hear("z", Type.PUSH_PULL, gossip.PushPull(7, 0, peer("z"), 1, bytes(8)))
+    for name in "zyx":
+        driven.hear(name, Type.STATE, gossip.State(question.body.sequence, peer(name), 1, [], False, []))
+    assert sorted(member.id for member in driven.mesh.members()) == [b"a" * 16, b"z" * 16]
+    assert [driven.mesh.heard(name * 16) for name in (b"a", b"z")] == [False, True]
+
+
+def test_claims_of_its_own_id_from_elsewhere_are_answered_as_seldom_as_those_of_strangers():
+    """Each answer makes a connection to an address that somebody has named."""
+    driven = Driven("a")
+    answered = []
+    for number in range(500):
+        claim = Member(ME, 2, 1, Status.ALIVE, f"x:{number}")
+        body = gossip.PushPull(7, 0, claim, 1, bytes(8))
+        answered += [sent for sent in driven.hear("m", Type.PUSH_PULL, body, instance=2) if sent[0] != "x:a"]
+    assert len(answered) == 4
+    assert driven.mesh.counters.collisions == 500
+
+
+def test_nobody_takes_a_member_to_the_highest_incarnation_in_steps():
+    """There it could refute nothing any more. A large step is followed at once, and then not again for a while."""
+    driven = Driven("a")
+    driven.now += rules.JUMP_NS
+
+    def claim(incarnation):
+        lie = Member(ME, 1, incarnation, Status.SUSPECT, accuser=b"a" * 16)
+        driven.hear("a", Type.GOSSIP, gossip.Gossip(news(lie)))
+        return driven.mesh.me.incarnation
+
+    step = rules.INCARNATION_STEP_MAX
+    followed = claim(step)
+    assert followed == step + 1
+    for _ in range(1_000):
+        driven.now += rules.JUMP_NS // 1_000 - 1
+        assert claim(followed + step) == followed
+    assert claim(followed + 5) == followed + 6
+    assert driven.mesh.counters.incarnations_refused == 1_000
+    driven.now += rules.JUMP_NS
+    assert claim(followed + step) == followed + step + 1
 
 
 def test_of_a_state_that_will_not_be_taken_nothing_is_decoded(monkeypatch):

@@ -78,8 +78,15 @@ def test_among_many_failed_the_living_are_found():
     assert {helper.id for helper in table.pick(3)} == {member(99).id, member(100).id}
 
 
+def heard(table, numbers):
+    """Let a frame of each of these arrive."""
+    for number in numbers:
+        assert table.fresh(member(number).id, 1)
+
+
 def test_a_full_table_refuses():
     table = table_of(10, members_max=10)
+    heard(table, range(1, 11))
     assert not table.add(member(11), proven=True)
     assert (len(table), table.refused) == (10, 1)
 
@@ -100,6 +107,73 @@ def test_the_last_tenth_is_for_those_that_came_in_person():
         table.add(member(number), proven=False)
     assert (len(table), table.refused) == (90, 910)
     assert table.add(member(2_000), proven=True)
+
+
+def test_one_that_comes_in_person_has_the_place_of_one_known_by_hearsay():
+    table = table_of(10, members_max=10)
+    heard(table, range(2, 11))
+    assert not table.add(member(11), proven=False)
+    assert table.add(member(12), proven=True)
+    assert [gone.id for gone in table.evicted] == [member(1).id]
+    table.put(member(2, Status.FAILED), 5)
+    table.put(member(12, Status.FAILED), 6)
+    assert table.add(member(13), proven=True)
+    assert table.evicted[-1].id == member(12).id, "failed last, but never heard"
+
+
+GONE = range(901, 905)
+
+
+def doubting(failed=GONE):
+    """Return a table of ten that were heard and a thousand that were not, of which some have failed."""
+    table = table_of(1_000)
+    heard(table, range(1, 11))
+    for number in failed:
+        table.put(member(number, Status.FAILED), 5)
+    return table
+
+
+REAL = {member(number).id for number in range(1, 11)}
+
+
+def test_while_those_known_by_hearsay_fail_those_that_were_heard_are_probed_every_second_time():
+    """Ten among a thousand that somebody made up would else hardly ever probe each other."""
+    table = doubting()
+    targets = [table.next_target().id for _ in range(40)]
+    assert [sum(target == real for target in targets[::2]) for real in REAL] == [2] * 10
+    assert len(set(targets[1::2]) - REAL) > 10
+    heard(table, [800])
+    assert len({table.next_target().id for _ in range(40)} - REAL) > 30
+
+
+def test_while_those_known_by_hearsay_fail_helpers_were_heard_and_so_were_most_that_are_told_news():
+    table = doubting()
+    for _ in range(50):
+        assert {helper.id for helper in table.pick(3, member(1).id, helpers=True)} <= REAL - {member(1).id}
+        assert len({told.id for told in table.pick(3)} & REAL) >= 2
+    assert 10 < sum(table.pick(1)[0].id in REAL for _ in range(100)) < 90, "each second comparison"
+    calm = doubting(failed=GONE[1:])
+    assert sum(helper.id in REAL for _ in range(20) for helper in calm.pick(3, helpers=True)) < 20
+
+
+def test_while_those_known_by_hearsay_fail_those_that_were_heard_are_tried_again_first():
+    table = doubting()
+    for number in (3, 500, 501):
+        table.put(member(number, Status.FAILED), 5)
+    assert table.failed() == [member(3).id]
+    table.remove(member(3).id)
+    assert table.failed() == [member(number).id for number in (*GONE, 500, 501)]
+    table.put(msgspec.structs.replace(member(4), instance=2, incarnation=2), 6)
+    assert (table.heard(member(4).id), table.heard(member(5).id)) == (False, True)
+
+
+def test_where_all_that_were_heard_have_gone_others_are_probed_and_asked():
+    table = doubting()
+    for number in range(1, 11):
+        table.put(member(number, Status.FAILED), 5)
+    assert table.doubt == len(GONE), "those were heard"
+    assert table.next_target() is not None
+    assert len(table.pick(3, helpers=True)) == 3
 
 
 def test_metadata_is_bounded_in_total():

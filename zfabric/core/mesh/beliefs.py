@@ -13,7 +13,7 @@ import msgspec
 
 from zfabric.core.mesh import rules
 from zfabric.core.mesh.events import EVENTS_MAX, Counters, Kind, MemberEvent
-from zfabric.core.mesh.health import Awareness
+from zfabric.core.mesh.health import Allowance, Awareness
 from zfabric.core.mesh.rules import Verdict
 from zfabric.core.mesh.suspicion import Suspicion
 from zfabric.core.mesh.table import Table
@@ -54,6 +54,7 @@ class Beliefs:
         self._settings = settings
         self._suspicions: dict[bytes, Suspicion] = {}
         self._collided: dict[bytes, int] = {}
+        self._jumps = Allowance(1, rules.JUMP_NS)
 
     def merge_all(self, message: Message, now: int) -> None:
         """Judge the news of a frame. Most are not new: those are passed over as quickly as that can be seen."""
@@ -126,6 +127,9 @@ class Beliefs:
             self._collide(claim, now)
         incarnation = rules.refutation(me, claim)
         if not incarnation or self._voice.leaving:
+            return
+        if rules.far(incarnation, me.incarnation) and not self._jumps.allow(now):
+            self._counters.incarnations_refused += 1
             return
         self._counters.refutations += 1
         if claim.status != Status.ALIVE and not other:

@@ -47,6 +47,9 @@ class Awareness:
 STRANGERS_MAX: Final = 100
 """Strangers that are answered in a second: each costs a connection to wherever it says that it is."""
 
+STRANGERS_EACH_MAX: Final = 4
+"""Of these over one connection."""
+
 STATED_MAX: Final = 20_000
 """Members that are looked through and told in a tenth of a second for those who compare tables: a third of a core."""
 STATED_NS: Final = SECOND // 10
@@ -68,3 +71,26 @@ class Allowance:
         allowed = self._done < self._most
         self._done += cost
         return allowed
+
+
+class Strangers:
+    """Whom of those that are no members to answer: so many a second, and few of one connection.
+
+    So one that speaks without end takes no answer from those that speak once, over connections of their own.
+    """
+
+    def __init__(self) -> None:
+        self._all = Allowance()
+        self._began = 0
+        self._answered: dict[str, int] = {}
+
+    def allow(self, connection: str, now: int) -> bool:
+        """Tell whether one more may be answered at ``now`` (monotonic ns), and count it."""
+        if now - self._began >= SECOND:
+            self._began = now
+            self._answered.clear()
+        before = self._answered.get(connection, 0)
+        if before >= STRANGERS_EACH_MAX or not self._all.allow(now):
+            return False
+        self._answered[connection] = before + 1
+        return True

@@ -19,7 +19,8 @@ failed. Timeouts stretch with :class:`~zfabric.core.mesh.health.Awareness`.
 **Joining.** PUSH_PULL to a seed, which does not know the sender and answers with a PUSH_PULL that repeats its
 number; that proves the seed. The newcomer answers with STATE, which repeats the seed's number; that proves the
 newcomer. From then on both are members, and news of it travel. What a stranger can make us send is bounded by one
-frame of at most 4 KiB for each of its own, 100 in a second for all of them, and nothing that it says is believed.
+frame of at most 4 KiB for each of its own, 4 in a second for those of one connection and 100 for all, and nothing that
+it says is believed.
 So a replayed frame of a member long gone brings nothing back.
 
 **Partitions.** Each side takes the other for failed. Every ``reconnect_interval_ns`` each member pings one of the
@@ -49,7 +50,7 @@ from zfabric.core.mesh.antientropy import differing
 from zfabric.core.mesh.beliefs import Beliefs
 from zfabric.core.mesh.checks import check_endpoint, check_member, is_endpoint
 from zfabric.core.mesh.events import Counters, MemberEvent
-from zfabric.core.mesh.health import Allowance, Awareness
+from zfabric.core.mesh.health import Awareness, Strangers
 from zfabric.core.mesh.probing import NACK_SHARE, Probe, Relay, Relays
 from zfabric.core.mesh.table import Table
 from zfabric.core.mesh.timers import Timers
@@ -98,7 +99,7 @@ class Mesh:
         self._voice = Voice(codec, me, self._table, self._timers, self._counters, settings, random, now)
         self._beliefs = Beliefs(self._voice, self._table, self._health, self._timers, self._counters, settings)
         self._relays = Relays()
-        self._strangers = Allowance()
+        self._strangers = Strangers()
         self._probe: Probe | None = None
         self._seeds: dict[str, bytes] = {}
         self._join_retry = JOIN_RETRY_NS
@@ -148,6 +149,10 @@ class Mesh:
     def member(self, id: bytes) -> Member | None:
         """Return what is known of one."""
         return self._table.get(id)
+
+    def heard(self, id: bytes) -> bool:
+        """Tell whether a frame of a member's present process has come in: it is not known by hearsay alone."""
+        return self._table.heard(id)
 
     def round_trip_ns(self, id: bytes) -> int | None:
         """Return the smoothed time that probes of a member took; None if it was not probed yet."""
@@ -254,7 +259,7 @@ class Mesh:
             counters.refused_version += 1
             return
         if message.sender == self._voice.me.id:
-            self._from_myself(message, now)
+            self._from_myself(endpoint, message, now)
             return
         known = self._table.get(message.sender)
         if known is None or known.instance != message.instance:
@@ -275,7 +280,7 @@ class Mesh:
             return not self._table.seen(sender, number)
         return self._voice.exchanges.answered(answers, now) is not None
 
-    def _from_myself(self, message: Message, now: int) -> None:
+    def _from_myself(self, endpoint: str, message: Message, now: int) -> None:
         """An echo shows that a seed is this member; another instance of it is a restart, or a collision."""
         if message.instance == self._voice.me.instance:
             self._counters.echoes += 1
@@ -287,7 +292,8 @@ class Mesh:
             if (
                 message.type == Type.PUSH_PULL
                 and not message.body.answers
-                and claim.endpoint != self._voice.me.endpoint
+                and claim.endpoint not in ("", self._voice.me.endpoint)
+                and self._strangers.allow(endpoint, now)
             ):
                 self._voice.push_pull(claim.endpoint, message.body.sequence, now)  # It may not know that there are two.
 
@@ -305,8 +311,9 @@ class Mesh:
             asked = self._voice.exchanges.answered(body.answers, now)
             if asked is not None:
                 self._admit(asked, message, now)
+                self._voice.exchanges.take(body.answers)  # It proves one member: whoever reads it could name thousands.
                 return
-            if kind == Type.PUSH_PULL and body.me.endpoint and self._strangers.allow(now):
+            if kind == Type.PUSH_PULL and body.me.endpoint and self._strangers.allow(endpoint, now):
                 self._voice.push_pull(body.me.endpoint, body.sequence, now)
                 if known is not None:
                     self._voice.gossip([body.me.endpoint], [gossip.encode(known)])
@@ -435,7 +442,7 @@ class Mesh:
             return
         probe.asked = True
         target = probe.target
-        for helper in self._table.pick(self._settings.indirect_probes, target.id):
+        for helper in self._table.pick(self._settings.indirect_probes, target.id, helpers=True):
             probe.silent += 1
             news = self._voice.news(ROOM - len(target.endpoint) - 2, helper)
             body = gossip.PingReq(probe.sequence, target.id, target.endpoint, news)

@@ -25,6 +25,8 @@ An incarnation far above the known one is refused (JUMP): a forger could else ta
 number, beyond which the member cannot refute. What several such claims, each within that step, have made some member
 believe is refused by all others, the member itself among them, and so could not be refuted either. Therefore its own
 word in a frame of its own counts whenever it is far from what is known, above or below: what is known was made up.
+For the same reason a member follows such a step itself only now and then (``JUMP_NS``): after it was started with a
+clock that was set back it needs one, and two million of them would take it to the highest number.
 """
 
 from __future__ import annotations
@@ -65,6 +67,10 @@ def next_version(version: int) -> int:
 def far(one: int, other: int) -> bool:
     """Tell whether one of two incarnations of an instance must have been made up."""
     return abs(one - other) > FAR
+
+
+JUMP_NS: Final = 10_000_000_000
+"""A member takes an incarnation far above its own at most once in this time: to the highest one it is eight months."""
 
 
 class Verdict(IntEnum):
