@@ -289,7 +289,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
         since: when the state began, or the member was started anew, milliseconds since 1970 by the asked one's clock.
         local: it is the asked one.
         topics, services: led and offered there; ``more``: some did not fit what it tells everybody.
-        mesh: its name; "" where there is none. instance: number of its leader process, another one after each start.
+        mesh: its name; "" where there is none.
+        instance: 16 hex digits, of its leader process: others after each start; "" where it is not known.
     """
 
     id: str
@@ -308,7 +309,7 @@ class MemberInfo(msgspec.Struct, frozen=True):
     services: list[MemberService]
     more: bool = False
     mesh: str = ""
-    instance: int = 0
+    instance: str = ""
 
 
 class MemberChange(msgspec.Struct, frozen=True):

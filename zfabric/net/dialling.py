@@ -8,6 +8,7 @@ looked up anew now and then, and the socket led to where it is by then.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,10 +106,12 @@ class Dialler:
         address = names.address(host, now)
         place = f"tcp://{address}:{line.endpoint.rpartition(':')[2]}" if address else ""
         if place and place != line.place:
-            if line.place:
-                line.socket.disconnect(line.place)
-            line.place = place
-            sockets.connect(line.socket, place)
+            before, line.place = line.place, ""
+            with suppress(zmq.ZMQError):  # No descriptor is left, or it is there no more: tried again.
+                if before:
+                    line.socket.disconnect(before)
+                sockets.connect(line.socket, place)
+                line.place = place
 
     def close(self) -> None:
         """Look nothing up any more. A second call does nothing."""

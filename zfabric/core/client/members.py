@@ -356,7 +356,7 @@ def info(member: Known) -> MemberInfo:
         ],
         more=card.more,
         mesh=member.mesh,
-        instance=member.instance,
+        instance=f"{member.instance:016x}" if member.instance else "",
     )
 
 
