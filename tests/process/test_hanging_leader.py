@@ -18,7 +18,7 @@ import sys
 from zfabric.server import supervisor
 
 def announce(*_):
-    supervisor.START_S = 3.0  # From now on: nobody starts the first one again.
+    supervisor.START_S = 5.0  # From now on: nobody starts the first one again.
     print("ready", flush=True)
 
 sys.exit(supervisor.Supervisor(sys.argv[1], sys.argv[2], leaders=1, announce=announce).run())

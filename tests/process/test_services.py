@@ -384,7 +384,7 @@ def sleep(fabric):
             fabric.request("users.sleep", b"600", timeout=600.0)
         except errors.Overloaded:
             continue
-        except errors.CalleeLost:
+        except (errors.CalleeLost, errors.ServiceUnavailable):
             return
 
 
