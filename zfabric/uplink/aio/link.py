@@ -147,7 +147,7 @@ class Link:
         """See whether the source has the batch that the last record at the hub was read in, as the hub knows of it."""
         if not 0 <= last < part.end_offset or not epoch:
             return
-        seen = messages.FetchPart(part.id, part.end_offset, last + 1, epoch, append_time, last + 1)
+        seen = messages.FetchPart(part.id, part.end_offset, last + 1, epoch, append_time, last)
         answer = await self._reach.fetch(part, messages.Fetch(1, [seen]))
         failure = answer.parts[0].failure if answer.parts else None
         error = None if failure is None else errors.from_wire(failure.code, failure.values)
