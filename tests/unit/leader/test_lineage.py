@@ -146,6 +146,24 @@ def test_an_epoch_that_is_none_here_parts_the_logs_where_it_was_first_seen(node)
     assert told.value.parted == 2
 
 
+def test_who_begins_where_a_group_was_is_told_of_an_epoch_that_is_none_here(node):
+    """All that it knows is which batch its group has processed last, not where that epoch began."""
+    fill(node, b"both", 2)
+    backup = node.disk.items()
+    for _ in range(3):
+        node.restart()
+    fill(node, b"lost", 3)
+    reader, beginner = Reader(node), Reader(node)
+    reader.read()
+    beginner.next = beginner.seen = reader.seen
+    beginner.epoch, beginner.time, beginner.first = reader.epoch, reader.time, (reader.seen, 0)
+    set_back(node, backup)
+    fill(node, b"instead", 9)
+    with pytest.raises(errors.LogRewound) as told:
+        beginner.read()
+    assert (told.value.offset, told.value.parted) == (5, 4)
+
+
 def test_who_reads_from_before_the_parting_is_told_nothing_since_nothing_is_missed(node):
     reader = Reader(node)
     fill(node, b"both", 2)

@@ -146,4 +146,4 @@ def parting(log: StoredLog, end: int, epoch: int, first: int, first_time: int, t
         parted = min(parted, first)
     elif not (base <= first < parted < end and first_time and _appended_at(log, first, first_time, txn)):
         parted = base
-    return max(parted, log.state.start)
+    return max(min(parted, end - 1), log.state.start)  # The record before `end` is another one in any case.
