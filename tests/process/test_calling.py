@@ -210,6 +210,7 @@ def test_what_a_stream_raises_comes_after_its_chunks(fabric, service):
         with pytest.raises(errors.UnknownMethod) as unknown:
             fabric.request("s.broken")
         assert "one reply" in unknown.value.kind
+        assert "use stream()" in unknown.value.kind, "what to do instead"
 
 
 def test_a_method_with_one_reply_may_be_read_as_a_stream(fabric, service):

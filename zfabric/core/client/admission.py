@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 QUEUED_BYTES_MAX: Final = 64 << 20
 """Bodies of requests that wait for a worker."""
+_STREAM: Final = "for requests that want one reply (it gives a stream: use stream(), or 'zfabric request --stream')"
 
 
 def refusal(
@@ -29,7 +30,7 @@ def refusal(
     if service.draining and asked.type == calls.REQUEST:
         return errors.ServiceDraining(service=card.name)
     if method is None or (method.stream and not asked.flags):
-        kind = "for requests that want one reply" if method is not None else "for requests"
+        kind = "for requests" if method is None else _STREAM
         known = ", ".join(sorted(service.methods))[:ERROR_TEXT_MAX]
         return errors.UnknownMethod(service=card.name, method=name[:100], kind=kind, known=known)
     held = bool(asked.flags) and service.backlog.streams.holds(peer)
