@@ -109,6 +109,13 @@ def test_the_demo_proves_its_files_and_finds_a_crash_harmless(tmp_path):
     assert b"killed leader process" in done.stderr
 
 
+def test_the_demo_counts_one_line_as_one(tmp_path):
+    (tmp_path / "one.txt").write_text("alone\n")
+    done = run("demo", "--no-kill", str(tmp_path))
+    assert done.returncode == 0
+    assert b"verified: the only line exactly once" in done.stdout
+
+
 class Node:
     """A `zfabric serve` of its own."""
 

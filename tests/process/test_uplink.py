@@ -173,9 +173,21 @@ def test_urls_that_lead_nowhere_are_refused_or_unreachable(fabrics, way, tmp_pat
     assert attempt(f"zf://127.0.0.1:{free_port()}").returncode == 3
     soon = run("--from", fabrics[0].url, "--to", f"zf://127.0.0.1:{free_port()}", "--topic", "*", "--give-up", "0.3")
     assert b"within 0.3 s" in soon.stderr  # Not the 10 s of --timeout.
-    assert attempt(f"zf+file:{tmp_path}/none").returncode == 4
+    if way == "from":  # The target's is made.
+        assert attempt(f"zf+file:{tmp_path}/none").returncode == 4
     assert attempt("http://x").returncode == 2
     assert attempt(fabrics[way == "from"].url, "60").returncode == 2  # To itself.
+
+
+def test_the_targets_directory_is_made_unless_nothing_is_to_be_made_there(fabrics, tmp_path):
+    fill(fabrics[0], "sensor.a", 4)
+    hub = f"zf+file:{tmp_path}/hub"
+    ways = ("--from", fabrics[0].url, "--to", hub, "--topic", "sensor.*", "--once")
+    assert run(*ways, "--no-create").returncode == 4
+    assert not (tmp_path / "hub").exists()
+    assert run(*ways).returncode == 0
+    with zfabric.connect(hub) as there:
+        assert numbers(there, "sensor.a") == {0: [0, 2], 1: [1, 3]}
 
 
 # The SDK.

@@ -170,7 +170,8 @@ def _show(found: dict[str, Any]) -> None:
     for word, count in found["words"].items():
         click.echo(f"{count:>9,}  {word}")
     if found["verified"]:
-        click.echo(f"verified: every one of {found['lines']:,} lines exactly once, in order per file")
+        lines = "the only line" if found["lines"] == 1 else f"every one of {found['lines']:,} lines"
+        click.echo(f"verified: {lines} exactly once, in order per file")
     elif found["wrong_files"]:
         click.echo(
             f"WRONG: {counted(len(found['wrong_files']), 'file')} not as read, the first is {found['wrong_files'][0]}"

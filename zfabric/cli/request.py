@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from zfabric.cli.options import connect, fabric_options, json_option, standard_input
+
+if TYPE_CHECKING:
+    from zfabric.sync.fabric import Fabric
 
 
 @click.command()
@@ -88,10 +92,26 @@ def command(  # noqa: PLR0917 - one parameter an option
             ) as chunks:
                 for chunk in chunks:
                     _show(chunk, began, as_json=as_json, line=True)
+        except errors.ServiceUnavailable as error:
+            if _exists(fabric, error.service):
+                raise
+            missing = errors.NotFound(kind="service", name=error.service)
+            missing.add_note(str(error))
+            raise missing from error
         except errors.RemoteError as error:
             if error.values.get("traceback"):
                 error.add_note(str(error.values["traceback"]))
             raise
+
+
+def _exists(fabric: Fabric, service: str) -> bool:
+    """Tell whether an instance of a service is announced; True where the fabric does not say."""
+    from zfabric import errors
+
+    try:
+        return bool(fabric.services(service))
+    except errors.ZFabricError:
+        return True
 
 
 def _header(text: str) -> tuple[str, bytes]:

@@ -41,7 +41,7 @@ Watch = Callable[[float], None]
     help="Names and patterns with * ? [...]; may be repeated. Topics that are made later are found.",
 )
 @click.option("--prefix", default="", metavar="TEXT", help="Begins the topics' names at the target.  [default: none]")
-@click.option("--no-create", is_flag=True, help="Make no topics and add no partitions at the target.")
+@click.option("--no-create", is_flag=True, help="At the target make no directory and no topics, and add no partitions.")
 @click.option("--once", is_flag=True, help="End when all has arrived that was there at the beginning.")
 @click.option(
     "--bandwidth",
@@ -131,7 +131,7 @@ def command(  # noqa: PLR0917 - one parameter an option
         raise errors.InvalidArgument(name="--to", value=target, allowed="zf://HOST:PORT or zf+file:DIR")
     if give_up is not None:
         timeout = min(timeout, max(give_up, 0.001))  # One attempt must not take longer than all of them.
-    with connect(source, timeout) as here, connect(target, timeout) as there:
+    with connect(source, timeout) as here, connect(target, timeout, create=not no_create) as there:
         from zfabric.uplink import Uplink
 
         uplink = Uplink(
