@@ -32,6 +32,22 @@ async def test_a_hundred_sends_are_gathered_and_read(zfabric_url):
             assert sum(consumer.position.values()) == 600
 
 
+async def test_a_delivery_is_awaited_as_its_result_is(zfabric_url):
+    """Of the asynchronous twin alone: whoever awaits the other one is told so by Python."""
+    async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:
+        await fabric.topics.create("t")
+        async with fabric.producer() as producer:
+            delivery = await producer.send("t", b"0")
+            assert await delivery == await delivery.result()
+            both = await asyncio.gather(await producer.send("t", b"1"), await producer.send("t", b"2"))
+            assert [done.offset for done in both] == [1, 2]
+            lost = await producer.send("t", b"3")
+            producer.abandon()
+            with pytest.raises(errors.Closed):
+                await lost
+    assert not hasattr(zfabric.Delivery, "__await__")
+
+
 async def test_a_task_that_goes_on_sending_hears_of_acknowledgements_without_yielding(zfabric_url):
     """Else the batch behind the first would wait until the loop has its turn."""
     async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:

@@ -65,6 +65,12 @@ class Consumer:
         self._left: deque[Record] = deque()
         self._after: dict[int, int] = {}
 
+    def __repr__(self) -> str:
+        core = self._core
+        group = "" if core.group is None else f" in group {core.group!r}"
+        state = "closed" if core.closed else self._pump.state
+        return f"<Consumer of {core.topic!r}{group}, partitions {len(core.cursors):,}: {state}>"
+
     async def open(self) -> None:
         """Find the partitions and positions, if that is not done yet; every method that needs them calls this.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from types import TracebackType, new_class
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core
 
 Serializer = Callable[[str, Any], bytes | None]
+_TOPICS_SHOWN = 3
 _PAUSE_NS = 50_000
 """A caller that comes after a longer pause looks for acknowledgements: else its record might wait for the next one.
 
@@ -55,6 +56,10 @@ class Delivery(CoreDelivery):
             raise errors.RequestTimeout(what="the acknowledgement", seconds=timeout)
         return self.metadata()
 
+    def __await__(self) -> Generator[Any, None, RecordMetadata]:  # async-only
+        """Wait as :meth:`result` does, for as long as the producer tries."""
+        return self.result().__await__()
+
 
 class Producer:
     """Sends records to topics; made by ``fabric.producer()``. Safe to share between threads.
@@ -68,6 +73,12 @@ class Producer:
         self._serializer = serializer
         self._block = block
         self._came_ns = 0
+
+    def __repr__(self) -> str:
+        topics = self._core.topics()
+        shown = ", ".join(repr(topic) for topic in topics[:_TOPICS_SHOWN])
+        shown += f" and {len(topics) - _TOPICS_SHOWN:,} more" * (len(topics) > _TOPICS_SHOWN)
+        return f"<Producer to {shown or 'no topic yet'}: {'closed' if self._core.closed else self._pump.state}>"
 
     @property
     def sent_bytes(self) -> int:

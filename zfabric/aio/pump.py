@@ -64,6 +64,11 @@ class Pump:
         self._kept = abandoned.keep(self, driver)
         _pumps.add(self)
 
+    @property
+    def state(self) -> str:
+        """``open``, ``closed``, or ``forked``; takes no lock."""
+        return "forked" if self.forked else "closed" if self._closed else "open"
+
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
         if self.forked:

@@ -116,6 +116,11 @@ class Fabric(Calling):
         self.waiting = Waiting(pump)
         self._open: list[tuple[Producer | Consumer, CoreProducer | CoreConsumer]] = []
 
+    def __repr__(self) -> str:
+        # No parameters: what is at the end of a URL is long, and names files with keys.
+        mode = "a mesh" if self.mesh else "one fabric"
+        return f"<Fabric {self.url.partition('?')[0]!r}, {mode}: {self._pump.state}>"
+
     def check_own(self, what: str, instead: str) -> None:
         """Make sure that this is somebody who has a fabric to write to.
 

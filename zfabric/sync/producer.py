@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.producer import Producer as Core
 
 Serializer = Callable[[str, Any], bytes | None]
+_TOPICS_SHOWN = 3
 _PAUSE_NS = 50_000
 """A caller that comes after a longer pause looks for acknowledgements: else its record might wait for the next one.
 
@@ -69,6 +70,12 @@ class Producer:
         self._serializer = serializer
         self._block = block
         self._came_ns = 0
+
+    def __repr__(self) -> str:
+        topics = self._core.topics()
+        shown = ", ".join(repr(topic) for topic in topics[:_TOPICS_SHOWN])
+        shown += f" and {len(topics) - _TOPICS_SHOWN:,} more" * (len(topics) > _TOPICS_SHOWN)
+        return f"<Producer to {shown or 'no topic yet'}: {'closed' if self._core.closed else self._pump.state}>"
 
     @property
     def sent_bytes(self) -> int:

@@ -80,6 +80,11 @@ class Pump:
         _pumps.add(self)
         interrupts.guard(self)
 
+    @property
+    def state(self) -> str:
+        """``open``, ``closed``, or ``forked``; takes no lock."""
+        return "forked" if self.forked else "closed" if self._closed else "open"
+
     def check(self) -> None:
         """Raise Forked in a forked child, Closed after :meth:`close`."""
         if self.forked:

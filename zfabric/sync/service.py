@@ -137,6 +137,12 @@ class Service:
         )
         self._started = False
 
+    def __repr__(self) -> str:
+        responder, version = self._responder, f" version {self.version!r}" * bool(self.version)
+        state = "draining" if responder.draining else "serving" if self._started else "not started"
+        state = "ended" if responder.ended else self._pump.state if self._pump.forked else state
+        return f"<Service {self.name!r}{version} instance {self.instance:x}: {state}>"
+
     # Before it starts.
 
     def method(self, name: str, *, idempotent: bool = False) -> Callable[[Given], Given]:
