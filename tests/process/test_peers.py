@@ -14,7 +14,8 @@ import pytest
 import zfabric
 from tests.process import test_sdk
 from zfabric import errors
-from zfabric.store import keyfile
+from zfabric.store import keyfile, meshfile
+from zfabric.wire.gossip import Member, Status
 
 PATIENCE_S = 60.0
 
@@ -364,6 +365,19 @@ def test_a_directory_belongs_to_one_mesh_at_a_time(peers):
     with zfabric.connect(f"zf+file://{peers.directory / 'a'}") as embedded:  # It is the same leader.
         assert embedded.topics.list() == []
         assert embedded.status()[0].pid == fabric.status()[0].pid
+
+
+def test_a_directory_that_goes_over_to_another_mesh_is_told_with_both_names(peers, tmp_path, caplog):
+    peers.add("a", beacon=False).topics.list()
+    told = []
+    for before in (peers.mesh, "plant"):
+        member = Member(b"x" * 16, 5, 9, Status.FAILED, "tcp://127.0.0.1:1")
+        meshfile.store(str(tmp_path / "a" / "members"), before, [member])
+        with zfabric.connect(peers.url("a"), beacon=False):
+            told.append([record.getMessage() for record in caplog.records if record.name == "zfabric.peer"])
+    assert told[0] == []
+    [words] = told[1]
+    assert words.startswith(f"mesh_changed mesh={peers.mesh!r} before='plant' ")
 
 
 def test_a_copy_of_a_directory_is_noticed_and_another_origin_once_it_has_an_identity_of_its_own(peers):

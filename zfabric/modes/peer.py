@@ -30,7 +30,7 @@ from zfabric.modes.url import Target
 from zfabric.net import places
 from zfabric.net.addresses import LOOPBACK, NOWHERE, WILDCARDS, found_address
 from zfabric.settings import LeaderSettings, check_pattern
-from zfabric.store import keyfile
+from zfabric.store import keyfile, meshfile
 from zfabric.store.directory import Holder
 
 log = logging.getLogger("zfabric.peer")
@@ -64,6 +64,7 @@ class Peer(Embedded):
         place = Target(target.url, "embedded", target.data, "", 0)
         super().__init__(place, settings, timeout=timeout, leader=target.leader)
         self.publish = self._publish
+        self._say_moved()
         try:
             with suppress(errors.ZFabricError):  # Told with the first question, which looks once more.
                 self.locate()  # Others look for it, and a keeper has work to do, though nothing is asked of it here.
@@ -89,6 +90,18 @@ class Peer(Embedded):
         if holder["mode"] in where:
             raise errors.DirectoryLocked(directory=self._directory.path, pid=holder["pid"], where=where[holder["mode"]])
         super()._check_holder(holder)
+
+    def _say_moved(self) -> None:
+        """Say that the directory was in another mesh: it takes its topics along, and leaves that one without them.
+
+        No error: a mesh may be given another name. Once this one's first member is known it is forgotten.
+        """
+        before = meshfile.mesh_of(self._directory.members_path)
+        if before not in ("", self._peer.mesh):
+            log.warning(
+                "mesh_changed mesh=%r before=%r directory=%r hint=%s", self._peer.mesh, before, self._directory.path,
+                "its topics go along; for a peer of both meshes give each a directory of its own (data=)",
+            )  # fmt: skip
 
     def _say_ignored(self, pid: int, running: holderurl.Options) -> None:
         """Say once of each leader what was given here that it does not know of.

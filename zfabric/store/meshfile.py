@@ -46,11 +46,22 @@ def store(path: str, mesh: str, members: Sequence[Member]) -> None:
 
 def load(path: str, mesh: str) -> list[Member]:
     """Return the members that were stored for ``mesh``, those that can be spoken to; none if there is no such file."""
+    found = _read(path)
+    if found is None or found.mesh != mesh:
+        return []
+    return [member for member in found.members if member.endpoint]
+
+
+def mesh_of(path: str) -> str:
+    """Return the mesh whose members were stored; "" if there is no such file."""
+    found = _read(path)
+    return "" if found is None else found.mesh
+
+
+def _read(path: str) -> _File | None:
     try:
         with open(path, "rb") as file:
             found = _decode(file.read(_BYTES_MAX))
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is no UTF-8.
-        return []
-    if (found.version, found.mesh) != (_VERSION, mesh):
-        return []
-    return [member for member in found.members if member.endpoint]
+        return None
+    return found if found.version == _VERSION else None

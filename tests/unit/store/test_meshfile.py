@@ -17,6 +17,7 @@ def test_members_are_read_back_for_the_same_mesh_alone(tmp_path):
     meshfile.store(path, "m", MEMBERS)
     assert meshfile.load(path, "m") == MEMBERS
     assert meshfile.load(path, "other") == []
+    assert meshfile.mesh_of(path) == "m"
     meshfile.store(path, "m", MEMBERS[:1])
     assert meshfile.load(path, "m") == MEMBERS[:1]
     assert os.listdir(tmp_path) == ["members"]
@@ -24,6 +25,7 @@ def test_members_are_read_back_for_the_same_mesh_alone(tmp_path):
 
 def test_a_file_that_is_not_there_is_as_good_as_none(tmp_path):
     assert meshfile.load(str(tmp_path / "members"), "m") == []
+    assert not meshfile.mesh_of(str(tmp_path / "members"))
 
 
 @pytest.mark.parametrize("cut", range(0, 40, 3))
