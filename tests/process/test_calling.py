@@ -350,7 +350,7 @@ def test_closing_the_fabric_drains_its_services(fabric):
         assert entered.wait(20)
     asking.join(20)
     assert answers == [b"done"]
-    assert fabric.services("s") == []
+    assert until(lambda: fabric.services("s") == [])
 
 
 def test_a_service_that_cannot_be_announced_or_cannot_listen_says_so(fabric):

@@ -189,7 +189,7 @@ def test_an_instance_that_is_told_to_end_drains_and_no_request_fails_at_all(fabr
         assert seen == {instance.process.pid for instance in running}
         stats = json.loads(running[0].process.stdout.read().splitlines()[-1])
         assert stats["replies"] == load.answers.count(running[0].process.pid)
-        assert [entry.version for entry in fabric.services("users")] == ["1.0"]
+        assert until(lambda: [entry.version for entry in fabric.services("users")] == ["1.0"])
 
 
 def test_a_frozen_instance_is_noticed_on_the_connection(fabric):
