@@ -75,7 +75,7 @@ def _world(seed: int, settings: MeshSettings | None = None, loss: float = 0.0) -
 
 def _seconds(members: int) -> int:
     """Return how long to count mistakes; more than the shortest suspicion time, and what a run may take."""
-    return 600 if members <= 10 else 60 if members <= 100 else 30 if members <= 1_000 else 18
+    return 600 if members <= 10 else 300 if members <= 100 else 30 if members <= 1_000 else 18
 
 
 def _load(group: str, members: int, seconds: int) -> list[Row]:
