@@ -32,6 +32,13 @@ async def test_a_hundred_sends_are_gathered_and_read(zfabric_url):
             assert sum(consumer.position.values()) == 600
 
 
+async def test_a_host_whose_name_leads_nowhere_is_said_to_have_no_address():
+    async with zfabric.aio.connect("zf://nowhere.invalid:7400", timeout=1.0) as fabric:
+        with pytest.raises(errors.Unreachable) as refused:
+            await fabric.topics.list()
+    assert "no address of the host 'nowhere.invalid' was found" in str(refused.value)
+
+
 async def test_a_delivery_is_awaited_as_its_result_is(zfabric_url):
     """Of the asynchronous twin alone: whoever awaits the other one is told so by Python."""
     async with zfabric.aio.connect(zfabric_url, settings=FAST) as fabric:

@@ -107,6 +107,15 @@ def test_a_directory_of_something_else_is_no_data_directory(tmp_path, command):
     assert f"error: no data directory {str(tmp_path)!r}".encode() in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("topic", "list"), ("top", "--count", "1")], ids=" ".join)
+def test_a_host_whose_name_leads_nowhere_ends_with_3_and_is_named(arguments):
+    done = run(*arguments, "--url", "zf://nowhere.invalid:7400", "--timeout", "1")
+    assert (done.returncode, done.stdout) == (3, b"")
+    [told] = [line for line in done.stderr.splitlines() if line.startswith(b"error: ")]
+    assert b"no address of the host 'nowhere.invalid' was found" in told
+    assert b"zfabric serve" not in told
+
+
 def test_a_relative_path_behind_two_slashes_says_what_to_write(tmp_path):
     done = run("topic", "create", "t", "--url", "zf+file://relative/d", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])

@@ -14,7 +14,8 @@ from zfabric.core.effects import CloseSession, OpenSession, Send, Subscribe
 from zfabric.net import sockets
 from zfabric.net.connector import Connector
 from zfabric.net.names import Names
-from zfabric.net.ports import UNCLEAR, Change, Ports
+from zfabric.net.ports import UNCLEAR, Ports
+from zfabric.net.session import Change
 
 FRAME_MAX = 1 << 20
 
@@ -152,10 +153,10 @@ def test_a_name_that_is_looked_up_for_long_keeps_no_other_session_waiting(ports,
         seen = []
         while len(seen) < 2:
             seen += poll_for(ports)
-        assert set(seen) == {(1, Change.CONNECTED), (2, Change.LOST)}
+        assert set(seen) == {(1, Change.CONNECTED), (2, Change.NOWHERE)}
         assert router.recv_multipart()[1] == b"held"
         ports.perform([OpenSession(5, "tcp://slow.example:1")])
-        assert (5, Change.LOST) in wait_for(ports, {(5, Change.LOST)}), "whether or not it is looked up again"
+        assert (5, Change.NOWHERE) in wait_for(ports, {(5, Change.NOWHERE)}), "whether or not it is looked up again"
     finally:
         answers.set()
 

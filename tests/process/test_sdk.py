@@ -469,3 +469,33 @@ def test_other_mistakes_have_their_own_errors(fabric, tmp_path):
         zfabric.connect(f"zf+file:{tmp_path / 'other'}")
     with zfabric.connect("zf://127.0.0.1:1", timeout=0.3) as nobody, pytest.raises(errors.Unreachable):
         nobody.topics.list()
+
+
+NODE_ASTRAY = "zf://nowhere.invalid:7400"
+SEED_ASTRAY = "zf+peer://m?role=client&seed=nowhere.invalid:7400"
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        (NODE_ASTRAY, lambda fabric: next(iter(fabric.consumer("t")))),
+        (NODE_ASTRAY, lambda fabric: fabric.request("s.m", b"")),
+        (SEED_ASTRAY, lambda fabric: fabric.topics.list()),
+    ],
+    ids=["read", "request", "seed"],
+)
+def test_a_host_whose_name_leads_nowhere_is_named_and_nobody_told_to_start_a_node_there(url, call):
+    with (
+        zfabric.connect(url, timeout=1.5) as fabric,
+        pytest.raises((errors.Unreachable, errors.ServiceUnavailable)) as refused,
+    ):
+        call(fabric)
+    assert "no address of the host 'nowhere.invalid' was found" in str(refused.value)
+    assert "zfabric serve" not in str(refused.value)
+
+
+def test_a_service_of_a_node_whose_name_leads_nowhere_is_unreachable():
+    """Not an error of the socket module: it is looked up for the interface to listen on."""
+    with zfabric.connect(NODE_ASTRAY) as fabric, pytest.raises(errors.Unreachable) as refused:
+        fabric.service("s")
+    assert "no address of the host 'nowhere.invalid' was found" in str(refused.value)

@@ -83,7 +83,8 @@ def _first(fabric: Fabric, timeout: float) -> Reading:
         if not isinstance(found, errors.ZFabricError):
             return found
         if time.monotonic() >= deadline:
-            raise errors.Unreachable(url=fabric.url, seconds=timeout) from found
+            why = found.values if isinstance(found, errors.Unreachable) else {}
+            raise errors.Unreachable(**why | {"url": fabric.url, "seconds": timeout}) from found
 
 
 def _read(fabric: Fabric) -> Reading | errors.ZFabricError:

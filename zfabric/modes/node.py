@@ -6,6 +6,8 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from zfabric import errors
+from zfabric.core.client.overdue import nowhere
 from zfabric.modes.url import Target
 
 if TYPE_CHECKING:
@@ -25,10 +27,18 @@ class Node:
         self.endpoint = f"tcp://{target.host}:{target.port}"
         self.host = target.host
         self._port = target.port
+        self._url = target.url
 
     def listen_endpoint(self) -> str:
-        """Return a free port of the interface that the node is reached by."""
-        found = socket.getaddrinfo(self.host.strip("[]"), self._port, type=socket.SOCK_DGRAM)
+        """Return a free port of the interface that the node is reached by.
+
+        Raises:
+            Unreachable: its host's name leads nowhere.
+        """
+        try:
+            found = socket.getaddrinfo(self.host.strip("[]"), self._port, type=socket.SOCK_DGRAM)
+        except socket.gaierror as problem:
+            raise errors.Unreachable(url=self._url, seconds=0.0, detail=nowhere(self.host)) from problem
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.connect(address)  # Of a datagram socket: nothing is sent.

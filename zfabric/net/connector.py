@@ -17,9 +17,14 @@ import zmq
 
 from zfabric.net import sockets
 from zfabric.net.names import Names, host_of, is_address
+from zfabric.net.session import Change
 
 _log = logging.getLogger("zfabric.net.ports")
 _WARN_S: Final = 10.0
+
+
+class NoAddress(zmq.ZMQError):
+    """An endpoint's name leads nowhere."""
 
 
 class Connector:
@@ -48,7 +53,8 @@ class Connector:
         """Connect a socket, at once or as soon as the endpoint's name was found.
 
         Raises:
-            zmq.ZMQError: the endpoint cannot be one, its name leads nowhere, or descriptors have run out.
+            NoAddress: its name leads nowhere.
+            zmq.ZMQError: the endpoint cannot be one, or descriptors have run out.
         """
         host = host_of(endpoint)
         if not host or host == "localhost" or is_address(host):
@@ -62,7 +68,7 @@ class Connector:
         elif address:
             sockets.connect(socket, f"tcp://{address}:{endpoint.rpartition(':')[2]}")
         else:
-            raise zmq.ZMQError(EADDRNOTAVAIL, f"no address of {host[:100]!r} was found")
+            raise NoAddress(EADDRNOTAVAIL, f"no address of {host[:100]!r} was found")
 
     def found(self) -> dict[sockets.Socket, zmq.ZMQError | None]:
         """Connect those whose names were found; return them, with the problem of each that cannot be."""
@@ -86,14 +92,18 @@ class Connector:
         if self._names is not None:
             self._names.doubt(host_of(endpoint))
 
-    def warn(self, endpoint: str, problem: Exception) -> None:
-        """Say it once in a while: who has run out of descriptors is refused a session again and again."""
+    def refused(self, endpoint: str, problem: Exception) -> Change:
+        """Return what becomes of a session that cannot be.
+
+        It is logged once in a while: who has run out of descriptors is refused a session again and again.
+        """
         self._refused += 1
         now = time.monotonic()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_S
             _log.warning("session_refused endpoint=%s problem=%s times=%d", endpoint, problem, self._refused)
             self._refused = 0
+        return Change.NOWHERE if isinstance(problem, NoAddress) else Change.LOST
 
     def close(self) -> None:
         """Connect nothing more. A second call does nothing."""

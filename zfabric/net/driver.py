@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from zfabric import errors
 from zfabric.core.effects import Send
 from zfabric.net import sockets
-from zfabric.net.ports import Change, Ports
+from zfabric.net.ports import Ports
+from zfabric.net.session import Change
 
 if TYPE_CHECKING:
     from zfabric.core.client.client import Client
@@ -164,8 +165,8 @@ class Driver:
 
     def _change(self, session: int, what: object, now: int) -> None:
         core = self.core
-        if what is Change.LOST:
-            core.lost(session, now)
+        if what is Change.LOST or what is Change.NOWHERE:
+            core.lost(session, now, nowhere=what is Change.NOWHERE)
         elif what is Change.CONNECTED:
             if self.ports.drives_near:
                 core.requests.express = self.ports.express

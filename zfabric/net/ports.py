@@ -2,9 +2,9 @@
 
 Both pumps, of threads and of asyncio, drive one ``Ports``. A session is one socket with one connection: DEALER for
 requests, SUB for subscriptions. Its life is told in order: ``CONNECTED`` once, then messages, then ``LOST`` once, and
-nothing after that. Its socket is closed together with its connection, so nothing that waited in it can arrive late;
-the core opens a new session. What the peer had sent before the connection broke and nobody had read yet is missing
-too, as after any loss: libzmq drops it (measured; see IMMEDIATE in :mod:`zfabric.net.sockets`).
+nothing after that; or ``NOWHERE`` alone. Its socket is closed together with its connection, so nothing that waited in
+it can arrive late; the core opens a new session. What the peer had sent before the connection broke and nobody had
+read yet is missing too, as after any loss: libzmq drops it (measured; see IMMEDIATE in :mod:`zfabric.net.sockets`).
 
 A listening session is one ROUTER with any number of connections: first its endpoint, then messages, each behind the
 routing id of its sender. A peer that has gone is told when something is sent to it; so is one whose queue is full.
@@ -46,7 +46,6 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterable
-from enum import Enum
 from typing import Final
 
 import zmq
@@ -55,7 +54,7 @@ from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import nearby, sockets
 from zfabric.net.connector import Connector
-from zfabric.net.session import Part, Session, connecting
+from zfabric.net.session import Change, Incoming, Part, Session, connecting
 
 _log = logging.getLogger(__name__)
 WAITING_MAX: Final = 65_536
@@ -74,20 +73,6 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _READY: Final = int(zmq.Event.HANDSHAKE_SUCCEEDED)
 _EVENT: Final = struct.Struct("=HI")
 _Send: Final = effects.Send
-
-
-class Change(Enum):
-    """What became of a session's connection."""
-
-    CONNECTED = "connected"
-    LOST = "lost"
-
-
-Incoming = tuple[int, list[Part] | Change | str | bytes]
-"""A session, and the parts of one message, or what became of its connection.
-
-Of a listening session also its endpoint, once it is bound, and the routing id of a peer that cannot be sent to.
-"""
 
 
 class Ports:
@@ -417,8 +402,7 @@ class Ports:
                     sockets.stop_monitored(socket)
             for socket in opened:
                 self._monitored.pop(socket, None)
-            self._connector.warn(endpoint, problem)
-            self._incoming.append((number, Change.LOST))
+            self._incoming.append((number, self._connector.refused(endpoint, problem)))
             return
         session = connecting(wanted, opened[0], opened[1])
         self._sessions[number] = session
@@ -434,8 +418,7 @@ class Ports:
         for session in [session for session in self._sessions.values() if session.socket in found]:
             self._due[session] = None
             if (problem := found[session.socket]) is not None:
-                self._connector.warn(session.endpoint, problem)
-                self._lose(session, "its name leads nowhere")
+                self._lose(session, "its name leads nowhere", self._connector.refused(session.endpoint, problem))
 
     def _listen(self, number: int, endpoint: str) -> None:
         assert number not in self._sessions, "session numbers are not reused"
@@ -446,8 +429,7 @@ class Ports:
         except (zmq.ZMQError, errors.PortInUse) as problem:
             if socket is not None:
                 socket.close(linger=0)
-            self._connector.warn(endpoint, problem)
-            self._incoming.append((number, Change.LOST))
+            self._incoming.append((number, self._connector.refused(endpoint, problem)))
             return
         session = Session(number, endpoint, socket, None)
         self._sessions[number] = session
@@ -471,10 +453,10 @@ class Ports:
         self._monitored.pop(session.socket, None)
         self._connector.forget(session.socket, session.endpoint)
 
-    def _lose(self, session: Session, reason: str) -> None:
+    def _lose(self, session: Session, reason: str, change: Change = Change.LOST) -> None:
         _log.info("session_lost session=%d reason=%s", session.number, reason)
         self._torn = session  # Should this be interrupted, it is done again: a core that is told twice takes no harm.
-        self._incoming.append((session.number, Change.LOST))
+        self._incoming.append((session.number, change))
         self._close(session)
         self._torn = None
 

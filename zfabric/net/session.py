@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Final, cast
 
 import zmq
@@ -24,6 +25,21 @@ _RCVMORE: Final = int(zmq.RCVMORE)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 Part = bytes | memoryview
+
+
+class Change(Enum):
+    """What became of a session's connection. NOWHERE: there was none, as no address of its host was found."""
+
+    CONNECTED = "connected"
+    LOST = "lost"
+    NOWHERE = "nowhere"
+
+
+Incoming = tuple[int, list[Part] | Change | str | bytes]
+"""A session, and the parts of one message, or what became of its connection.
+
+Of a listening session also its endpoint, once it is bound, and the routing id of a peer that cannot be sent to.
+"""
 
 
 class Session:

@@ -28,7 +28,8 @@ from zfabric.core.leader.sightings import Sightings
 from zfabric.core.leader.turn import Incoming
 from zfabric.net import sockets
 from zfabric.net.dialling import Dialler
-from zfabric.net.ports import Change, Ports
+from zfabric.net.ports import Ports
+from zfabric.net.session import Change
 from zfabric.wire import messages
 from zfabric.wire.membership import Members
 from zfabric.wire.messages import Command, Type
@@ -141,10 +142,10 @@ class Links:
             self._look(now)
         ready, self._ready = self._ready, []
         for session, change in self._ports.drain(ready=ready):
-            if change is Change.LOST:
-                self._requests.lost(session, now)
-            elif change is not Change.CONNECTED:
+            if type(change) is list:
                 self._requests.receive(session, change, now)
+            elif change is not Change.CONNECTED:
+                self._requests.lost(session, now, nowhere=change is Change.NOWHERE)
         if now >= self._tick_due:
             self._requests.tick(now)
             self._ticked = now

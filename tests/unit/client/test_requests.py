@@ -154,6 +154,21 @@ def test_time_that_is_up_says_whether_anybody_ever_answered(wire):
     assert not wire.client.requests.outstanding()
 
 
+def test_a_name_that_leads_nowhere_is_said_to_until_a_session_ends_in_another_way(wire):
+    wire.up.clear()
+    host = BOOT.partition("://")[2].rpartition(":")[0]
+    for nowhere in (True, False):
+        asked = ask(wire, seconds=1.0)
+        wire.step()
+        [session] = [number for number, at in wire.sessions.items() if at == BOOT]
+        wire.client.lost(session, wire.now, nowhere=nowhere)
+        wire.pass_time(1.1)
+        assert isinstance(asked.error, errors.Unreachable)
+        assert (f"no address of the host {host!r}" in str(asked.error)) == nowhere
+        assert ("zfabric serve" in str(asked.error)) != nowhere
+    assert wire.client.requests.sessions, "it is tried again all the time"
+
+
 def test_a_goodbye_ends_the_session_and_the_next_one_repeats(wire):
     ask(wire)
     [command] = wire.step()

@@ -12,7 +12,8 @@ from tests.process.leaders import free_ports
 from zfabric.core.effects import CloseSession, OpenSession, Send
 from zfabric.net import nearby, sockets
 from zfabric.net.nearby import Bell, Nearby
-from zfabric.net.ports import Change, Ports
+from zfabric.net.ports import Ports
+from zfabric.net.session import Change
 
 ENDPOINT = "ipc:///nowhere/router"
 

@@ -416,8 +416,8 @@ class Client:
         if machine is not None:
             cast("Listener", machine).left(peer, now)
 
-    def lost(self, session: int, now: int) -> None:
-        """A session's connection has ended."""
+    def lost(self, session: int, now: int, *, nowhere: bool = False) -> None:
+        """A session's connection has ended, or never began as no address of its host was found (``nowhere``)."""
         self.now = now
         source = self._sources.pop(session, None)
         if source is not None:
@@ -425,7 +425,7 @@ class Client:
         elif (machine := self._owners.pop(session, None)) is not None:
             machine.lost(session, now)
         else:
-            self.requests.lost(session, now)
+            self.requests.lost(session, now, nowhere=nowhere)
 
     def tick(self, now: int) -> None:
         """Do what is due."""

@@ -92,6 +92,7 @@ class Connection(Chore):
 
     Attributes:
         open_at_ns: when to open a session. scan_ns: when to look at what is waiting. None: not at all.
+        nowhere: where the last session was to lead to, if no address of its host was found; else "".
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Connection(Chore):
         "_scans",
         "away",
         "endpoint",
+        "nowhere",
         "open_at_ns",
         "opened_ns",
         "pace",
@@ -120,6 +122,7 @@ class Connection(Chore):
         self.session: int | None = None
         self.ready = False
         self.welcomed = False
+        self.nowhere = ""
         self.waiting: dict[int, Request] = {}
         self.pause_ns = PAUSE_NS
         self.open_at_ns: int | None = None

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from zfabric.core.client.completion import Completion
+from zfabric.core.client.overdue import silent
 from zfabric.core.client.pool import Channel, Pool
 from zfabric.core.effects import CloseSession, OpenSession, Send
 from zfabric.wire import calls
@@ -105,14 +106,20 @@ class Instances:
             self._fill(pool, now)
             self._fed(pool, now)
 
+    def _silent(self) -> str | None:
+        """Return what to say of a fabric that has not told of any service; None if it has."""
+        client = self._client
+        if client.members.heard_ns:
+            return None
+        return silent(client.requests.connections.get(client.bootstrap), client.url)
+
     def pool(self, service: str, now: int) -> Pool:
         """Return the instances of a service, which is used now."""
         pool = self.pools.get(service)
         if pool is None:
             self.use(now)
             client = self._client
-            silent = lambda: None if client.members.heard_ns else client.url  # noqa: E731 - asked for in an error only
-            pool = self.pools[service] = Pool(service, client.random.random, silent)
+            pool = self.pools[service] = Pool(service, client.random.random, self._silent)
             self._fill(pool, now)
             self._want(now + EMPTY_NS)
         pool.used_ns = now

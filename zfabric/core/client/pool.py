@@ -170,7 +170,7 @@ class Pool:
     """All instances of one service.
 
     Args:
-        silent: returns the URL of the fabric while that has not told of any service.
+        silent: returns what to say of the fabric while that has not told of any service.
 
     Attributes:
         channels: by instance. hungry: errands that no instance could take yet. budget: for repeats.
@@ -313,8 +313,7 @@ class Pool:
             versions = ", ".join(sorted({repr(channel.card.version) for channel in self.channels.values()}))
             silent = self._silent()
             if silent is not None and not versions:
-                detail = f"{silent} has not answered, so none is known; is it running?"
-                return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
+                return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=silent)
             if not versions or errand.instance:
                 return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds)
             detail = f"there is {versions[:ERROR_TEXT_MAX]}".replace("''", "one without a version")

@@ -41,6 +41,7 @@ from zfabric import errors
 from zfabric.core.client import answers
 from zfabric.core.client.agenda import Agenda, Alarm
 from zfabric.core.client.connection import PAUSE_NS, Connection, Request
+from zfabric.core.client.overdue import overdue
 from zfabric.core.client.pending import Pending
 from zfabric.core.effects import ClientEffect, CloseSession, Locate, OpenSession, Send
 from zfabric.wire import messages
@@ -134,11 +135,7 @@ class Requests:
                 pending.resolve(command)
 
         def expired() -> None:
-            connection = self.connections.get(endpoint)
-            if connection is not None and not connection.welcomed:
-                pending.fail(errors.Unreachable(url=endpoint, seconds=seconds))
-            else:
-                pending.fail(errors.RequestTimeout(what=what, seconds=seconds))
+            pending.fail(overdue(self.connections.get(endpoint), endpoint, what, seconds))
 
         number = self.next_id()
         frames = (messages.command(kind, number, body),)
@@ -308,13 +305,15 @@ class Requests:
         """Tell whether ``session`` is one of these connections' present ones."""
         return session in self._by_session
 
-    def lost(self, session: int, now: int) -> None:
-        """The session's connection has ended."""
+    def lost(self, session: int, now: int, *, nowhere: bool = False) -> None:
+        """The session's connection has ended, or never began as no address of its host was found (``nowhere``)."""
         connection = self._by_session.get(session)
         if connection is not None:
             if connection.ready:
                 connection.pace.lost(connection.waiting.values())
             self._replace(connection, now)
+            if nowhere:
+                connection.nowhere = self._named.get(connection.endpoint, connection.endpoint)
 
     def receive(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take a message of a session; what is not understood is dropped."""
@@ -443,6 +442,7 @@ class Requests:
         self._shut(connection.session)
         connection.session = None
         connection.ready = False
+        connection.nowhere = ""
         connection.open_from(now + connection.pause_ns + self._random.randrange(connection.pause_ns))
         longest_ns = AWAY_PAUSE_MAX_NS if connection.away else PAUSE_MAX_NS
         connection.pause_ns = min(connection.pause_ns * 2, longest_ns)
