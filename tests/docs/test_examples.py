@@ -45,6 +45,7 @@ def running_in(place: Path) -> list[int]:
     return [process.pid for process in found if str(place) in " ".join(process.info["cmdline"] or ())]
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("name", ["edge_plant", "lan_chat", "services"])
 def test_ctrl_c_ends_an_example_of_several_processes_and_all_of_them(name: str, tmp_path: Path):
     command = [sys.executable, "-W", "error", str(PLACE / f"{name}.py")]

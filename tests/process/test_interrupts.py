@@ -19,6 +19,7 @@ from tests.scale import scaled
 from zfabric.settings import LeaderSettings
 from zfabric.sync import interrupts
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 SEED = 5
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
