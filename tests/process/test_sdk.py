@@ -494,6 +494,15 @@ def test_a_host_whose_name_leads_nowhere_is_named_and_nobody_told_to_start_a_nod
     assert "zfabric serve" not in str(refused.value)
 
 
+def test_no_topic_is_called_unknown_while_nobody_has_answered():
+    """Also while a longer question of the same fabric waits for the same silent seed."""
+    with zfabric.connect(SEED_ASTRAY, timeout=1.0) as fabric:
+        for call in (fabric.topics.list, lambda: fabric.consumer("t").poll(timeout=1)):
+            with pytest.raises(errors.Unreachable) as refused:
+                call()
+            assert refused.value.seconds == 1.0
+
+
 def test_a_service_of_a_node_whose_name_leads_nowhere_is_unreachable():
     """Not an error of the socket module: it is looked up for the interface to listen on."""
     with zfabric.connect(NODE_ASTRAY) as fabric, pytest.raises(errors.Unreachable) as refused:

@@ -253,6 +253,20 @@ def test_a_leader_that_does_not_answer_is_unreachable_and_asked_again_while_some
     assert asked(wire)
 
 
+def test_who_has_less_time_than_whoever_asks_waits_for_no_longer_than_it_said(wire):
+    wire.up.clear()
+    patient, hasty = fresh(wire, seconds=10), fresh(wire, seconds=2)
+    wire.pass_time(2.0)
+    assert not patient.done
+    assert isinstance(hasty.error, errors.Unreachable)
+    assert (hasty.error.seconds, hasty.error.url) == (2.0, wire.client.url)
+    wire.up.add(wire.client.bootstrap)
+    wire.pass_time(4.0)
+    answer(wire, member())
+    assert patient.done
+    assert patient.error is None
+
+
 def test_a_client_has_settled_when_it_knows_others_of_its_mesh_or_has_waited_for_them(wire):
     """What it does not know until then may be about to be known."""
     settled = wire.client.members.settled

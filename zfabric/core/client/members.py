@@ -7,6 +7,7 @@ One question is under way at a time and asks for what changed since the last ans
 - Somebody has reason to doubt it (a connection to a member broke): asked at once, but not within 50 ms of the last
   question.
 - A caller wants to know what is true now (:meth:`Members.fresh`): it gets the answer to a question of its own.
+  Where that has to wait for the end of another one, it waits for no longer than it said.
 
 A table of another run takes the old one's place when all of it is there, and whoever listens is told the differences.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zfabric import errors
+from zfabric.core.client.overdue import overdue
 from zfabric.core.client.pending import Pending
 from zfabric.model import MemberChange, MemberChangeKind, MemberInfo, MemberService, MemberState, MemberTopic
 from zfabric.wire import card as cards
@@ -33,6 +35,7 @@ DOUBT_NS: Final = 50_000_000
 ASK_NS: Final = 2_000_000_000
 JOIN_NS: Final = 3_000_000_000
 FORGOTTEN: Final = 4
+WHAT: Final = "members of the mesh"
 MEMBERS_MAX: Final = 100_000
 STATES: Final[tuple[MemberState, ...]] = ("alive", "suspect", "failed", "left")
 
@@ -157,10 +160,18 @@ class Members:
     def fresh(self, now: int, deadline_ns: int) -> Pending[None]:
         """Return what comes when the copy is as leader 0 sees it after this call, or the error that prevented it."""
         pending: Pending[None] = Pending()
-        self._waiting.append((pending, deadline_ns, (deadline_ns - now) / 1e9))
-        if not self._asking:
+        seconds = (deadline_ns - now) / 1e9
+        self._waiting.append((pending, deadline_ns, seconds))
+        if self._asking:  # For somebody who may have more time.
+            self._client.after(deadline_ns, lambda: self._give_up(pending, seconds))
+        else:
             self._ask(now)
         return pending
+
+    def _give_up(self, pending: Pending[None], seconds: float) -> None:
+        if not pending.done:
+            connection = self._client.requests.connections.get(self._client.bootstrap)
+            pending.fail(overdue(connection, self._client.url, WHAT, seconds))
 
     def lack(self, topic: str, pending: Pending[Any], now: int) -> None:
         """Fail what waits for a topic that the own fabric does not have, saying who in its mesh shows one."""
@@ -198,7 +209,7 @@ class Members:
     # Questions.
 
     def _ask(self, now: int) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = [waiter for waiter in self._waiting if not waiter[0].done], []
         self._asking = True
         self._asked_ns = now
         deadline_ns = max((deadline for _, deadline, _ in waiting), default=now + ASK_NS)
@@ -206,7 +217,7 @@ class Members:
 
     def _ask_for(self, now: int, deadline_ns: int, waiting: list[tuple[Pending[None], float]]) -> None:
         body = membership.Members(self._run, self._version)
-        asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, "members of the mesh")
+        asked = self._client.control(Type.MEMBERS, body, now, deadline_ns, WHAT)
 
         def answered() -> None:
             error = asked.error

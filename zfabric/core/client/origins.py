@@ -133,8 +133,7 @@ class Origins:
             opening = self._openings[topic] = Opening(now, deadline_ns)
             self._client.members.use(now)
             self._ask_own(topic, opening)
-            fresh = self._client.members.fresh(now, opening.settled_ns)
-            fresh.on_done(lambda: self._refreshed(opening))
+            self._client.members.fresh(now, opening.settled_ns).on_done(lambda: self._refreshed(opening))
             for origin in list(self._origins.values()):
                 self._wish(origin, now, topic)
             self._settle(now)
@@ -174,10 +173,11 @@ class Origins:
             if view is not None:
                 self._close(topic, opening, view)
             elif opening.until_ns <= now:
-                if (heard and self._client.members.settled(now)) or opening.deadline_ns <= now:
+                late = opening.deadline_ns <= now
+                if (heard and self._client.members.settled(now)) or (late and opening.own):
                     self._close(topic, opening, errors.UnknownTopic(topic=topic))
-                else:
-                    opening.until_ns = min(now + AGAIN_NS, opening.deadline_ns)
+                else:  # Who does not even answer says nothing of topics: _ask_own tells of that.
+                    opening.until_ns = now + AGAIN_NS if late else min(now + AGAIN_NS, opening.deadline_ns)
 
     def _silent(self, topic: str) -> bool:
         """Tell whether one that is there was asked for a topic and has not answered."""
