@@ -46,6 +46,19 @@ def sensor(name: str, url: str) -> None:
             print(taken, flush=True)
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a process that we could not note any more would run for ever."""
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *caught: came.append(caught))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 class Sensor:
     """A sensor as its plant sees it."""
 
@@ -72,23 +85,23 @@ class Sensor:
 def node(directory: str, *options: str) -> Iterator[zfabric.Fabric]:
     """Run ``zfabric serve`` on a free port."""
     command = [*ZFABRIC, "serve", "--data", directory, "--listen", "127.0.0.1:0", "--leaders", "1", "--json", *options]
-    with subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            with zfabric.connect(json.loads(process.stdout.readline())["url"]) as fabric:
-                yield fabric
-        finally:
-            process.terminate()
+    with contextlib.ExitStack() as running:
+        with undisturbed():
+            process = subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            running.enter_context(process)
+            running.callback(process.terminate)
+        yield running.enter_context(zfabric.connect(json.loads(process.stdout.readline())["url"]))
 
 
 @contextlib.contextmanager
 def uplink(source: str, target: str) -> Iterator[None]:
     """Run ``zfabric uplink``, and end it with kill -9."""
     command = [*ZFABRIC, "uplink", "--from", source, "--to", target, "--topic", "sensor.*", "--rescan", "1"]
-    with subprocess.Popen(command, process_group=0, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.kill()
+    with contextlib.ExitStack() as running:
+        with undisturbed():
+            process = running.enter_context(subprocess.Popen(command, process_group=0, stderr=subprocess.DEVNULL))
+            running.callback(process.kill)
+        yield
 
 
 def read(fabric: zfabric.Fabric, count: int) -> dict[str, list[int]]:
@@ -116,8 +129,9 @@ def main(directory: str) -> None:
         plant = f"zf+peer://{mesh}?role=client&seed={seed}"
         sensors = {}
         for name in SENSORS:
-            sensors[name] = Sensor(name, f"zf+peer://{mesh}?data={directory}/{name}&beacon=0&seed={seed}")
-            running.callback(sensors[name].process.communicate)
+            with undisturbed():
+                sensors[name] = Sensor(name, f"zf+peer://{mesh}?data={directory}/{name}&beacon=0&seed={seed}")
+                running.callback(sensors[name].process.communicate)
         leaders = {name: int(each.process.stdout.readline()) for name, each in sensors.items()}
 
         with uplink(plant, hub.url):

@@ -5,10 +5,13 @@ lan_chat.py NAME --lan    the same with everybody on the network, who may all re
 lan_chat.py               three people on this machine, to show it
 """
 
+import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 
 import zfabric
 
@@ -34,6 +37,19 @@ def listen(fabric: zfabric.Fabric, name: str) -> None:
         return
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a process that we could not note any more would run for ever."""
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *caught: came.append(caught))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 def demonstrate() -> None:
     """Let three people speak; each hears the two others."""
     names = ["ada", "bob", "eve"]
@@ -45,7 +61,8 @@ def demonstrate() -> None:
         people = {}
         try:
             for name in names:
-                people[name] = subprocess.Popen([*command, name, directory, mesh], **options)
+                with undisturbed():
+                    people[name] = subprocess.Popen([*command, name, directory, mesh], **options)
             for name, person in people.items():
                 person.stdin.write(f"{name} is here\n")
                 person.stdin.flush()

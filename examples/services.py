@@ -4,11 +4,14 @@ Run it: python examples/services.py. Each instance is a process of its own; noth
 the directory, which tells who is there. All requests are idempotent, so none fails when an instance is killed.
 """
 
+import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 import zfabric
 from zfabric import Request
@@ -75,6 +78,19 @@ def buy(fabric: zfabric.Fabric, running: dict[tuple[str, int], subprocess.Popen[
     return failed
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a process that we could not note any more would run for ever."""
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *caught: came.append(caught))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
     """Start two instances of each, ask, kill two of them, and count what failed."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
@@ -85,7 +101,8 @@ def main() -> None:
                 for name in ("shop", "prices", "stock"):
                     for number in (1, 2):  # In groups of their own: Ctrl-C is for this process, which ends them.
                         command = [sys.executable, __file__, url, name]
-                        running[name, number] = subprocess.Popen(command, process_group=0)
+                        with undisturbed():
+                            running[name, number] = subprocess.Popen(command, process_group=0)
                 while len(fabric.services()) < len(running):
                     time.sleep(0.05)
                 failed = buy(fabric, running)
