@@ -27,7 +27,7 @@ from zfabric.wire.crc import crc32c
 from zfabric.wire.membership import Announce, MembersAre
 from zfabric.wire.messages import Type
 from zfabric.wire.metadata import CreateTopic, LeaderAddress, MetadataIs, PartitionPlace, TopicMeta
-from zfabric.wire.received import RecordBatch, lone
+from zfabric.wire.received import RecordBatch, lone, stamp_of
 from zfabric.wire.replication import Follow, FollowPart, Held, Share, SharedOffset
 
 PLACE = 7
@@ -71,7 +71,8 @@ def split(data: bytes) -> None:
         for header, raw, payload in batch.split(data):
             assert len(raw) == batch.HEADER_BYTES
             damaged = batch.damage(raw, payload, header, header.partition, header.base_offset)
-            expected = lone(raw, payload, header.partition, header.leader_epoch, header.base_offset, "t", 0)
+            stamp = stamp_of(header.partition, header.leader_epoch)
+            expected = lone([b"", raw, payload], stamp, header.base_offset, "t", 0)
             if expected is not None:
                 assert not damaged
                 assert expected == (RecordBatch("t", 0, header, payload).records()[0], header.append_time)

@@ -151,12 +151,12 @@ def leave_the_journal_unread(patch):
 def go_on_after_a_gap_in_publications(patch):
     published = Feed.published
 
-    def careless(self, frames, now):
+    def careless(self, session, frames, now):
         cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
         if cursor is not None and cursor.live and len(frames) == 3:
             base = batch.parse(frames[1]).base_offset
             cursor.expected = max(cursor.expected, base)
-        published(self, frames, now)
+        published(self, session, frames, now)
 
     patch(Feed, "published", careless)
 
@@ -166,7 +166,7 @@ def trust_publications_alone(patch):
     published = Feed.published
     patch(feed, "IDLE_NS", 1 << 60)
     patch(feed, "IDLE_MAX_NS", 1 << 61)
-    patch(Feed, "published", lambda self, frames, now: len(frames) == 3 and published(self, frames, now))
+    patch(Feed, "published", lambda self, *given: len(given[1]) == 3 and published(self, *given))
 
 
 @planted("stuck", "deaf")

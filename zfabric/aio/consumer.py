@@ -114,9 +114,9 @@ class Consumer:
         check_range("timeout", timeout, 0.0, 1e9, "s")
         self._give_back()
         arrival = await self._wait(self._core.expect, timeout)
-        record, cursor = arrival.record, arrival.cursor
-        if record is not None and cursor is not None:
-            cursor.position = record.offset + 1
+        record = arrival.record
+        if record is not None:
+            arrival.cursor.position = record.offset + 1
             records = [record]
         else:
             records = self._take(max_records, arrival)

@@ -32,65 +32,72 @@ from zfabric.wire.batch import (
 )
 from zfabric.wire.crc import crc32c
 
-_LONE: Final = struct.Struct("<8sIIq36xIIIIQqI")
+_LONE: Final = struct.Struct("<8sQq36xI12sQqI")
 """Of a header what tells that its batch is the one that is expected: all but its producer, its sequences and the
-largest timestamp, which is the only one."""
+largest timestamp, which is the only one. Both lengths are one number: twice the same."""
+_TWICE: Final = 0x1_0000_0001
 _PLAIN: Final = frozenset(HEADER.pack(MAGIC, COLUMNAR, codecs.NONE, flags, 1, *(0,) * 15)[:8] for flags in (0, SPARSE))
 """How the header of a batch begins that has one record, and that nobody has compressed or compacted."""
 _ALONE: Final = frozenset((COLUMNAR, codecs.NONE, flags, 1) for flags in (0, SPARSE))
 """The same as fields: format, codec, flags and records."""
 _SEALED: Final = slice(HEADER_BYTES - 4)
+_unpack: Final = _LONE.unpack
 _new: Final = tuple.__new__
 
 assert _LONE.size == HEADER_BYTES, "the same header"
 
 
-def lone(
-    raw: Buffer, payload: Buffer, partition: int, epoch: int, offset: int, topic: str, number: int
-) -> tuple[Record, int] | None:
-    """Return the record, and its append time (ms), of a batch that has only this one and is whole.
+def stamp_of(partition: int, epoch: int) -> bytes:
+    """Return what a header has between payload checksum and offset if its batch is one offset of this partition."""
+    return struct.pack("<III", partition, epoch, 1)
+
+
+def lone(frames: Sequence[Any], stamp: bytes, offset: int, topic: str, number: int) -> tuple[Record, int] | None:
+    """Return the record, and its append time (ms), of a publication of a batch that has only this one and is whole.
 
     None if anything is not as expected: then it may still be the next batch, as :func:`zfabric.wire.batch.damage` and
     :class:`RecordBatch` find out in three times the time. They decide; whatever is returned here is right by them too.
 
     Args:
-        partition, epoch, offset: as its header of 96 bytes has to say. topic, number: where the record is said to be.
+        stamp, offset: as its header has to have them. topic, number: where the record is said to be.
     """
-    kind, length, raw_length, base_timestamp, payload_crc, *stamp, append_time, header_crc = _LONE.unpack(raw)
+    try:
+        _, raw, payload = frames
+        kind, lengths, base_timestamp, payload_crc, stamped, base_offset, append_time, header_crc = _unpack(raw)
+    except (ValueError, struct.error):
+        return None
     if (
-        stamp != [partition, epoch, 1, offset]
+        stamped != stamp
+        or base_offset != offset
         or kind not in _PLAIN
-        or not length == raw_length == len(payload)
+        or lengths != len(payload) * _TWICE
         or crc32c(raw[_SEALED]) != header_crc
         or crc32c(payload) != payload_crc
     ):
         return None
-    entry = _entry(payload)
-    if entry is None:
-        return None
-    delta, key, value, headers = entry
-    return _new(Record, (topic, number, offset, base_timestamp + delta, key, value, headers or {})), append_time
+    record = _record(topic, number, offset, base_timestamp, payload)
+    return None if record is None else (record, append_time)
 
 
-def _entry(payload: Buffer) -> tuple[int, bytes | None, bytes | None, dict[str, bytes] | None] | None:
-    """Return timestamp delta, key, value and headers of a payload that has one record, None of any other."""
+def _record(topic: str, number: int, offset: int, base_timestamp: int, payload: Buffer) -> Record | None:
+    """Return the record of a payload that has one, None of any other."""
     delta: Any
     key: Any
     value: Any
     headers: Any
     try:
         delta, key, value, headers = decode_plain(payload)
-        if type(delta) is list:
+        if delta != 0 and type(delta) is list:
             (delta,) = delta
-        if type(key) is list:
+        if key is not None and type(key) is list:
             (key,) = key
         if type(value) is list:
             (value,) = value
-        if type(headers) is list:
+        if headers is not None and type(headers) is list:
             (headers,) = headers
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
-    return delta, key, value, headers
+    return _new(Record, (topic, number, offset, base_timestamp + delta, key, value, headers or {}))
 
 
 def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> Record | None:
@@ -100,12 +107,7 @@ def alone(topic: str, partition: int, header: BatchHeader, payload: Buffer) -> R
     """
     if header[1:5] not in _ALONE or header.raw_length > RAW_BYTES_MAX:
         return None
-    entry = _entry(payload)
-    if entry is None:
-        return None
-    delta, key, value, headers = entry
-    fields = (topic, partition, header.base_offset, header.base_timestamp + delta, key, value, headers or {})
-    return _new(Record, fields)
+    return _record(topic, partition, header.base_offset, header.base_timestamp, payload)
 
 
 class RecordBatch:

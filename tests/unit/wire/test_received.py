@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from zfabric import errors
 from zfabric.wire import batch, codecs
 from zfabric.wire.crc import crc32c
-from zfabric.wire.received import RecordBatch, alone, lone
+from zfabric.wire.received import RecordBatch, alone, lone, stamp_of
 
 BASE = 1_000
 ENTRIES = st.none() | st.binary(max_size=3)
@@ -108,7 +108,7 @@ def sealed(payload, *, count=1, flags=0, codec=0, offset=40):
 @pytest.mark.parametrize("columns", FORMS[:3])
 def test_a_record_that_is_expected_is_found_as_it_comes(columns, flags):
     raw, payload = sealed(batch.encode_columns(*columns), flags=flags)
-    found = lone(raw, payload, 3, 2, 40, "t", 5)
+    found = lone([b"", raw, payload], stamp_of(3, 2), 40, "t", 5)
     assert found == (RecordBatch("t", 5, batch.parse(raw), payload).records()[0], 600)
 
 
@@ -126,23 +126,23 @@ def resealed(raw):
 )  # fmt: skip
 def test_a_record_whose_header_says_anything_else_is_not_the_expected_one(fields):
     raw, payload = sealed(batch.encode_columns(*FORMS[0]))
-    assert lone(raw, payload, 3, 2, 40, "t", 5) is not None
+    assert lone([b"", raw, payload], stamp_of(3, 2), 40, "t", 5) is not None
     other = resealed(batch.HEADER.pack(*batch.parse(raw)._replace(**fields)))
-    assert lone(other, payload, 3, 2, 40, "t", 5) is None
+    assert lone([b"", other, payload], stamp_of(3, 2), 40, "t", 5) is None
 
 
 @given(st.integers(0, 95), st.integers(1, 255))
 def test_a_damaged_header_is_not_the_expected_one(at, mask):
     raw, payload = sealed(batch.encode_columns(*FORMS[0]))
     damaged = raw[:at] + bytes([raw[at] ^ mask]) + raw[at + 1 :]
-    assert lone(damaged, payload, 3, 2, 40, "t", 5) is None
+    assert lone([b"", damaged, payload], stamp_of(3, 2), 40, "t", 5) is None
 
 
 @given(st.integers(0, 7), st.integers(1, 255))
 def test_a_damaged_payload_is_not_the_expected_one(at, mask):
     raw, payload = sealed(batch.encode_columns(*FORMS[0]))
     damaged = payload[:at] + bytes([payload[at] ^ mask]) + payload[at + 1 :]
-    assert lone(raw, damaged, 3, 2, 40, "t", 5) is None
+    assert lone([b"", raw, damaged], stamp_of(3, 2), 40, "t", 5) is None
 
 
 @given(
@@ -160,7 +160,7 @@ def test_what_is_found_as_expected_is_whole_and_what_its_columns_say(columns, co
     if 0 <= flip < len(payload):
         payload = payload[:flip] + bytes([payload[flip] ^ 1]) + payload[flip + 1 :]
     header = batch.parse(raw)
-    found = lone(raw, payload, 3, 2, 40, "t", 5)
+    found = lone([b"", raw, payload], stamp_of(3, 2), 40, "t", 5)
     if found is not None:
         assert batch.damage(raw, payload, header, 3, 40) == ""
         assert (header.leader_epoch, header.next_offset) == (2, 41)

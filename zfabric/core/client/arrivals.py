@@ -24,12 +24,20 @@ class Arrival(Pending[None]):
 
     Attributes:
         record: came with it, where one was expected. It is received and not taken: the position is before it.
-        cursor: its partition. waited: its caller had to wait for it, and so has looked at the sockets.
+        cursor: its partition, of that alone. waited: its caller had to wait for it, and so has looked at the sockets.
     """
 
     record: Record | None = None
-    cursor: Cursor | None = None
+    cursor: Cursor
     waited = False
+
+    def bring(self, record: Record, cursor: Cursor) -> None:
+        """Come with a record; it has not come yet."""
+        self.record = record
+        self.cursor = cursor
+        self.done = True
+        if self._callbacks is not None:
+            self._finish()
 
 
 class Arrivals:
@@ -94,7 +102,5 @@ class Arrivals:
         self._expected = None
         self.idle = self._shared is not None
         self._turns.last = cursor.place
-        arrival.record = record
-        arrival.cursor = cursor
-        arrival.resolve(None)
+        arrival.bring(record, cursor)
         return True

@@ -94,6 +94,8 @@ class Client:
         self.machines: list[Machine] = []
         self.caller: Caller | None = None
         self._owners: dict[int, Machine] = {}
+        # What takes messages of the sessions of both.
+        self._takers: dict[int, Callable[[int, Sequence[Any], int], bool]] = {}
         self.host = host
         self._publish = publish
         self._topics: dict[str, TopicMeta] = {}
@@ -180,15 +182,18 @@ class Client:
     def open(self, source: Source, session: int) -> None:
         """Note that ``session`` is the subscription of ``source``."""
         self._sources[session] = source
+        self._takers[session] = source.published
 
     def shut(self, session: int) -> None:
         """Note that a session of a reader or a machine is over."""
         self._sources.pop(session, None)
         self._owners.pop(session, None)
+        self._takers.pop(session, None)
 
     def hold(self, machine: Machine, session: int) -> None:
         """Note that ``session`` is one of ``machine``."""
         self._owners[session] = machine
+        self._takers[session] = machine.received
 
     def later(
         self, callbacks: list[tuple[Callable[[Any, Exception | None], None], Any]], error: Exception | None
@@ -381,16 +386,11 @@ class Client:
     def receive(self, session: int, frames: Sequence[Any], now: int) -> None:
         """Take one received message."""
         self.now = now
-        machine = self._owners.get(session)
-        if machine is not None:
-            if not machine.received(session, frames, now):
-                self.restless = True
-            return
-        source = self._sources.get(session)
-        if source is None:
+        take = self._takers.get(session)
+        if take is None:
             self.restless = True
             self.requests.receive(session, frames, now)
-        elif not source.published(frames, now):
+        elif not take(session, frames, now):
             self.restless = True
 
     def connected(self, session: int, now: int) -> None:
@@ -419,6 +419,7 @@ class Client:
     def lost(self, session: int, now: int, *, nowhere: bool = False) -> None:
         """A session's connection has ended, or never began as no address of its host was found (``nowhere``)."""
         self.now = now
+        self._takers.pop(session, None)
         source = self._sources.pop(session, None)
         if source is not None:
             source.lost(now)

@@ -75,6 +75,8 @@ class Feed(Chore):
 
     def __init__(self, client: Client, consumer: Consumer, leader: int) -> None:
         self.by_id: dict[int, Cursor] = {}
+        # The same by what is subscribed for them, which what is published begins with.
+        self._by_topic: dict[bytes, Cursor] = {}
         self.behind = Candidates(self._wanting, lambda: client.due(self))
         self.trusted = not client.scattered
         self._client = client
@@ -91,7 +93,7 @@ class Feed(Chore):
         # When to ask again for what was damaged; None if nothing is.
         self._mend_ns: int | None = None
         self._silence_ns = IDLE_NS
-        self._asked_ns = 0
+        self._asked_ns = self._heard_ns = 0
         # Before another session; grows while sessions end before they are connected (no descriptor is left).
         self._pause_ns = RETRY_NS
         self._turns = 0
@@ -101,7 +103,7 @@ class Feed(Chore):
         """Fetch for whoever is behind, and for everybody after a silence."""
         if not self.by_id:
             return
-        idle = self._due_ns is not None and self._due_ns <= now and not self._consumer.full
+        idle = self._is_silent(now) and not self._consumer.full
         if self._retry_ns is not None and self._retry_ns <= now:
             self._retry_ns = None
         if self._retry_ns is None and (idle or self._is_wanting() or self._is_hoping(now)):
@@ -119,11 +121,11 @@ class Feed(Chore):
             return None  # Whoever takes something makes room.
         if self.behind.first() is not None:
             return 0
-        return min((at_ns for at_ns in (self._due_ns, self._mend_ns) if at_ns is not None), default=None)
+        return min((at_ns for at_ns in (self._silent_ns(), self._mend_ns) if at_ns is not None), default=None)
 
     def join(self, cursor: Cursor) -> None:
         """Read a partition here."""
-        self.by_id[cursor.id] = cursor
+        self.by_id[cursor.id] = self._by_topic[messages.PARTITION.pack(cursor.id)] = cursor
         if cursor.mendable:
             self._mend_ns = self._client.now  # Perhaps it is not damaged here.
         self._client.due(self)
@@ -131,12 +133,13 @@ class Feed(Chore):
     def leave(self, cursor: Cursor) -> None:
         """Read a partition no more."""
         if self.by_id.get(cursor.id) is cursor:
-            del self.by_id[cursor.id]
+            del self.by_id[cursor.id], self._by_topic[messages.PARTITION.pack(cursor.id)]
         self.behind.forget(cursor)
 
     def clear(self) -> None:
         """Read none of them any more."""
         self.by_id.clear()
+        self._by_topic.clear()
         self.behind.clear()
 
     def wait_until(self, retry_ns: int) -> None:
@@ -162,13 +165,21 @@ class Feed(Chore):
         cursor.live = False
         self._fetch(now)
 
-    def heard(self, cursor: Cursor, now: int) -> bool:
-        """What was published is all there is of its partition; tells whether nothing is due any earlier for it."""
-        cursor.heard_ns = now
+    def _silent_ns(self) -> int | None:
+        """Return when nothing will have come for long enough to ask whether something was missed."""
+        if self._due_ns is None:
+            return None
+        return max(self._due_ns, min(self._heard_ns + IDLE_NS, self._asked_ns + IDLE_MAX_NS))
+
+    def _is_silent(self, now: int) -> bool:
+        due_ns = self._silent_ns()
+        return due_ns is not None and due_ns <= now
+
+    def _shorten(self, now: int) -> bool:
+        """Something came where silence had grown long: tells that it is to be asked for earlier."""
         self._silence_ns = IDLE_NS
-        before_ns = self._due_ns
-        self._due_ns = due_ns = min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
-        if before_ns is not None and before_ns <= due_ns:
+        before_ns, self._due_ns = self._due_ns, min(now + IDLE_NS, self._asked_ns + IDLE_MAX_NS)
+        if before_ns is not None and before_ns <= self._due_ns:
             return True
         self._client.due(self)
         return False
@@ -178,17 +189,20 @@ class Feed(Chore):
         self._silence_ns = IDLE_NS // 2
         self._due_ns = now + SETTLE_NS
         self._asked_ns = self._due_ns - IDLE_MAX_NS
+        self._heard_ns = self._asked_ns  # Of which nothing follows.
         self._client.due(self)
 
     def _fetch(self, now: int) -> None:
         if self._fetching or self._consumer.closed or self._consumer.full:
             return
         wanted = self.behind.all()
-        if self._due_ns is not None and self._due_ns <= now:
+        if self._is_silent(now):
             half = self._consumer.buffer_bytes // 2
             wanted = [c for c in self.by_id.values()
                       if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half
                       and (not c.live or now - c.heard_ns >= IDLE_NS)]  # fmt: skip
+            if self._heard_ns > self._asked_ns:
+                self._silence_ns = IDLE_NS
             self._asked_ns = now
             longest_ns = IDLE_NS if self._appetite.is_slow(now) else IDLE_MAX_NS
             self._silence_ns = min(self._silence_ns * 2, longest_ns)
@@ -318,30 +332,32 @@ class Feed(Chore):
 
     # Subscriptions.
 
-    def published(self, frames: Sequence[Any], now: int) -> bool:
+    def published(self, _: int, frames: Sequence[Any], now: int) -> bool:
         """Take a batch or a HEAD; what cannot be read is as good as lost, and repaired like that.
 
         Tells whether it was as usual: nothing is to be asked for it, and :meth:`next_deadline` has not become earlier.
         """
-        cursor = self.by_id.get(int.from_bytes(frames[0], "big"))
+        cursor = self._by_topic.get(frames[0])
         if cursor is None or not self.trusted:
             return True
-        if self._arrivals.hand(cursor, frames):
-            return self.heard(cursor, now)
-        header = cursor.follows(frames)
-        if header is None:
-            return self._published_else(cursor, frames, now)
-        consumer = self._consumer
-        if cursor.buffered >= consumer.buffer_bytes or consumer.full:
-            self.subscribe(cursor, on=False)
-            cursor.live = False
-            return False
-        cursor.take_in(header, frames[2])
-        consumer.wake()
-        return self.heard(cursor, now)
+        if not self._arrivals.hand(cursor, frames):
+            header = cursor.follows(frames)
+            if header is None:
+                told = self._published_else(cursor, frames, now)
+                if told is not None:
+                    return told
+            elif cursor.buffered >= self._consumer.buffer_bytes or self._consumer.full:
+                self.subscribe(cursor, on=False)
+                cursor.live = False
+                return False
+            else:
+                cursor.take_in(header, frames[2])
+                self._consumer.wake()
+        cursor.heard_ns = self._heard_ns = now
+        return self._silence_ns <= IDLE_NS or self._shorten(now)
 
-    def _published_else(self, cursor: Cursor, frames: Sequence[Any], now: int) -> bool:
-        """Take what is not the next batch of a live partition."""
+    def _published_else(self, cursor: Cursor, frames: Sequence[Any], now: int) -> bool | None:
+        """Take what is not the next batch of a live partition; None: it shows that nothing is missing."""
         if not cursor.live or cursor.expected < 0:
             return True
         if len(frames) == 2 and len(frames[1]) == messages.HEAD.size:
@@ -349,7 +365,7 @@ class Feed(Chore):
             if cursor.end > cursor.expected:
                 self.fall_behind(cursor, now)
                 return False
-            return self.heard(cursor, now)
+            return None
         if len(frames) != 3 or len(frames[1]) != HEADER_BYTES:
             return True
         header = batch.parse(frames[1])

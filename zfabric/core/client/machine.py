@@ -57,7 +57,7 @@ class Listener(Machine, Protocol):
 class Source(Protocol):
     """A subscription."""
 
-    def published(self, frames: Sequence[Any], now: int) -> bool:
+    def published(self, session: int, frames: Sequence[Any], now: int) -> bool:
         """Take a published message; tells whether nothing has to be done for it, or earlier."""
         ...
 
