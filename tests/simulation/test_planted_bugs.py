@@ -18,7 +18,8 @@ from zfabric.core.client.requests import Requests
 from zfabric.core.effects import Publish
 from zfabric.core.leader import groups
 from zfabric.core.leader.leader import Leader
-from zfabric.core.leader.log import MemoryLog, StoredLog
+from zfabric.core.leader.log import StoredLog
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.producers import ProducerTable
 from zfabric.core.leader.turn import Turn
 from zfabric.sim.disk import SimDisk

@@ -9,8 +9,8 @@ sockets itself first asks :attr:`Nearby.lend` to take the turn here and now: wha
 call returns, and no thread has to be woken. Where that is refused (the leader is busy, or the turn would wait for the
 disk) the bell is rung.
 
-**The express way.** A producer with a lone batch for a topic in memory need not even send a command: it may ask once
-for an :data:`Express`, which takes such batches one by one (``core/leader/express.py``).
+**The express way.** A producer with a lone record for a topic in memory need not even send a command: it may ask once
+for an express way, which takes such records one by one (``core/leader/express.py``).
 
 **Threads.** ``inbox`` and the sessions' are deques, whose single operations are atomic; sessions come and go under
 their pump's lock, turns are taken under the leader's. The order is pump, then leader: a leader never waits for a pump,
@@ -27,9 +27,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from zfabric.wire.messages import Produced
+if TYPE_CHECKING:
+    from zfabric.core.client.outbox import Express
 
 WAITING_MAX: Final = 65_536
 """Messages of all clients that may wait for a leader; a session that would exceed it is lost."""
@@ -37,11 +38,6 @@ WAITING_MAX: Final = 65_536
 Lent = Literal["done", "left", "later"]
 """What became of a turn that was asked for: nothing is left; something is, for the leader's own thread; or the caller
 took enough of them lately, and is to ask again if it waits."""
-
-Express = Callable[[bytes, bytes, int], Produced | None]
-"""Takes a batch (header, payload) at a time (monotonic ns) and returns what became of it, published by then. None:
-nothing was done, nor need it ever be again; send it the usual way. What it raises, from a handler of signals, leaves
-open whether the batch was taken: send it as well."""
 
 _here: dict[str, Nearby] = {}
 _numbers = itertools.count()

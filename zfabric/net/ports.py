@@ -46,7 +46,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 
@@ -55,6 +55,9 @@ from zfabric.core import effects
 from zfabric.net import nearby, sockets
 from zfabric.net.connector import Connector
 from zfabric.net.session import Change, Incoming, Part, Session, connecting
+
+if TYPE_CHECKING:
+    from zfabric.core.client.outbox import Express
 
 _log = logging.getLogger(__name__)
 WAITING_MAX: Final = 65_536
@@ -321,7 +324,7 @@ class Ports:
 
     # Sessions with leaders of this process.
 
-    def express(self, number: int, partition_id: int) -> nearby.Express | None:
+    def express(self, number: int, partition_id: int) -> Express | None:
         """Return the express way of a session to a partition of its leader; None if there is none now."""
         session = self._near.get(number)
         return None if session is None or not self.drives else session.leader.express(session, partition_id)

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import zmq
 
@@ -40,7 +40,6 @@ from zfabric.core.leader.express import Express
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions
-from zfabric.net import nearby
 from zfabric.net.forking import close_copies
 from zfabric.net.nearby import Lent, Nearby, NearSession
 from zfabric.net.polling import SharedPoller
@@ -50,6 +49,9 @@ from zfabric.server.loop import Loop
 from zfabric.store.volume import Volume
 from zfabric.wire import messages
 from zfabric.wire.messages import Produced
+
+if TYPE_CHECKING:
+    from zfabric.core.client.outbox import Express as Take
 
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
@@ -140,7 +142,7 @@ class InsideLoop(Loop):
             if held:
                 self._lock.release()
 
-    def express(self, session: NearSession, partition_id: int) -> nearby.Express | None:
+    def express(self, session: NearSession, partition_id: int) -> Take | None:
         """Return the express way of a session to a partition; None if there is none now."""
         held: list[bool] = []
         try:
@@ -151,8 +153,11 @@ class InsideLoop(Loop):
                 self._lock.release()
         return None if way is None else partial(self._express, session, way)
 
-    def _express(self, session: NearSession, way: Express, raw: bytes, payload: bytes, now: int) -> Produced | None:
-        """Take a batch in the calling thread, unless something waits that was there before it."""
+    def _express(
+        self, session: NearSession, way: Express,
+        value: bytes, timestamp: int, producer: int, epoch: int, sequence: int, now: int,
+    ) -> Produced | None:  # fmt: skip
+        """Take a record in the calling thread, unless something waits that was there before it."""
         held: list[bool] = []
         try:
             held.extend(filter(None, map(self._lock.acquire, _AT_ONCE)))
@@ -163,7 +168,7 @@ class InsideLoop(Loop):
             if self._failure is not None or not self._allowance.allows(now):
                 return None
             wall_ms = time.time_ns() // 1_000_000
-            frames = way.take(raw, payload, wall_ms)
+            frames = way.take_record(value, timestamp, producer, epoch, sequence, wall_ms)
             if frames is None:
                 return None
             try:

@@ -72,11 +72,11 @@ class Side:
         assert self.wire.sessions[session] in self.wire.up
         way = self.turn.express(partition_id)
 
-        def take(header, payload, now):
+        def take(value, timestamp, producer, epoch, sequence, now):
             strike_at, self.strike_at = self.strike_at, None
             if strike_at == "before":
                 raise Struck
-            frames = None if self.refuse else way.take(header, payload, self.wall)
+            frames = None if self.refuse else way.take_record(value, timestamp, producer, epoch, sequence, self.wall)
             if frames is None:
                 return None
             self.publish([Publish(frames)])

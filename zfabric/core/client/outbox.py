@@ -21,9 +21,11 @@ RECORD_OVERHEAD = 16
 HEADER_OVERHEAD = 8
 """Bytes that msgpack needs beside a header's name and content: at most so many for names up to 64 KiB."""
 
-Express = Callable[[bytes, bytes, int], Produced | None]
-"""Takes a batch (header, payload) at a time (monotonic ns) to a leader in this process, and returns its answer. None:
-nothing was done, and it leads nowhere any more. What it raises, from a handler of signals, leaves open which it was."""
+Express = Callable[[bytes, int, int, int, int, int], Produced | None]
+"""Takes a plain record to a leader in this process, as a batch of its own, and returns what became of it, which is
+published by then: value, timestamp (ms since 1970), producer id and epoch, sequence, and now (monotonic ns). None:
+nothing was done, nor need it ever be again; send it the usual way. What it raises, from a handler of signals, leaves
+open whether it was taken: send it as well."""
 
 
 class OutBatch:

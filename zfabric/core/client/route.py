@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zfabric.core.client.outbox import Outbox
+from zfabric.core.client.outbox import RECORD_OVERHEAD, Outbox
 from zfabric.model import TopicConfig
 from zfabric.wire.metadata import TopicMeta
+
+LONE_BYTES_MAX = 16_384
+"""A larger record does not go by express: what that saves is little beside what its bytes take."""
 
 
 class Route:
@@ -16,9 +19,21 @@ class Route:
         topic: its name. shown: gives the number by which users know a partition.
         count: partitions. sticky: number of the one that keyless records fill. under_way: batches of all of them.
         compacted, record_max: of the topic's configuration, as :meth:`Producer.send` wants them.
+        lone_max: bytes of the largest value that :meth:`Sender.lone` takes.
     """
 
-    __slots__ = ("compacted", "config", "count", "outboxes", "record_max", "shown", "sticky", "topic", "under_way")
+    __slots__ = (
+        "compacted",
+        "config",
+        "count",
+        "lone_max",
+        "outboxes",
+        "record_max",
+        "shown",
+        "sticky",
+        "topic",
+        "under_way",
+    )
 
     def __init__(self, meta: TopicMeta, shown: Callable[[int], int]) -> None:
         self.shown = shown
@@ -36,6 +51,7 @@ class Route:
         self.config: TopicConfig = meta.config
         self.compacted = "compact" in meta.config.cleanup
         self.record_max = meta.config.record_bytes_max
+        self.lone_max = min(self.record_max - RECORD_OVERHEAD, LONE_BYTES_MAX)
         self.count = len(meta.partitions)
         for place in meta.partitions[: len(self.outboxes)]:
             outbox = self.outboxes[place.number]

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from zfabric import errors
 from zfabric.core.client.connection import Request
 from zfabric.core.client.ledger import Ledger
-from zfabric.core.client.outbox import RECORD_OVERHEAD, OutBatch, Outbox, codec_number
+from zfabric.core.client.outbox import OutBatch, Outbox, codec_number
 from zfabric.core.client.pending import Pending
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.client.route import Route
@@ -54,8 +54,6 @@ FULL_RETRY_MAX_NS = 5_000_000_000
 """Of a leader whose disk is full: nobody makes room in a second, and each attempt costs a slow link the whole batch."""
 KEEPERS_PATIENCE_NS = 10_000_000_000
 """Patience with a leader that waits for keepers: its silence does not mean that it has lost the batch."""
-LONE_BYTES_MAX = 16_384
-"""A larger record does not go by express: what that saves is little beside what its bytes take."""
 IN_USE_NS = 60_000_000_000
 """Who has sent nothing for so long does not use its topics."""
 _FLAGS = {"all": 0, "leader": messages.FLAG_LEADER_ONLY, "none": messages.FLAG_NO_ANSWER}
@@ -252,48 +250,46 @@ class Sender:
         if route is None:
             return None
         outbox = route.outboxes[route.sticky]
-        take, ledger, size, sequence = outbox.express, self._ledger, len(value), outbox.next_sequence
+        take, ledger, sequence = outbox.express, self._ledger, outbox.next_sequence
         if (
             sequence < 0
-            or route.under_way
-            or outbox.open is not None
-            or outbox.sealed
             or outbox.retry_at_ns is not None
-            or size > LONE_BYTES_MAX
-            or size + RECORD_OVERHEAD > route.record_max
+            or (self.busy and (route.under_way or outbox.open is not None or outbox.sealed))
+            or len(value) > route.lone_max
             or ledger.used >= ledger.check_from
             or not (take or (self._plain and not route.compacted))
         ):
             return None
         wall = now // 1_000_000 + self._client.wall_offset_ms
-        header, payload = lone.seal(value, wall, self.identity, outbox.epoch, sequence, outbox.partition_id)
         outbox.next_sequence = sequence + 1
         answer: Produced | None = None
         if take is not None:
             try:
-                answer = take(header, payload, now)
+                answer = take(value, wall, self.identity, outbox.epoch, sequence, now)
             except BaseException:
-                batch = OutBatch(topic, outbox.shown, now, wall)
-                batch.hold(size, sequence, header, payload)
-                self._send_lone(route, outbox, batch, now)
+                self._send_lone(route, outbox, topic, value, sequence, now, wall)
                 raise
-        batch = OutBatch(topic, outbox.shown, now, wall)
-        batch.hold(size, sequence, header, payload)
         if answer is None:
-            self._send_lone(route, outbox, batch, now)
-            return batch
+            return self._send_lone(route, outbox, topic, value, sequence, now, wall)
         if now - self.sent_ns >= IN_USE_NS:
             self._client.restless = True  # Its topics are to be looked after again.
         self.sent_ns = now
-        self.sent_bytes += len(header) + len(payload)
+        batch = OutBatch(topic, outbox.shown, now, wall)
+        batch.hold(len(value), sequence, b"", b"")
+        self.sent_bytes += lone.sealed_bytes(len(value))
         self._turn_to_next(route, outbox)
         outbox.retry_pause_ns = 0
         batch.acknowledge(answer)
         ledger.skip(batch)
         return batch
 
-    def _send_lone(self, route: Route, outbox: Outbox, batch: OutBatch, now: int) -> None:
-        """Send a batch the usual way. If it was taken by express, which nobody may know, its leader knows it again."""
+    def _send_lone(
+        self, route: Route, outbox: Outbox, topic: str, value: bytes, sequence: int, now: int, wall: int
+    ) -> OutBatch:
+        """Send a record the usual way. If it was taken by express, which nobody may know, its leader knows it again."""
+        header, payload = lone.seal(value, wall, self.identity, outbox.epoch, sequence, outbox.partition_id)
+        batch = OutBatch(topic, outbox.shown, now, wall)
+        batch.hold(len(value), sequence, header, payload)
         outbox.express = None
         self.busy[outbox] = route
         outbox.under_way.append(batch)
@@ -302,6 +298,7 @@ class Sender:
         self._ledger.add(batch, now)
         self._ledger.used += batch.size
         self._transmit(route, outbox, batch, now)
+        return batch
 
     def _ask_for_express(self, route: Route, outbox: Outbox) -> None:
         requests = self._client.requests

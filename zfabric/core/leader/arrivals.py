@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.keepers import Keepers
-from zfabric.core.leader.log import MemoryLog
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.transaction import Transaction
 from zfabric.wire import batch
@@ -28,15 +28,17 @@ class Arrivals:
         self._keepers = keepers
         self._head_ns = head_ns
 
-    def note(self, partition: Partition, header: batch.BatchHeader, now: int, wall_ms: int, txn: Transaction) -> None:
+    def note(
+        self, partition: Partition, records: int, payload_bytes: int, now: int, wall_ms: int, txn: Transaction
+    ) -> None:
         """A batch was appended, and is published in this turn: make room, count it, wake who waits for it."""
         config, log = partition.config, partition.log
         counters = self._counters
         if isinstance(log, MemoryLog) or ("delete" in config.cleanup and 0 <= config.retention_bytes < log.state.bytes):
             counters.trimmed += log.trim(config, wall_ms - partition.behind_ms, TRIM_WITH_APPEND, txn)
         counters.batches_in += 1
-        counters.records_in += header.records
-        counters.bytes_in += header.payload_length + batch.HEADER_BYTES
+        counters.records_in += records
+        counters.bytes_in += payload_bytes + batch.HEADER_BYTES
         counters.published += 1
         partition.published = log.state.end
         self._keepers.appended(partition.id)

@@ -12,7 +12,7 @@ import msgspec
 from zfabric import errors
 from zfabric.core import rows
 from zfabric.core.leader import keys
-from zfabric.core.leader.log import MemoryLog
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.partition import DURABILITY_CODE, Partition
 from zfabric.core.transaction import Transaction
 from zfabric.model import TopicConfig

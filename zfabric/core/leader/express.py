@@ -5,10 +5,10 @@ appended by the same rules (producer's sequence, offsets, the ring) and in the s
 producer's, before anybody is told. What nobody waits for is left until it is published.
 
 What is left out, and why that may be: no transaction is begun, as none is needed, and it is not gathered with others.
-If its producer, in this process, holds it in its hands, no command is encoded and read, and its checksum is not
-compared, as it was made by the same call. Whatever is not as simple as that (a repeat, a gap, a fence, offsets to be
-written down, a log that is not in memory, keepers to be waited for, a shared commit, a turn to be taken back) is not
-taken, and goes the usual way, by which it gets the usual answer.
+If its producer, in this process, holds it in its hands, no command is encoded and read: a plain record is sealed and
+stamped in one step, when its offset is known. Whatever is not as simple as that (a repeat, a gap, a fence, offsets to
+be written down, a log that is not in memory, keepers to be waited for, a shared commit, a turn to be taken back) is
+not taken, and goes the usual way, by which it gets the usual answer.
 
 A way is made for a partition as it is, and leads nowhere once that may be otherwise: with each assignment, and with
 each turn that is given up.
@@ -19,10 +19,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfabric import errors
-from zfabric.core.leader.log import MemoryLog
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.partition import DURABILITY_CODE
 from zfabric.settings import BATCH_OVERHEAD_MAX
-from zfabric.wire import batch, messages
+from zfabric.wire import batch, lone, messages
+from zfabric.wire.batch import SPARSE
 
 if TYPE_CHECKING:
     from zfabric.core.effects import Frames
@@ -60,7 +61,7 @@ def way(
 
 
 class Express:
-    """The way to one partition, made by :func:`way`. For each batch: :meth:`take`, publish, :meth:`taken`.
+    """The way to one partition, made by :func:`way`. For each batch: a take, publish, :meth:`taken`.
 
     Args:
         payload_max: bytes. txn: of no use to a log in memory.
@@ -87,21 +88,49 @@ class Express:
         self._changes = assigned.changes
         self._epoch = assigned.epoch
         self._id = messages.PARTITION.pack(partition.id)
-        self._header: batch.BatchHeader | None = None
-        self._base = 0
+        # Of what was taken last: records, payload bytes, and its first offset.
+        self._taken = (0, 0, 0)
 
     @property
     def leads(self) -> bool:
         """Whether it still leads to the partition."""
         return self._changes == self._assigned.changes
 
-    def take(self, raw: Buffer, payload: Buffer, wall_ms: int, part: object = None) -> Frames | None:
-        """Append a sealed batch; returns what is to be published now, None if nothing was done.
+    def take_record(
+        self, value: bytes, timestamp: int, producer: int, epoch: int, sequence: int, wall_ms: int
+    ) -> Frames | None:
+        """Append a plain record as a batch of its own; see :meth:`take`, which does the same with ``lone.seal``'s.
+
+        Args:
+            timestamp: ms since 1970. producer, epoch, sequence: whose it is, as in its header.
+        """
+        log, producers = self._log, self._producers
+        base, leader_epoch = log.state.end, self._epoch
+        if (
+            self._changes != self._assigned.changes
+            or base >= log.reserved
+            or not producers.follows(producer, epoch, sequence)
+        ):
+            return None
+        stamped, payload = lone.stamp(
+            value, timestamp, producer, epoch, sequence, log.partition, leader_epoch, base, wall_ms
+        )
+        size = len(payload)
+        if size > self._payload_max:
+            return None
+        log.keep(1, timestamp, leader_epoch, wall_ms, stamped, payload)
+        producers.note(producer, epoch, sequence, sequence, False, base, wall_ms)
+        log.settled()
+        self._taken = 1, size, base
+        return self._id, stamped, payload
+
+    def take(self, raw: Buffer, payload: Buffer, wall_ms: int, part: object) -> Frames | None:
+        """Append a batch that has come from elsewhere; returns what is to be published now, None if nothing was done.
 
         If an exception comes out of it, from a handler of signals, the turn is to be spoiled.
 
         Args:
-            part: the payload of a batch that has come from elsewhere and is to be checked, as it can be passed on.
+            part: the payload as it can be passed on.
         """
         log, producers, txn = self._log, self._producers, self._txn
         header = batch.parse(raw)
@@ -114,24 +143,27 @@ class Express:
         ):
             return None
         try:
-            if part is not None:
-                batch.check_produced(header, payload, self._payload_max)
+            batch.check_produced(header, payload, self._payload_max)
             if producers.check(header, txn) is not None:
                 return None
         except errors.ZFabricError:
             return None
         stamped = log.append(header, raw, payload, self._epoch, wall_ms, txn)
-        producers.note(header, base, wall_ms)
+        producers.note(
+            header.producer_id, header.producer_epoch, header.base_sequence, header.last_sequence,
+            bool(header.flags & SPARSE), base, wall_ms,
+        )  # fmt: skip
         log.settled()
-        self._header, self._base = header, base
-        return self._id, stamped, payload if part is None else part
+        self._taken = header.records, header.payload_length, base
+        return self._id, stamped, part
 
     def taken(self, now: int, wall_ms: int) -> messages.Produced:
         """Do the rest for the batch that was taken; returns its producer's answer."""
         partition = self._partition
-        assert self._header is not None, "nothing was taken"
+        records, size, base = self._taken
+        assert records, "nothing was taken"
         self._producers.write_down()
-        self._arrivals.note(partition, self._header, now, wall_ms, self._txn)
+        self._arrivals.note(partition, records, size, now, wall_ms, self._txn)
         self._counters.settled()
         partition.flush(self._txn)
-        return messages.Produced(self._base, wall_ms, self._epoch, partition.durability, 0)
+        return messages.Produced(base, wall_ms, self._epoch, partition.durability, 0)

@@ -37,8 +37,9 @@ from zfabric.core.leader.counters import Counters
 from zfabric.core.leader.cutting import announcement
 from zfabric.core.leader.damage import Damage
 from zfabric.core.leader.keepers import Keepers
-from zfabric.core.leader.log import MemoryLog, StoredLog
+from zfabric.core.leader.log import StoredLog
 from zfabric.core.leader.maintenance import Maintenance
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.partition import Partition
 from zfabric.core.leader.reading import Reading
 from zfabric.core.leader.staging import Staging
@@ -350,7 +351,7 @@ class Leader:
         self, partition: Partition, header: batch.BatchHeader, stamped: bytes, body: messages.Produce, txn: Transaction
     ) -> None:
         log = partition.log
-        self._arrivals.note(partition, header, self._now, self._wall_ms, txn)
+        self._arrivals.note(partition, header.records, header.payload_length, self._now, self._wall_ms, txn)
         self._dirty[partition.id] = partition
         if partition.durability == 0:
             self.must_sync = True

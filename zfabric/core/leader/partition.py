@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from zfabric import errors
 from zfabric.core.leader import aging
 from zfabric.core.leader.compaction import Compactor, due, overdue
-from zfabric.core.leader.log import MemoryLog, StoredLog, load_state
+from zfabric.core.leader.log import StoredLog, load_state
+from zfabric.core.leader.memory import MemoryLog
 from zfabric.core.leader.producers import ProducerTable
 from zfabric.core.transaction import Transaction
 from zfabric.model import TopicConfig

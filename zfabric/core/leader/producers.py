@@ -88,7 +88,7 @@ class ProducerTable:
         self._known: OrderedDict[int, ProducerState] = OrderedDict()
         self._dirty: set[int] = set()
         self._before: dict[int, ProducerState | None] = {}
-        self._noted: tuple[BatchHeader, int, int] | None = None
+        self._noted: tuple[int, int, int, int, bool, int, int] | None = None
 
     def find(self, producer: int, txn: Transaction) -> ProducerState | None:
         """Return what is remembered of a producer."""
@@ -148,6 +148,13 @@ class ProducerTable:
             raise self._gap(producer, epoch, first, state.last + 1)
         return self._original(state, header, state.last + 1)
 
+    def follows(self, producer: int, epoch: int, sequence: int) -> bool:
+        """Tell whether one record, without SPARSE, is new and next; of any other :meth:`check` tells what it is."""
+        if self._noted is not None:
+            self.write_down()
+        state = self._known.get(producer)
+        return state is not None and state.last + 1 == sequence and state.epoch == epoch
+
     def _check_place(self, header: BatchHeader, last: int) -> None:
         after = header.base_offset + NOT_SAID
         if after not in (NOT_SAID, last):
@@ -181,15 +188,23 @@ class ProducerTable:
             )
         return Remembered(first, last, UNKNOWN_OFFSET, -1)
 
-    def note(self, header: BatchHeader, base_offset: int, append_time: int) -> None:
+    def note(
+        self,
+        producer: int,
+        epoch: int,
+        first: int,
+        last: int,
+        sparse: bool,  # noqa: FBT001 - for every express batch
+        base_offset: int,
+        append_time: int,
+    ) -> None:
         """Remember a batch of a memory topic in one step; :meth:`write_down` is left, if to whoever asks next."""
-        self._noted = header, base_offset, append_time
+        self._noted = producer, epoch, first, last, sparse, base_offset, append_time
 
     def write_down(self) -> None:
         """Do what is left of :meth:`note`; again, should an exception have ended it."""
         if self._noted is not None:
-            header, base_offset, append_time = self._noted
-            self._remember(self._known.get(header.producer_id), header, base_offset, append_time)
+            self._remember(self._known.get(self._noted[0]), *self._noted)
             self._noted = None
 
     def remember(
@@ -199,30 +214,33 @@ class ProducerTable:
         producer = header.producer_id
         state = self.find(producer, txn)
         self._keep(producer, state)
-        self._remember(state, header, base_offset, append_time, read)
+        first, last, sparse = header.base_sequence, header.last_sequence, bool(header.flags & SPARSE)
+        self._remember(state, producer, header.producer_epoch, first, last, sparse, base_offset, append_time, read)
 
-    def _remember(
+    def _remember(  # noqa: PLR0917 - what is noted, as it is
         self,
         state: ProducerState | None,
-        header: BatchHeader,
+        producer: int,
+        epoch: int,
+        first: int,
+        last: int,
+        sparse: bool,  # noqa: FBT001 - as noted
         base_offset: int,
         append_time: int,
         read: tuple[int, int] = (0, 0),
     ) -> None:
-        producer = header.producer_id
         if state is None:
             state = self._known[producer] = ProducerState(batches=[])
             self.rows += 1
-        if header.producer_epoch > state.epoch:
-            state.epoch, state.last, state.batches = header.producer_epoch, -1, []
-        sparse = bool(header.flags & SPARSE)
+        if epoch > state.epoch:
+            state.epoch, state.last, state.batches = epoch, -1, []
         if sparse:
-            state.sparse_last = header.last_sequence
+            state.sparse_last = last
             state.read = read
         else:
-            state.last = header.last_sequence
+            state.last = last
         state.touched_ms = append_time
-        state.batches.append(Remembered(header.base_sequence, header.last_sequence, base_offset, append_time, sparse))
+        state.batches.append(Remembered(first, last, base_offset, append_time, sparse))
         del state.batches[:-PRODUCER_BATCHES_KEPT]
         if self._stored:
             self._dirty.add(producer)
