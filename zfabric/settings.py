@@ -89,6 +89,8 @@ _PATTERN = re.compile(r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+\Z")
 
 def check_range(name: str, value: object, low: int | float, high: int | float, unit: str = "") -> None:
     """Raise :class:`InvalidArgument` unless ``value`` is a number within ``low`` to ``high``."""
+    if type(value) is type(low) and low <= value <= high:
+        return  # Nearly always, and in a third of the time.
     whole = isinstance(low, int) and isinstance(high, int)
     fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not fits or not low <= value <= high:  # type: ignore[operator]

@@ -156,17 +156,17 @@ class Subscription(Session):
         """
         recv = self._recv_bytes
         try:
-            parts: list[Part] = [recv(_NOBLOCK), recv(_NOBLOCK)]
-            if len(parts[1]) == HEADER_BYTES:
-                if parts[1][SHORT_AT] == SHORT:
-                    parts.append(recv(_NOBLOCK))
-                    return parts
+            first = recv(_NOBLOCK)
+            second = recv(_NOBLOCK)
+            if len(second) == HEADER_BYTES:
+                if second[SHORT_AT] == SHORT:
+                    return [first, second, recv(_NOBLOCK)]
             elif not self.get(_RCVMORE):
-                return parts
+                return [first, second]
             frame = self._recv(_NOBLOCK, False)
         except zmq.Again:
             return None
-        parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)
+        parts: list[Part] = [first, second, frame.bytes if len(frame) < VIEW_MIN else frame.buffer]
         while frame.more:
             frame = self._recv(_NOBLOCK, False)
             parts.append(frame.bytes if len(frame) < VIEW_MIN else frame.buffer)

@@ -150,6 +150,8 @@ class Pump:
                     self._wake()
                 elif calm:
                     ready = self._exchange(pending, deadline_ns, all_there=True)
+                    if ready is None:
+                        return True  # And the core is not restless: nothing is to be called back.
                 if ready is not None and not self._go_on(pending, ready, deadline_ns):
                     return pending.done
             finally:

@@ -12,7 +12,7 @@ from zfabric.model import Record
 from zfabric.wire import batch, messages
 from zfabric.wire.batch import COMPACTED, HEADER_BYTES, BatchHeader
 from zfabric.wire.metadata import PartitionPlace
-from zfabric.wire.received import RecordBatch, lone, stamp_of
+from zfabric.wire.received import RecordBatch, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,8 @@ class Cursor:
         there: its number at the leader, which is not that of a mesh.
         log: what stays the same while this is the same log, wherever it is read. copy: it is read at a keeper.
         subscribed: the leader was asked to publish here.
+        stamp: what the header of the next record has to say for that to be handed on past the buffer, None while it
+            may not be; see ``arrivals.py``.
         heard_ns: when something was published last (monotonic); 0 where that is no sign that nothing is missing.
         seen: end of the last batch received, 0 without one; its epoch and append time (ms, 0 if it was compacted).
         first: base offset and append time of the first one of that epoch.
@@ -78,8 +80,7 @@ class Cursor:
         self.taken = 0
         self._paused = False
         self._live = False
-        # What the header of the next lone record has to say, while that may be passed on; see _settle().
-        self._stamp: bytes | None = None
+        self.stamp: bytes | None = None
         self.subscribed = False
         self.heard_ns = 0
         self.told = self.mendable = False
@@ -89,7 +90,7 @@ class Cursor:
         """What was received is none of the log that is read now."""
         self.seen = self.epoch = self.seen_ms = 0
         self.first = (0, 0)
-        self._stamp = None
+        self.stamp = None
 
     def wanted(self) -> messages.FetchPart:
         """Return what to ask the leader for, and what it is to compare first."""
@@ -104,12 +105,12 @@ class Cursor:
         self.clear(offset)
         if epoch:
             self.seen, self.epoch, self.seen_ms, self.first = offset, epoch, append_time, (offset, 0)
-            self._stamp = None
+            self.stamp = None
 
     def _settle(self) -> None:
-        """Find out whether the next record may be passed on: nothing stops it, and its log's epoch is known well."""
+        """Find out whether the next record may be handed on: nothing stops it, and its log's epoch is known well."""
         flows = self._live and not self._paused and self._error is None and self.first[1]
-        self._stamp = stamp_of(self.id, self.epoch) if flows else None
+        self.stamp = stamp_of(self.id, self.epoch) if flows else None
 
     def changed(self) -> None:
         """Tell the lists that there may be something to take here, or something to ask for."""
@@ -208,26 +209,6 @@ class Cursor:
         if self.seen and header.leader_epoch != self.epoch:
             return None
         return None if batch.damage(raw, payload, header, self.id, self.expected) else header
-
-    def pass_on(self, frames: Sequence[Any]) -> Record | None:
-        """Receive a publication past the buffer, if it is the next record here, alone in its batch, as all before it.
-
-        None of any other, of which nothing was received. The position stays before the record: it moves when the
-        application has it.
-        """
-        stamp = self._stamp
-        if stamp is None:
-            return None
-        offset = self.expected
-        found = lone(frames, stamp, offset, self.topic, self.number)
-        if found is None:
-            return None
-        record, self.seen_ms = found
-        self.untouched = False
-        self.seen = self.expected = end = offset + 1
-        if end > self.end:  # noqa: PLR1730 - max() takes three times as long, for each record
-            self.end = end
-        return record
 
     def _advance(self, base_offset: int, end: int, epoch: int, append_time: int) -> None:
         """A batch was received."""

@@ -12,21 +12,21 @@ class Pending(Generic[T]):
     """A value or an error to come, set once by the core; no lock, the pump has one.
 
     Attributes:
-        done: whether it has come.
+        done: whether it has come. callbacks: what is called then; None: nobody has asked for that.
     """
 
     # Of the class as long as nothing has come: to make one costs nothing then.
     done = False
     _value: T | None = None
     _error: Exception | None = None
-    _callbacks: list[Callable[[], None]] | None = None
+    callbacks: list[Callable[[], None]] | None = None
 
     def resolve(self, value: T) -> None:
         """Set the value; later settings are ignored: the first answer counts."""
         if not self.done:
             self._value = value
             self.done = True
-            if self._callbacks is not None:
+            if self.callbacks is not None:
                 self._finish()
 
     def fail(self, error: Exception) -> None:
@@ -37,7 +37,7 @@ class Pending(Generic[T]):
 
     def _finish(self) -> None:
         self.done = True
-        callbacks, self._callbacks = self._callbacks, None
+        callbacks, self.callbacks = self.callbacks, None
         for callback in callbacks or ():
             callback()
 
@@ -57,15 +57,15 @@ class Pending(Generic[T]):
         """Call ``callback`` when the result comes, or now if it has."""
         if self.done:
             callback()
-        elif self._callbacks is None:
-            self._callbacks = [callback]
+        elif self.callbacks is None:
+            self.callbacks = [callback]
         else:
-            self._callbacks.append(callback)
+            self.callbacks.append(callback)
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Take back what :meth:`on_done` was given: its caller waits no more."""
-        if self._callbacks is not None and callback in self._callbacks:
-            self._callbacks.remove(callback)
+        if self.callbacks is not None and callback in self.callbacks:
+            self.callbacks.remove(callback)
 
 
 def gather_all(pendings: list[Pending[T]]) -> Pending[None]:
