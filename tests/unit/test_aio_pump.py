@@ -97,3 +97,32 @@ def test_only_the_first_of_several_that_wait_watches_and_tells_how_long_it_took(
         await pump.close()
 
     asyncio.run(run())
+
+
+class Looked(Idle):
+    """Counts the looks at everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.looks = 0
+
+    def step(self, ready=None):
+        self.looks += ready is None
+
+
+@pytest.mark.parametrize(("how", "looks"), [("wait", 1), ("arrive", 0)])
+def test_who_waits_for_an_arrival_looks_at_nothing_before_and_waits_until_it_comes_or_its_time_is_up(how, looks):
+    async def run():
+        driver = Looked()
+        pump = Pump(driver)
+        await pump.arrive(Pending(), 0)  # In a loop that is new to it, all is looked after.
+        driver.looks = 0
+        pending = Pending()
+        assert not await getattr(pump, how)(pending, 0.001)
+        assert (driver.looks, pending.callbacks) == (looks, [])
+        asyncio.get_running_loop().call_soon(pending.resolve, None)
+        assert await getattr(pump, how)(pending, 60.0)
+        assert await getattr(pump, how)(pending, 60.0)
+        await pump.close()
+
+    asyncio.run(run())

@@ -203,9 +203,10 @@ class Consumer:
 
     async def _wait(self, ask: Callable[[], Arrival], timeout: float | None) -> Arrival:
         """Wait until there may be something to take, or ``timeout`` is over."""
-        if not self._core.cursors or not self._core.opened:
+        core = self._core
+        if not core.cursors or not core.opened:
             await self.open()
-        if self._core.closed:
+        if core.closed:
             raise errors.Closed(what="consumer")
         with self._pump.lock:
             arrival = ask()

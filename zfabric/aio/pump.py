@@ -259,31 +259,34 @@ class Pump:
     async def wait(self, pending: Pending[Any], timeout: float | None) -> bool:
         """Wait until ``pending`` is done; tells whether it is. ``timeout`` in seconds, None for ever."""
         self.flush()
-        if pending.done:
-            return True
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wait(pending)
-        except TimeoutError:
-            return pending.done
-        return True
+        if not pending.done:
+            await self._wait(pending, timeout)
+        return pending.done
 
     async def arrive(self, pending: Pending[Any], timeout: float | None) -> bool:
-        """As :meth:`wait`, for what comes by itself; here there is no shorter way."""
-        return await self.wait(pending, timeout)
+        """As :meth:`wait`, for what comes by itself: there is nothing to do before, unless the core is restless."""
+        self.flush_now()
+        if not pending.done:
+            await self._wait(pending, timeout)
+        return pending.done
 
-    async def _wait(self, pending: Pending[Any]) -> None:
-        assert self._loop is not None
-        future: asyncio.Future[None] = self._loop.create_future()
+    async def _wait(self, pending: Pending[Any], timeout: float | None = None) -> None:
+        """Wait until ``pending`` is done, or for so many seconds: by a timer alone, at half of what a scope costs."""
+        loop = self._loop
+        assert loop is not None
+        future: asyncio.Future[None] = loop.create_future()
 
         def done() -> None:
             if not future.done():
                 future.set_result(None)
 
         pending.on_done(done)
+        timer = None if timeout is None else loop.call_later(timeout, done)
         try:
             await future
         finally:
+            if timer is not None:
+                timer.cancel()
             pending.forget(done)
 
     def spawn(self, body: Coroutine[Any, Any, None]) -> Callable[[], None]:

@@ -54,7 +54,7 @@ class Consumer:
             memory topics only.
 
     Attributes:
-        arrivals: who waits for something to take.
+        opened: all positions are known. arrivals: who waits for something to take.
         tally: what all partitions hold; no more is received while that has reached its limit.
     """
 
@@ -73,7 +73,7 @@ class Consumer:
         self.partition_max = client.partition_max
         self.group = group
         self.cursors: dict[int, Cursor] = {}
-        self.closed = False
+        self.closed = self.opened = False
         self.skipped = 0
         self.gaps = 0
         self._client = client
@@ -100,6 +100,7 @@ class Consumer:
         if self._opening is not None and not (self._opening.done and self._opening.error):
             return self._opening
         opening = self._opening = Pending()
+        self.opened = False
         wanted = self._client.want_view(self.topic, now, deadline_ns)
 
         def found() -> None:
@@ -124,6 +125,7 @@ class Consumer:
             for feed in self._feeds.values():
                 feed.clear()
             if self._share is not None:
+                self.opened = True
                 opening.resolve(None)  # First: it may take up its share at once.
                 self._share.start(self._client.now)
                 return
@@ -140,6 +142,7 @@ class Consumer:
         if placed.error is not None:
             opening.fail(placed.error)
             return
+        self.opened = True
         opening.resolve(None)
         if self._client.scattered:
             self.take_up()  # What was seen meanwhile.
@@ -157,11 +160,6 @@ class Consumer:
         feed.join(cursor)
         cursor.lists = (self._turns.stocked, self._turns.failed, feed.behind)
         cursor.changed()
-
-    @property
-    def opened(self) -> bool:
-        """Whether all positions are known."""
-        return self._opening is not None and self._opening.done and self._opening.error is None
 
     def cursor(self, number: int) -> Cursor:
         """Return a partition's cursor.

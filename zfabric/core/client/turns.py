@@ -51,6 +51,8 @@ class Turns:
 
     def any(self) -> bool:
         """Tell whether there is something to take, or to tell."""
+        if not (self.stocked.places or self.failed.places):
+            return False
         return self.stocked.first() is not None or self.failed.first() is not None
 
     def next(self, taken: int) -> Cursor | None:
