@@ -17,7 +17,7 @@ from zfabric.core.client.errand import Errand
 from zfabric.core.client.pool import SETTLE_NS
 from zfabric.settings import CALLS_PER_INSTANCE_MAX
 from zfabric.wire import calls
-from zfabric.wire.card import ServiceCard
+from zfabric.wire.card import DRAINING, ServiceCard
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -248,6 +248,40 @@ def test_a_version_or_an_instance_that_is_not_there_is_told_after_a_second(optio
     stage.pass_time(2.0)
     assert isinstance(errand.error, errors.ServiceUnavailable)
     assert next(iter(options)) in errand.error.wanted
+
+
+def test_what_was_never_sent_waits_by_its_deadline_for_an_instance_that_is_known_to_be_reached():
+    stage = Stage("1")
+    stage.up.discard(1)
+    patient = stage.ask(deadline_ns=stage.now + 10 * SECOND)
+    hasty = stage.ask(deadline_ns=stage.now + 2 * SECOND)
+    elsewhere = stage.ask(version="2")
+    stage.pass_time(3.0)
+    assert [errand.done for errand in (patient, hasty, elsewhere)] == [False, True, True]
+    assert isinstance(hasty.error, errors.ServiceUnavailable)
+    assert "could not be reached" in hasty.error.detail
+    stage.up.add(1)
+    stage.pass_time(5.0)
+    stage.say(1, calls.reply(stage.asked[0][1].number, b"there"))
+    assert patient.result() == b"there"
+
+
+@pytest.mark.parametrize("ends", ["told that it has ended", "draining", "on another host only"])
+def test_an_instance_that_will_not_be_reached_is_waited_for_no_longer_than_none(ends):
+    stage = Stage("1")
+    stage.up.discard(1)
+    errand = stage.ask()
+    stage.pass_time(3.0)
+    assert not errand.done
+    told = {
+        "told that it has ended": [],
+        "draining": [ServiceCard("s", "1", "tcp://i:1", 1, flags=DRAINING)],
+        "on another host only": [ServiceCard("s", "1", "tcp://127.0.0.1:1", 1, host="elsewhere")],
+    }
+    stage.caller.instances.learn(told[ends], stage.now)
+    stage.pass_time(1.1)
+    assert isinstance(errand.error, errors.ServiceUnavailable)
+    assert 3.0 <= errand.error.seconds <= 4.1
 
 
 @pytest.mark.parametrize("word", [[b"garbage"], calls.pong(1, 5, draining=False)])

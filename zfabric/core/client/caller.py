@@ -8,7 +8,7 @@ drain; a request without one waits here, where it is certainly not sent.
 **Which instance**: :mod:`zfabric.core.client.pool`. **Which repeats** (a request that a notification is, none at all):
 
 =====================  ============================================================================================
-not sent               placed as soon as some instance can take it, by its deadline, and in a settled client within 1 s
+not sent               placed as soon as some instance can take it, by its deadline; within 1 s if none is known
 REFUSED, draining or   not executed: to another instance at once, for nothing
 another instance
 REFUSED, overloaded    not executed: to another instance, for nothing to one that has refused none lately
@@ -473,7 +473,7 @@ class Caller:
         self._want(errand.deadline_ns)
         if errand.hungry_ns:
             known = errand.silence_ns <= now or self._client.members.settled(now)
-            if errand.hungry_ns <= now and known and not pool.serves(errand):
+            if errand.hungry_ns <= now and known and not pool.awaits(errand, now):
                 self._not_done(errand, errand.refused or pool.unavailable(errand, errand.waited_s(now)), now)
                 return
             if errand.hungry_ns <= now:

@@ -93,7 +93,9 @@ class Errand(Pending["Buffer"]):
 
     def waited_s(self, now: int) -> float:
         """Return for how many seconds no instance could take it, as errors tell it."""
-        return self.silence_s if self.silence_ns <= now else HUNGER_NS / 1e9
+        if self.silence_ns <= now:
+            return self.silence_s
+        return max(round(self.seconds - (self.deadline_ns - now) / 1e9, 1), HUNGER_NS / 1e9)
 
     def frames(self, number: int, instance: int, now: int) -> calls.Frames:
         """Return what is sent to an instance.

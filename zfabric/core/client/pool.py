@@ -141,6 +141,11 @@ class Channel:
         return (len(self.attempts) / max(self.card.weight, 1) + 0.01) * self.cost
 
     @property
+    def unreachable(self) -> bool:
+        """Whether it listens where only callers of its own host, which is another one, can reach it."""
+        return self.near > 0 and self.card.endpoint.startswith(_LOCAL)
+
+    @property
     def full(self) -> bool:
         """Whether as many requests are under way here as may be."""
         return len(self.attempts) >= CALLS_PER_INSTANCE_MAX
@@ -292,23 +297,30 @@ class Pool:
                 found = found or self._pick(other, errand, now)
         return found
 
-    def serves(self, errand: Errand) -> bool:
-        """Tell whether an instance that is connected is one that the errand may go to, though it has no room now."""
+    def awaits(self, errand: Errand, now: int) -> bool:
+        """Tell whether an errand that no instance can take now is to wait on.
+
+        For room at one that is connected; or, if it was never sent, for one that is known and may be reached yet.
+        """
+        fitting = self._fitting(errand)
+        if errand.was_sent or errand.silence_ns <= now:
+            return any(channel.ready for channel in fitting)
         return any(
-            channel.ready and fits(channel.card.version, errand.version)
-            for channel in self.channels.values()
-            if errand.instance in (0, channel.card.instance)
+            channel.ready or not (channel.gone or channel.draining or channel.unreachable) for channel in fitting
         )
+
+    def _fitting(self, errand: Errand) -> list[Channel]:
+        return [
+            channel
+            for channel in self.channels.values()
+            if errand.instance in (0, channel.card.instance) and fits(channel.card.version, errand.version)
+        ]
 
     def unavailable(self, errand: Errand, seconds: float) -> errors.ServiceUnavailable:
         """Return what to say of an errand that no instance could be given for so long."""
         wanted = f" instance {errand.instance:x}" if errand.instance else ""
         wanted += f" version {errand.version}" if errand.version else ""
-        fitting = [
-            channel
-            for channel in self.channels.values()
-            if errand.instance in (0, channel.card.instance) and fits(channel.card.version, errand.version)
-        ]
+        fitting = self._fitting(errand)
         if not fitting:
             versions = ", ".join(sorted({repr(channel.card.version) for channel in self.channels.values()}))
             silent = self._silent()
@@ -323,7 +335,7 @@ class Pool:
         detail = f"{len(fitting)} are known, as {where}, and none of them could be reached or had room"
         if len(fitting) == 1:
             detail = f"one is known, as {where}, and could not be reached or had no room"
-        if all(channel.near and channel.card.endpoint.startswith(_LOCAL) for channel in fitting):
+        if all(channel.unreachable for channel in fitting):
             detail += "; that is reached from its own host only, so let it connect to the fabric by an outer address"
         return errors.ServiceUnavailable(service=self.service, wanted=wanted, seconds=seconds, detail=detail)
 
