@@ -88,8 +88,8 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         durability: what an acknowledgement means here.
         write_amplification: bytes written to the volume for each byte of batches since the leader started, the
             volume's other partitions included; 0.0 before the first append.
-        origin: fabric id of the member of a mesh that leads it. online: that one is there; if not, sizes and offsets
-            are 0, because nobody could be asked.
+        origin: fabric id of the member of a mesh that leads it. online: that one, or a keeper that is read in its
+            stead, has answered; if not, sizes and offsets are 0, because nobody could be asked.
         keepers: what each keeper that follows it has on its disk, as an end offset, by the keeper's fabric id; since
             the leader started.
     """

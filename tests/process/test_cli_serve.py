@@ -153,34 +153,45 @@ def test_two_nodes_with_a_key_form_a_mesh(tmp_path):
         assert end_first()[0] == 0
 
 
-def test_two_with_different_keys_both_say_so_in_their_logs(tmp_path):
+def test_a_node_whose_supervisor_is_killed_has_failed_and_not_left(tmp_path):
+    """Its leader ends by itself then, and could say good-bye: whoever watches the mesh would take that for intended."""
+    mesh = ("--listen", "127.0.0.1:0", "--leaders", "1", "--mesh", "plant", "--no-beacon")
+    with serving(tmp_path / "a", *mesh) as (first, _), zfabric.connect(first, timeout=PATIENCE_S) as fabric:
+
+        def other():
+            return [member.state for member in fabric.members() if not member.local]
+
+        with serving(tmp_path / "b", *mesh, "--seed", first.removeprefix("zf://")):
+            assert until(lambda: other() == ["alive"], PATIENCE_S)
+        assert until(lambda: other()[0] in ("failed", "left"), PATIENCE_S)  # Killed by then.
+        assert other() == ["failed"]
+
+
+@pytest.mark.parametrize("way", ["seed", "beacon"])
+def test_two_with_different_keys_both_say_so_in_their_logs(tmp_path, way):
     """They are silent to each other: without that nobody would know why they do not meet."""
-    for name in "ab":
-        run("keys", "generate", "--mesh", str(tmp_path / f"{name}.key"))
-    logs = {name: tmp_path / f"{name}.log" for name in "ab"}
+    name = f"m-{os.urandom(6).hex()}"
+    for node in "ab":
+        run("keys", "generate", "--mesh", str(tmp_path / f"{node}.key"))
+    logs = {node: tmp_path / f"{node}.log" for node in "ab"}
     url, running = "", []
     try:
-        for name, log in logs.items():
-            command = [
-                *SERVE,
-                "--data",
-                str(tmp_path / name),
-                "--listen",
-                "127.0.0.1:0",
-                "--leaders",
-                "1",
-                "--no-beacon",
-            ]
-            command += ["--mesh", "plant", "--mesh-key", str(tmp_path / f"{name}.key")]
-            command += ["--seed", url.removeprefix("zf://")] if url else []
+        for node, log in logs.items():
+            command = [*SERVE, "--data", str(tmp_path / node), "--listen", "127.0.0.1:0", "--leaders", "1"]
+            command += ["--mesh", name, "--mesh-key", str(tmp_path / f"{node}.key")]
+            command += ["--no-beacon"] if way == "seed" else []
+            command += ["--seed", url.removeprefix("zf://")] if url and way == "seed" else []
             with log.open("wb") as file:
                 running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True))
             url = re.search(r"zf://\S+", running[-1].stdout.readline()).group(0)
-        assert until(
-            lambda: "gossip_refused mesh=plant other_meshes=0 other_keys=" in logs["a"].read_text(), PATIENCE_S
-        )
-        assert "last_from=127.0.0.1" in logs["a"].read_text()
-        assert until(lambda: "mesh_alone mesh=plant seeds=tcp://127.0.0.1:" in logs["b"].read_text(), PATIENCE_S)
+        if way == "beacon" and "beacon_unavailable" in logs["a"].read_text():
+            pytest.skip("no multicast here")
+        refused = rf"gossip_refused mesh={name} other_meshes=0 "
+        refused += r"other_keys=[1-9]" if way == "seed" else r".* beacons_of_other_keys=[1-9]"
+        assert until(lambda: re.search(rf"{refused}.* last_from=\d+\.", logs["a"].read_text()), PATIENCE_S)
+        if way == "seed":
+            alone = f"mesh_alone mesh={name} seeds=tcp://127.0.0.1:"
+            assert until(lambda: alone in logs["b"].read_text(), PATIENCE_S)
     finally:
         for process in running:
             process.terminate()

@@ -34,6 +34,10 @@ def service(zfabric_fabric):
     def fail(request):
         raise ValueError("no")
 
+    @made.method("wait")
+    def wait(request):
+        threading.Event().wait(2 * request.remaining)
+
     with made:
         made.url = zfabric_fabric.url
         yield made
@@ -52,6 +56,11 @@ def run(service, *arguments, **options):
 def test_request_prints_the_reply_as_it_is(service):
     done = run(service, "request", "users.echo", "-", "--header", "prefix=<", input=b"\xff\0")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"<\xff\0", b"")
+
+
+def test_who_gives_no_answer_in_time_is_nobody_who_answers(service):
+    done = run(service, "request", "users.wait", "--timeout", "0.3")
+    assert (done.returncode, done.stdout, b"no answer within 0.3 s" in done.stderr) == (3, b"", True)
 
 
 def test_request_as_json_tells_text_and_bytes_apart(service):

@@ -81,6 +81,25 @@ def test_services_that_do_not_fit_a_card_are_found_all_the_same(pair):
         assert until(lambda number=number: healthy(second.fabric, number), PATIENCE_S)
 
 
+def test_a_list_of_services_has_those_that_do_not_fit_a_card_whoever_asks_first(pair):
+    """Of a client that has just come, and of one that knows the members already. One member's silence is no error."""
+    first, second = pair
+    services = [offer(first.fabric, f"service-{number:02}", b"") for number in range(MANY)]
+    assert until(lambda: any(member.more for member in second.fabric.members()), PATIENCE_S)
+    with zfabric.connect(second.url, timeout=PATIENCE_S) as fabric:
+        assert len(fabric.services()) == MANY
+        assert [found.service for found in fabric.services("service-39")] == ["service-39"]
+    with zfabric.connect(second.url, timeout=PATIENCE_S) as fabric:
+        assert len(fabric.members()) == 2
+        assert len(fabric.services()) == MANY
+    first.freeze()
+    with zfabric.connect(second.url, timeout=PATIENCE_S) as fabric:
+        assert len(fabric.services()) < MANY, "what its card shows"
+    first.thaw()
+    for service in services:
+        service.stop()
+
+
 def healthy(fabric, number):
     try:
         return fabric.request(f"service-{number}.health", timeout=5.0) == b"ok"

@@ -42,6 +42,7 @@ _COMMANDS = {
 _EXITS: list[tuple[type[Exception], int]] = [
     (errors.Unreachable, 3),
     (errors.NobodyHeard, 3),
+    (errors.RequestTimeout, 3),
     (errors.ServiceUnavailable, 3),
     (errors.UnknownTopic, 4),
     (errors.UnknownPartition, 4),

@@ -35,7 +35,7 @@ class Ear:
         deadline = time.monotonic() + seconds
         found: dict[str, None] = {}
         while True:
-            for data in self._socket.receive():
+            for data, _ in self._socket.receive():
                 with suppress(errors.ProtocolViolation):  # Of another mesh, or garbage.
                     endpoint = beacon.read(self._codec, data).endpoint
                     if endpoint.startswith("tcp://"):

@@ -63,12 +63,13 @@ class BeaconSocket:
                 self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _MREQN.pack(_ANY, _ANY, number))
                 self._socket.sendto(data, (GROUP, PORT))
 
-    def receive(self) -> list[bytes]:
-        """Return what came, at most ``READ_MAX`` datagrams."""
-        found: list[bytes] = []
+    def receive(self) -> list[tuple[bytes, str]]:
+        """Return what came, and from which address, at most ``READ_MAX`` datagrams."""
+        found: list[tuple[bytes, str]] = []
         with suppress(BlockingIOError):
             while len(found) < READ_MAX:
-                found.append(self._socket.recv(BYTES_MAX + 1))
+                data, (host, _) = self._socket.recvfrom(BYTES_MAX + 1)
+                found.append((data, host))
         return found
 
     def wait(self, seconds: float) -> bool:

@@ -11,6 +11,7 @@ from zfabric.core.cluster.placement import Placement
 from zfabric.core.leader.leader import Leader
 from zfabric.core.leader.turn import Turn
 from zfabric.modes.options import secret
+from zfabric.server import process
 from zfabric.server.loop import Loop
 from zfabric.store.volume import Volume
 from zfabric.wire.metadata import LeaderAddress
@@ -65,7 +66,8 @@ def build(
     if options.mesh is not None and placement is not None:
         from zfabric.server.gossip import Gossip
 
-        loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply))
+        deserted = process.deserted if options.supervised else None
+        loop.take_part(Gossip(options.mesh, placement.roster, directory.members_path, loop.reply, deserted=deserted))
     if placement is not None:
         roster = placement.roster
 

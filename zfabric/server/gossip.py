@@ -66,6 +66,7 @@ class Gossip:
 
     Args:
         send: answers a peer of the ROUTER. path: of the file that keeps the members of the last run.
+        deserted: tells, when this process ends, whether that is because its node has crashed: no good-bye is said then.
 
     Raises:
         ConfigurationError: the key file. InvalidArgument: a name, endpoint or seed that cannot be one.
@@ -74,13 +75,17 @@ class Gossip:
         links: connections that this process has made.
     """
 
-    def __init__(self, options: MeshOptions, roster: Roster, path: str, send: Send) -> None:
+    def __init__(
+        self, options: MeshOptions, roster: Roster, path: str, send: Send, *, deserted: Callable[[], bool] | None = None
+    ) -> None:
         key = keyfile.read_key(options.key_file) if options.key_file else None
         now = time.monotonic_ns()
         self._options = options
         self._roster = roster
         self._path = path
         self._send = send
+        self._deserted = deserted
+        self._silent = False
         self._random = Random(int.from_bytes(os.urandom(16), "big"))
         self._codec = Codec(options.name, key, memo_max=MEMO_MAX)
         self._mesh = Mesh(
@@ -115,8 +120,8 @@ class Gossip:
 
     @property
     def left(self) -> bool:
-        """Whether good-bye was said."""
-        return self._mesh.left
+        """Whether good-bye was said, or none is to be said."""
+        return self._silent or self._mesh.left
 
     def receive(self, peer: bytes, frame: Buffer, whence: Callable[[], str], now: int) -> None:
         """Take a frame that a peer of the ROUTER has sent; ``whence`` tells its address, or ""."""
@@ -156,7 +161,9 @@ class Gossip:
         """Say good-bye; :attr:`left` tells when that is done."""
         self._store(now)
         self._leaving = True
-        self._mesh.leave(now)
+        self._silent = self._deserted is not None and self._deserted()
+        if not self._silent:
+            self._mesh.leave(now)
 
     def close(self) -> None:
         """Close the links and the beacon."""
@@ -254,12 +261,14 @@ class Gossip:
 
     def _introduce(self, beacon: BeaconSocket, now: int) -> None:
         self._beacons_due = now + BEACONS_NS
-        for data in beacon.receive():
+        for data, host in beacon.receive():
             try:
                 self._introductions.hear(beacons.read(self._codec, data), now)
             except errors.ProtocolViolation as error:
                 self._beacons_refused += 1
-                self._beacons_keys += error.values.get("refusal") == "mac"
+                if error.values.get("refusal") == "mac":
+                    self._beacons_keys += 1
+                    self._refused_from = host
         if self._introductions.tick(now) and not self._leaving:
             me = self._mesh.me
             beacon.send(beacons.write(self._codec, Beacon(me.id, me.endpoint)))

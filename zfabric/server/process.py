@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,13 @@ def _statm() -> int | None:
         return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+def deserted() -> bool:
+    """Tell whether nobody holds the other end of the pipe that is standard input: a supervisor that was killed."""
+    poll = select.poll()
+    poll.register(0, 0)  # POLLHUP is told unasked.
+    return bool(poll.poll(0))
 
 
 class Memory:

@@ -3,10 +3,10 @@
 It holds the data directory's lock. Each leader takes two ports, one for requests and one for what it publishes: leader
 N the node's port + 2 N and the one after it, so that a firewall can be told. Leader 0, on the node's port itself, hosts
 the controller. A leader's standard input is a pipe from here: when the supervisor is killed the pipe ends, and so does
-the leader. A leader that ends is started again after 50 ms. One that ends before it served waits twice as long each
-time, up to 0.4 s: somebody may be killing it, and its clients wait for it. After ten times in a row that is no accident
-any more, and the pause goes on to double, up to 5 s. One that has not served within 20 s of its start hangs, and is
-killed.
+the leader, without a good-bye to the mesh: its node has failed. A leader that ends is started again after 50 ms. One
+that ends before it served waits twice as long each time, up to 0.4 s: somebody may be killing it, and its clients wait
+for it. After ten times in a row that is no accident any more, and the pause goes on to double, up to 5 s. One that has
+not served within 20 s of its start hangs, and is killed.
 """
 
 from __future__ import annotations

@@ -290,7 +290,11 @@ class Calling:
         self._run(errand)
 
     def services(self, name: str | None = None) -> list[ServiceInstance]:
-        """Return the instances that are announced now, of one service or of all, sorted by service and version."""
+        """Return the instances that are announced now, of one service or of all, sorted by service and version.
+
+        A member of the mesh that has too many for its card is asked for them; one that does not answer within a second
+        is listed with those that its card shows.
+        """
         core, pump = self._core, self._pump
         with pump.lock:
             pump.check()
@@ -300,6 +304,10 @@ class Calling:
         if not pump.wait(pending, self._timeout + 1.0):
             raise errors.RequestTimeout(what="list of services", seconds=self._timeout)
         pending.result()
+        with pump.lock:
+            pump.check()
+            rest = caller.instances.whole(pump.now())
+        pump.wait(rest, self._timeout)
         with pump.lock:
             by_name = caller.instances.cards
             cards = [card for known in by_name if name in (None, known) for card in by_name[known]]

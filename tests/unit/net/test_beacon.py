@@ -25,7 +25,7 @@ def heard(socket, wanted):
     """Wait for a datagram; others on this machine may send some as well."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if wanted in socket.receive():
+        if any(data == wanted and host for data, host in socket.receive()):
             return True
         time.sleep(0.01)
     return False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zfabric.core.client.client import Client
     from zfabric.core.client.errand import Errand
     from zfabric.core.client.machine import Machine
+    from zfabric.core.client.pending import Pending
 
 CONNECTED_MAX: Final = 32
 CONNECT_MAX_NS: Final = 4_000_000_000
@@ -83,6 +84,12 @@ class Instances:
             self._using = True
             self._client.members.use(now)
             self._refresh()
+
+    def whole(self, now: int) -> Pending[None]:
+        """Return what comes when :attr:`cards` has whatever members tell: they are asked if their cards lack some."""
+        self._client.now = now
+        self._refresh()  # The table may have been complete before anybody asked for services.
+        return self._rest.whole([member for member in self._client.members.all() if member.living], now)
 
     def _refresh(self) -> None:
         members, now = self._client.members, self._client.now

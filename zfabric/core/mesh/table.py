@@ -15,9 +15,10 @@ goes to one that was heard, helpers are such members, and so are two of three th
 those first of whom it only heard.
 
 **Replays.** The numbers of the last 64 frames of each member that this one has heard are kept as a bit mask below the
-highest (as IPsec does, RFC 4303, 3.4.3): a frame is taken once, and not at all if it is older. Frames of a member not
-yet heard begin such a window. In a mesh without a key numbers prove nothing, and whoever forges one frame with a high
-one would silence that member for good: there what is older than the window is taken.
+highest (as IPsec does, RFC 4303, 3.4.3): a frame is taken once, and not at all if it is older. The first frame of a
+member begins such a window, in which all before it have been seen: it had sent them as a stranger. In a mesh without a
+key numbers prove nothing, and whoever forges one frame with a high one would silence that member for good: there what
+is older than the window is taken.
 
 **Hashes** for comparisons are kept up with each change: asking for them costs the same, however large the table is,
 and whoever asks again and again holds nobody up.
@@ -199,6 +200,7 @@ class Table:
         if not window:
             self._heard.add(member)
             self.doubt = max(0, self.doubt - 1)
+            window = number << _WINDOW | (_MASK - 1 if self._keyed else 0)
         highest, mask = window >> _WINDOW, window & _MASK
         if number > highest:
             mask = (mask << min(_WINDOW, number - highest) | 1) & _MASK
