@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +165,7 @@ class Chatter:
     """A driver of a socket where a message is always there, and of a machine that wants a tick."""
 
     generation, due_ns = 0, 0
+    producers = ()
 
     def __init__(self):
         self.core = self.ports = self.requests = self
@@ -232,8 +234,6 @@ class Post(Chatter):
 
 class Acknowledged(Post):
     """Something is under way always, and its acknowledgement comes to whoever polls."""
-
-    producers = ()
 
     def __init__(self):
         super().__init__(lie=False)
@@ -457,4 +457,31 @@ def test_a_message_for_another_thread_that_needed_no_poll_wakes_it():
         while driving.is_alive() or other.is_alive():
             pump.nudge()
             driving.join(0.01)
+        pump.close()
+
+
+def test_the_thread_naps_for_longer_while_callers_sleep_inside_unless_there_is_a_producer():
+    """It would wake oftener else than what a caller waits for comes: seven times in each of these waits."""
+    driver = Letter(Pending())
+    driver.received = 1  # There is none.
+    driver.busy = lambda: True
+    pump = Pump(driver)
+    try:
+        with pump.lock:
+            pump.flush()
+        status = Path(f"/proc/self/task/{pump._thread.native_id}/status")
+        for _ in range(60):
+            assert not pump.arrive(Pending(), 0.015)
+        assert pump._attended
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("voluntary"))
+        assert int(line.split()[1]) < 3 * 60
+        with pump.lock:
+            pump._driving, pump._waiters = True, 1
+            assert pump._is_spared()
+            driver.producers = (driver,)
+            assert not pump._is_spared()
+            driver.producers, pump._waiters = (), 0
+            assert not pump._is_spared()
+            pump._driving = False
+    finally:
         pump.close()

@@ -4,8 +4,9 @@ One lock guards the core and the sockets. Whoever waits becomes the driver if no
 descriptors outside the lock (see ``net/ports.py`` for why that is safe). The others wait on a condition. An I/O thread
 for everything would cost 107 against 59 us a round trip (measured), so the thread here takes over only once no caller
 has come by for 2 ms. While callers come and go it naps rather than parks: to wake it at each of their returns would
-cost more than what they came for. While somebody sends with pauses it polls: a record that waits for an acknowledgement
-would wait for the end of a nap as well (400 records a second at random times: p99 of 4.5 ms rather than 1.4, measured).
+cost more than what they came for. As long as it finds one asleep inside each time, and there is no producer, its naps
+grow to 16 ms. While somebody sends with pauses it polls: a record that waits for an acknowledgement would wait for the
+end of a nap as well (400 records a second at random times: p99 of 4.5 ms rather than 1.4, measured).
 
 KeyboardInterrupt comes out of a wait between two steps, and out of nothing else: see :mod:`zfabric.sync.interrupts`.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from zfabric.net.driver import Awaited, Driver
 
 _PATIENCE_NS = 2_000_000
+_NAP_NS = 16_000_000
 _PARK_NS = 20_000_000
 _FEW = 32
 """Descriptors, at 1.5 us for a look at each: a poll of them all at once has to give the interpreter away."""
@@ -406,10 +408,14 @@ class Pump:
                 self._work.clear()
 
     def _run(self) -> None:
+        nap_ns = _PATIENCE_NS
         while True:
             self._work.wait()
-            time.sleep(_PATIENCE_NS / 1e9)
-            if time.monotonic_ns() - self.stepped_ns < _PATIENCE_NS and not (self._over or self._is_paced()):
+            time.sleep(nap_ns / 1e9)
+            spared = self._is_spared()
+            nap_ns = min(2 * nap_ns, _NAP_NS) if spared else _PATIENCE_NS
+            quiet_ns = time.monotonic_ns() - self.stepped_ns
+            if quiet_ns < (_PARK_NS if spared else _PATIENCE_NS) and not (self._over or self._is_paced()):
                 continue  # Without the lock, which who comes and goes would find taken.
             with self.lock:
                 if self._over:
@@ -419,10 +425,15 @@ class Pump:
                     if quiet_ns > _PARK_NS:
                         self._attended = False
                         self._work.clear()
+                        nap_ns = _PATIENCE_NS
                     continue
                 if quiet_ns >= _PATIENCE_NS or self._is_paced():
                     self._take_over()
             self.driver.run_callbacks()
+
+    def _is_spared(self) -> bool:
+        """Tell whether a caller sleeps inside, and there is no producer whose records would wait for a nap to end."""
+        return self._driving and self._waiters > 0 and not self.driver.core.producers
 
     def _is_paced(self) -> bool:
         """Tell whether somebody sends who pauses in between: what waits for an acknowledgement has to go at once."""
