@@ -57,12 +57,12 @@ class Publishing:
 
     def publish(self, frames: Frames) -> None:
         """Send a batch or a HEAD to whoever has subscribed to its first frame."""
-        last = frames[-1]
+        *before, last = frames
         if len(last) >= IN_PLACE_MIN:
             self.socket.send_multipart(frames, _NOBLOCK, copy=False)
         else:
             send = self._send
-            for frame in frames[:-1]:
+            for frame in before:
                 send(frame, _MORE)
             send(last, _NOBLOCK)
         listeners = self._listeners.get(frames[0], 0)

@@ -119,7 +119,7 @@ class Express:
         if size > self._payload_max:
             return None
         log.keep(1, timestamp, leader_epoch, wall_ms, stamped, payload)
-        producers.note(producer, epoch, sequence, sequence, False, base, wall_ms)
+        producers.noted = producer, epoch, sequence, sequence, False, base, wall_ms
         log.settled()
         self._taken = 1, size, base
         return self._id, stamped, payload
@@ -149,7 +149,7 @@ class Express:
         except errors.ZFabricError:
             return None
         stamped = log.append(header, raw, payload, self._epoch, wall_ms, txn)
-        producers.note(
+        producers.noted = (
             header.producer_id, header.producer_epoch, header.base_sequence, header.last_sequence,
             bool(header.flags & SPARSE), base, wall_ms,
         )  # fmt: skip

@@ -78,7 +78,13 @@ _decode = msgspec.msgpack.Decoder(ProducerState).decode
 
 
 class ProducerTable:
-    """All producers of one partition: rows in the transaction, the recent ones cached."""
+    """All producers of one partition: rows in the transaction, the recent ones cached.
+
+    Attributes:
+        noted: producer, epoch, first and last sequence, whether that is sparse, base offset and append time (ms) of a
+            batch of a memory topic that is to be remembered: by this one assignment it is. :meth:`write_down` is left,
+            if to whoever asks next.
+    """
 
     def __init__(self, partition: int, rows: int, *, stored: bool) -> None:
         self.partition = partition
@@ -88,11 +94,11 @@ class ProducerTable:
         self._known: OrderedDict[int, ProducerState] = OrderedDict()
         self._dirty: set[int] = set()
         self._before: dict[int, ProducerState | None] = {}
-        self._noted: tuple[int, int, int, int, bool, int, int] | None = None
+        self.noted: tuple[int, int, int, int, bool, int, int] | None = None
 
     def find(self, producer: int, txn: Transaction) -> ProducerState | None:
         """Return what is remembered of a producer."""
-        if self._noted is not None:
+        if self.noted is not None:
             self.write_down()
         state = self._known.get(producer)
         if state is None and self._stored:
@@ -150,7 +156,7 @@ class ProducerTable:
 
     def follows(self, producer: int, epoch: int, sequence: int) -> bool:
         """Tell whether one record, without SPARSE, is new and next; of any other :meth:`check` tells what it is."""
-        if self._noted is not None:
+        if self.noted is not None:
             self.write_down()
         state = self._known.get(producer)
         return state is not None and state.last + 1 == sequence and state.epoch == epoch
@@ -188,24 +194,11 @@ class ProducerTable:
             )
         return Remembered(first, last, UNKNOWN_OFFSET, -1)
 
-    def note(
-        self,
-        producer: int,
-        epoch: int,
-        first: int,
-        last: int,
-        sparse: bool,  # noqa: FBT001 - for every express batch
-        base_offset: int,
-        append_time: int,
-    ) -> None:
-        """Remember a batch of a memory topic in one step; :meth:`write_down` is left, if to whoever asks next."""
-        self._noted = producer, epoch, first, last, sparse, base_offset, append_time
-
     def write_down(self) -> None:
-        """Do what is left of :meth:`note`; again, should an exception have ended it."""
-        if self._noted is not None:
-            self._remember(self._known.get(self._noted[0]), *self._noted)
-            self._noted = None
+        """Remember what was :attr:`noted`; again, should an exception have ended it."""
+        if self.noted is not None:
+            self._remember(self._known.get(self.noted[0]), *self.noted)
+            self.noted = None
 
     def remember(
         self, header: BatchHeader, base_offset: int, append_time: int, txn: Transaction, read: tuple[int, int] = (0, 0)
@@ -292,7 +285,7 @@ class ProducerTable:
 
     def settled(self) -> None:
         """The turn is durable."""
-        if self._noted is not None:
+        if self.noted is not None:
             self.write_down()
         self._before.clear()
 
@@ -304,7 +297,7 @@ class ProducerTable:
             elif self._known.pop(producer, None) is not None:
                 self.rows -= 1
         self._before.clear()
-        self._noted = None
+        self.noted = None
         self._dirty.clear()
 
     def flush(self, txn: Transaction) -> None:
