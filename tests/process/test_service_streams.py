@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -72,14 +73,16 @@ def test_a_stream_that_nobody_takes_frees_its_worker_and_says_so_on_both_sides(z
         assert (service.stats()["stalled"], service.stats()["failures"]) == (1, 1)
 
 
+def endless(request):
+    while not request.cancelled:
+        yield b"chunk"
+
+
 def test_one_caller_s_streams_leave_workers_to_others(zfabric_fabric):
     """Three of four workers, by default; its next stream begins when one of those has ended."""
     service = zfabric_fabric.service("s", concurrency=4)
 
-    @service.method("endless")
-    def endless(request):
-        while not request.cancelled:
-            yield b"chunk"
+    service.method("endless")(endless)
 
     @service.method("quick")
     def quick(request):
@@ -99,16 +102,28 @@ def test_one_caller_s_streams_leave_workers_to_others(zfabric_fabric):
         assert next(greedy.stream("s.endless", timeout=PATIENCE_S)) == b"chunk"
 
 
+def test_streams_of_all_callers_leave_a_worker_to_what_is_no_stream(zfabric_fabric):
+    service = zfabric_fabric.service("s", concurrency=3)
+    service.method("endless")(endless)
+    service.method("quick")(lambda request: b"done")
+    with service, ExitStack() as callers:
+        several = [callers.enter_context(zfabric.connect(zfabric_fabric.url)) for _ in range(3)]
+        streams = [caller.stream("s.endless") for caller in several[:2]]
+        assert [next(stream) for stream in streams] == [b"chunk"] * 2
+        third = several[2].stream("s.endless")
+        for caller in several:
+            assert caller.request("s.quick", timeout=PATIENCE_S) == b"done"
+        assert service.stats()["running"] == 2
+        streams[0].close()
+        assert next(third) == b"chunk"
+
+
 def test_streams_of_one_caller_are_bounded_as_the_service_says(zfabric_fabric):
     with pytest.raises(errors.InvalidArgument):
         zfabric_fabric.service("s", streams=0)
     service = zfabric_fabric.service("s", concurrency=2, streams=1)
 
-    @service.method("endless")
-    def endless(request):
-        while not request.cancelled:
-            yield b"chunk"
-
+    service.method("endless")(endless)
     with service, zfabric.connect(zfabric_fabric.url) as caller:
         first = caller.stream("s.endless")
         assert next(first) == b"chunk"

@@ -91,6 +91,7 @@ class Calling:
             queue: requests that wait beside these; more are refused with Overloaded.
             streams: those of one caller that run at once, so that others find a worker whatever it reads; further ones
                 wait, and fill half of ``queue`` at most. Three quarters of ``concurrency`` by default, at least one.
+                All callers' streams leave one worker to other requests, unless ``streams`` is ``concurrency`` or more.
             patience: seconds that a stream waits for its reader to take something, before it ends with StreamStalled.
             weight: share of requests that it wants, in percent of a full instance's; 0: none while others want some.
             listen: ``tcp://host:port``, the port may be ``*``; by default where this fabric is reached from.

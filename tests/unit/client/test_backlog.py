@@ -11,7 +11,7 @@ from zfabric.core.client.backlog import Backlog
 from zfabric.core.client.job import Job, Method
 
 METHOD = Method("m", None, idempotent=False, stream=False)
-MOST = 2
+MOST, TOTAL = 2, 3
 CALLERS = st.sampled_from([b"a", b"b", b"c"])
 STEPS = st.lists(
     st.one_of(
@@ -28,7 +28,7 @@ class Played:
 
     def __init__(self):
         self.full = {}
-        self.backlog = Backlog(self.full, streams=MOST)
+        self.backlog = Backlog(self.full, streams=MOST, workers=TOTAL + 1)
         self.waiting, self.streams = [], []
         self.number = 0
 
@@ -42,8 +42,10 @@ class Played:
         job = self.backlog.take()
         if job is None:
             begun = Counter(stream.peer for stream in self.streams)
+            enough = begun.total() + sum(other.streaming and not other.held for other in self.waiting) == TOTAL
             assert all(
-                other.peer in self.full or (other.streaming and begun[other.peer] == MOST) for other in self.waiting
+                other.peer in self.full or (other.streaming and (enough or begun[other.peer] == MOST))
+                for other in self.waiting
             )
             return False
         assert job.peer not in self.full
@@ -54,6 +56,7 @@ class Played:
         if job.streaming:
             self.streams.append(job)
             assert max(Counter(stream.peer for stream in self.streams).values()) <= MOST
+            assert len(self.streams) <= TOTAL
         return True
 
     def withdraw(self, place):
@@ -74,7 +77,7 @@ class Played:
 
 @given(STEPS)
 def test_each_request_is_taken_once_in_its_caller_s_order_unless_it_was_withdrawn(steps):
-    """Streams in order, and others in order; no caller has more streams than it may, and none waits for nothing."""
+    """Streams in order, and others in order; neither one caller nor all have too many streams; none waits in vain."""
     played = Played()
     backlog = played.backlog
     does = {"add": played.add, "take": played.take, "withdraw": played.withdraw, "end": played.end,
@@ -93,3 +96,16 @@ def test_each_request_is_taken_once_in_its_caller_s_order_unless_it_was_withdraw
         played.end(0)
     assert (len(backlog), backlog.bytes, backlog.take()) == (0, 0, None)
     assert not any(backlog.streams.holds(peer) for peer in (b"a", b"b", b"c"))
+
+
+def test_callers_whose_streams_are_held_have_turns():
+    """One that asks for many keeps another one waiting for one of them, as with what is no stream."""
+    played = Played()
+    for peer in (b"a", b"a", b"b", b"b", b"b", b"c"):
+        played.add(peer, 0, streaming=True)
+    while played.take():
+        pass
+    for _ in range(2):
+        played.end([stream.peer for stream in played.streams].index(b"b"))
+        assert played.take()
+    assert sorted(stream.peer for stream in played.streams) == [b"a", b"a", b"c"]

@@ -45,11 +45,15 @@ def refusal(
 
 
 def _held(service: Responder, peer: bytes, asked: calls.Asked, name: str) -> errors.ZFabricError | None:
-    """Return why an instance does not hold a stream that is asked for until others of its caller have ended."""
+    """Return why an instance does not hold a stream that is asked for until others have ended."""
     streams = service.backlog.streams
     if streams.held >= service.limit // 2 or streams.bytes + len(asked.body) > QUEUED_BYTES_MAX // 2:
         return _overloaded(service, service.limit // 2)
-    jobs = [job for job in service.jobs.values() if not job.started_ns or (job.streaming and job.peer == peer)]
+    jobs = [
+        job
+        for job in service.jobs.values()
+        if not job.started_ns or (job.streaming and (streams.full or job.peer == peer))
+    ]
     running = sum(bool(job.started_ns) for job in jobs)
     if running and circles.closed(asked.headers, service.methods.values(), jobs, running):
         return errors.WouldDeadlock(service=service.card.name, method=name, concurrency=running)

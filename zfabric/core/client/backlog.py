@@ -3,7 +3,7 @@
 So a caller with a thousand requests that wait holds up another one by one of them, not by a thousand. When there is no
 room, it is the caller with the most that gives way: the newest of its requests is refused, which nobody has begun,
 rather than the one that comes from a caller with fewer. Requests of callers that read nothing wait aside, and take no
-turns. Nor do streams of a caller that has many under way (:mod:`zfabric.core.client.streams`).
+turns. Nor do streams while too many are under way (:mod:`zfabric.core.client.streams`).
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Backlog:
 
     Args:
         full: callers for which nothing is begun (:class:`zfabric.core.client.unread.Unread`). streams: of one caller
-            that are under way at once.
+            that are under way at once. workers: that there are.
 
     Attributes:
         waiting: how many wait that may be begun. bytes: of all bodies that wait, but for those of streams that are held
             in ``streams``.
     """
 
-    def __init__(self, full: Container[bytes], streams: int) -> None:
+    def __init__(self, full: Container[bytes], streams: int, workers: int) -> None:
         self.waiting = 0
         self.bytes = 0
-        self.streams = Streams(streams)
+        self.streams = Streams(streams, max(workers - 1, streams))
         self._full = full
         # The only one that waits, as nearly all do; there is no line then.
         self._lone: Job | None = None
@@ -61,7 +61,7 @@ class Backlog:
             self._enter(job)
 
     def left(self, job: Job) -> None:
-        """A stream that :meth:`take` gave is over: another one of its caller may begin."""
+        """A stream that :meth:`take` gave is over: another one may begin."""
         following = self.streams.leave(job)
         if following is not None:
             self._enter(following)

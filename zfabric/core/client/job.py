@@ -59,7 +59,7 @@ class Job(msgspec.Struct, eq=False):
         ahead: sizes of the chunks that its caller has not said to have taken. ahead_bytes: their sum.
         credit: what the stream waits for. asking: headers of the latest requests that its handler has made.
         cancelled: its caller does not want it any more. cancel: what the shell has called then.
-        held: others of its caller come first (:mod:`zfabric.core.client.streams`).
+        held: others come first (:mod:`zfabric.core.client.streams`).
         seen: it was there at the last round (:mod:`zfabric.core.client.rounds`).
     """
 

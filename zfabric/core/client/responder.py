@@ -98,7 +98,7 @@ class Responder:
         self._advertise = advertise
         self.outflows = Outflows(card.name, patience_ns)
         self.unread = Unread(client.random.getrandbits)
-        self.backlog = Backlog(self.unread.full, streams)
+        self.backlog = Backlog(self.unread.full, streams, concurrency)
         self.jobs: dict[tuple[bytes, int], Job] = {}
         self.peers: dict[bytes, None] = {}
         self._nonsense = Nonsense()
