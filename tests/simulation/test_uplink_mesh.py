@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from test_kept_peers import spoil, stored_batches
 
 from zfabric import errors
 from zfabric.core.client.origins import mesh_number
@@ -321,3 +322,44 @@ def test_sensors_keeper_hub_and_uplink_that_fail_again_and_again_lose_and_repeat
         found = by_sensor(hub)
         assert len(found) == 2
         assert names(found) == {"0": list(range(150)), "2": list(range(150))}
+
+
+@pytest.fixture(params=["a mesh", "a node"])
+def spoiled(request):
+    """A source that keepers follow, and which has a damaged batch that nobody has whole; and how to mend it."""
+    mesh = request.param == "a mesh"
+    with Simulation(seed=3, **({"peers": 4, "keep": {1: [TOPIC], 2: [TOPIC]}} if mesh else {})) as made:
+        made.advance(1.0)
+        source = made.connect("a", timeout=5.0)
+        source.topics.create(TOPIC, replicas=3)
+        with source.producer(acks="leader") as producer:
+            for number in range(3):  # A batch each.
+                producer.send(TOPIC, b"a:%d" % number).result(60.0)
+        made.advance(15.0)
+        before = stored_batches(made.processes[0])
+        for process in made.processes:
+            spoil(process, b"a:1")
+        yield made, source, lambda: made.processes[0].disk._values.update(before)
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_keepers_may_mend_is_passed_over_only_after_some_time(spoiled, mended):
+    """And waited for at rest."""
+    plant, source, mend = spoiled
+    with Simulation(beside=plant) as there, there.connect() as hub:
+        uplink = Uplink(source, hub, topics="sensor.*")
+        ship_until(uplink, hub, 1)
+        turns, began = 0, plant.world.now
+        while plant.world.now - began < 20 * 10**9:
+            uplink.advance()
+            turns += 1
+        assert turns < 200
+        assert (arrived(hub), uplink.status().skipped) == (1, 0)
+        assert "offset 1; passed over unless keepers mend it" in uplink.status().problem
+        if mended:
+            mend()
+        uplink.run(once=True, give_up=2.0)
+        assert names(by_sensor(hub)) == {"a": [0, 1, 2] if mended else [0, 2]}
+        assert (uplink.status().skipped, uplink.status().problem) == (0 if mended else 1, None)
+        kinds = [notice.kind for notice in uplink.take_notices()]
+        assert [kind for kind in kinds if kind != "begun"] == ["trouble", *([] if mended else ["gap"])]

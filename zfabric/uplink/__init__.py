@@ -19,7 +19,8 @@ fail end in the same way to begin: ask the hub, seek there, go on.
   the mesh is left out.
 - *Fenced*: of two uplinks of a topic into the same place the later one works, the other ends with UplinkFenced.
 - *Nothing in silence*: what retention removed at the source before it was shipped, or what is damaged there, is a gap,
-  counted and told, and the rest goes on. A source that has fewer records than the hub got from it (it was restored from
+  counted and told, and the rest goes on; damage that keepers may mend is waited for first (``damage.py``).
+  A source that has fewer records than the hub got from it (it was restored from
   a backup) is an error, SourceRewound: its next records would be taken for those that the hub has. So is one that was
   set back and has grown past that since: each batch tells the hub in which batch of the source its last record was
   (leader epoch and append time, as in :mod:`zfabric.core.leader.lineage`), the hub tells it to who begins, and the

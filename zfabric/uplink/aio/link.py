@@ -19,6 +19,7 @@ from zfabric.settings import KIB, MIB
 from zfabric.uplink import cutting, naming
 from zfabric.uplink.aio.reader import Reader, Share
 from zfabric.uplink.aio.sources import Part, Whole
+from zfabric.uplink.damage import Damage
 from zfabric.uplink.lanes import Lane
 from zfabric.uplink.model import Notice, PartitionStatus, UplinkSettings
 from zfabric.uplink.pacing import Backoff
@@ -51,7 +52,7 @@ class Link:
         topic, target: names at the source and at the hub. lanes: by partition number. opened: it is at work.
         backoff: when it may open again. problem: why it does not work, if that is so.
         sent_bytes: towards the hub so far. stall: why nothing is acknowledged though something is under way, after a
-            while without; None where things go on.
+            while without; None where things go on. damage: at the source that may be mended yet.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Link:
         self.problem: errors.ZFabricError | None = None
         self.sent_bytes = 0
         self.stall: str | None = None
+        self.damage = Damage()
         self._source = source
         self._hub = hub
         self._settings = settings
@@ -249,7 +251,7 @@ class Link:
         batches: list[RecordBatch] = []
         while room > 0 and len(batches) < BATCHES:
             if not self._waiting:
-                for batch in await self._poll():
+                for batch in await self._poll(now):
                     self._waiting += cutting.parts(batch, piece)
             if not self._waiting:
                 break
@@ -257,6 +259,7 @@ class Link:
             lane = self.lanes[batch.partition]
             self._tell_again(lane, batch.offsets[0])
             gap = lane.read(batch.offsets[0], batch.header.next_offset)
+            self.damage.reached(batch.partition, lane.position)
             self._tell_gap(batch.partition, gap, "retention removed them at the source, or they were compacted")
             room -= batch.header.payload_length + HEADER_BYTES
             batches.append(batch)
@@ -268,8 +271,11 @@ class Link:
         await self._commit(now)
         return moved or bool(batches)
 
-    async def _poll(self) -> list[RecordBatch]:
+    async def _poll(self, now: int) -> list[RecordBatch]:
         assert self._consumer is not None
+        for number in self.damage.due(now):
+            await self._seek(number, self.lanes[number])
+            self.damage.reached(number, self.lanes[number].position)
         try:
             if isinstance(self._consumer, Share):
                 found = self._consumer.poll_batches()
@@ -278,6 +284,8 @@ class Link:
         except errors.CorruptBatch as error:
             lane = self.lanes[error.partition]
             first = max(error.offset, lane.position)
+            if self._may_be_mended(error.partition, first, now):
+                return []
             following = max(error.next_offset, first + 1)
             lane.skipped += following - first
             lane.position = following
@@ -293,6 +301,16 @@ class Link:
                 raise errors.UnknownTopic(topic=self.topic)  # It was made anew, and is another one to ship.
             return found
         return []
+
+    def _may_be_mended(self, number: int, first: int, now: int) -> bool:
+        """Tell whether damage is waited for: somebody else may have the same, and some time is not over yet."""
+        assert self._info is not None
+        if self._reader is None and self._info.config.replicas == 1:
+            return False
+        waited = self.damage.found(number, first, now)
+        if waited:
+            self._tell(Notice("trouble", self.topic, number, self.damage.text or ""))
+        return waited is not False
 
     async def _follow_start(self, error: errors.OffsetOutOfRange) -> None:
         """Go on where the source's log begins now.
@@ -428,7 +446,12 @@ class Link:
         share = self._consumer
         if not self.opened or not isinstance(share, Share):
             return self.opened or now >= self.backoff.at_ns
-        if share.has_news or self._waiting or self._failures or now - self._looked_ns >= LOOK_NS:
+        if (
+            share.has_news
+            or self._waiting
+            or self._failures
+            or now >= min(self._looked_ns + LOOK_NS, self.damage.look_ns)
+        ):
             return True
         lane = self.lanes[share.number]
         lane.grew(share.end)

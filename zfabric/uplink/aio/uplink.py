@@ -390,7 +390,8 @@ class Uplink:
         return errors.Unreachable(url=side.url, seconds=seconds, detail=detail)
 
     def _idle(self) -> bool:
-        return not any(lane.lag for link in self._links.values() for lane in link.lanes.values())
+        links = [link for link in self._links.values() if link.damage.text is None]
+        return not any(lane.lag for link in links for lane in link.lanes.values())
 
     def _trouble(self) -> errors.ZFabricError | None:
         """Return what keeps something from going on."""
@@ -403,7 +404,8 @@ class Uplink:
         links = list(self._links.values())
         parts = [part for link in links for part in link.status()]
         error = self._trouble()
-        problem = str(error) if error is not None else next((link.stall for link in links if link.stall), None)
+        hindrances = (link.stall or link.damage.text for link in links)
+        problem = str(error) if error is not None else next(filter(None, hindrances), None)
         known = self._scan_ns and all(link.lanes for link in links)
         return UplinkStatus(
             topics=sorted({link.topic for link in links}),
