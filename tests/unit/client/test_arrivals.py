@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -303,3 +304,48 @@ def test_two_records_in_one_batch_are_taken():
     side.wire.client.receive(side.wire.subscribed[-1][0], published(1, 1, [b"a", b"b"]), side.wire.now)
     assert (arrival.done, arrival.record) == (True, None)
     assert [record.value for record in side.consumer.take(LIMIT)] == [b"a", b"b"]
+
+
+def pause(cursor):
+    cursor.paused = True
+
+
+def fail(cursor):
+    cursor.error = errors.UnknownTopic(topic="t")
+
+
+def fall_behind(cursor):
+    cursor.live = False
+
+
+def forget(cursor):
+    cursor.forget()
+
+
+def resume(cursor):
+    cursor.resume(1, 1, 600)
+
+
+def resume_and_go_live(cursor):
+    resume(cursor)
+    cursor.live = True
+
+
+RESUMES = (resume, resume_and_go_live)
+
+
+@pytest.mark.parametrize("change", [None, pause, fail, fall_behind, forget, *RESUMES])
+def test_nothing_is_handed_on_past_a_change_that_a_general_look_would_mind(change):
+    """Until that was found right, and a batch of the epoch was received."""
+    side = Side(expects=True)
+    side.publish(side.append(1, [b"first"]))
+    side.wait()
+    cursor = side.consumer.cursors[0]
+    cursor.untouched = True
+    arrivals = side.consumer.arrivals
+    arrivals.expect()
+    if change is not None:
+        change(cursor)
+    frames = side.append(1, [b"second"])
+    assert arrivals.hand(cursor, frames) is (change is None)
+    assert cursor.untouched is (change is not None and change not in RESUMES)

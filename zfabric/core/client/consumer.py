@@ -100,7 +100,6 @@ class Consumer:
         if self._opening is not None and not (self._opening.done and self._opening.error):
             return self._opening
         opening = self._opening = Pending()
-        self.opened = False
         wanted = self._client.want_view(self.topic, now, deadline_ns)
 
         def found() -> None:

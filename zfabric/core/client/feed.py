@@ -189,7 +189,6 @@ class Feed(Chore):
         self._silence_ns = IDLE_NS // 2
         self._due_ns = now + SETTLE_NS
         self._asked_ns = self._due_ns - IDLE_MAX_NS
-        self._heard_ns = self._asked_ns  # Of which nothing follows.
         self._client.due(self)
 
     def _fetch(self, now: int) -> None:
@@ -201,8 +200,6 @@ class Feed(Chore):
             wanted = [c for c in self.by_id.values()
                       if not c.paused and c.error is None and c.expected >= 0 and c.buffered <= half
                       and (not c.live or now - c.heard_ns >= IDLE_NS)]  # fmt: skip
-            if self._heard_ns > self._asked_ns:
-                self._silence_ns = IDLE_NS
             self._asked_ns = now
             longest_ns = IDLE_NS if self._appetite.is_slow(now) else IDLE_MAX_NS
             self._silence_ns = min(self._silence_ns * 2, longest_ns)
