@@ -117,7 +117,8 @@ def test_a_hub_that_takes_nothing_is_told_with_its_reason_long_before_it_is_give
     assert uplink.status().problem is None
     hub.partition("uplink", 0)
     fill(here, "t", numbers(3, 6))
-    ship_until(uplink, lambda: uplink.status().problem == "nothing was acknowledged for 15 s")
+    ship_until(uplink, lambda: uplink.status().problem)
+    assert "for 15 s; there is no connection to sim://" in uplink.status().problem
     hub.heal()
     ship_until(uplink, lambda: uplink.status().lag == 0)
     assert [notice.kind for notice in uplink.take_notices()] == ["begun", "trouble", "trouble"]

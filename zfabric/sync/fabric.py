@@ -113,7 +113,7 @@ class Fabric(Calling):
         self.mesh = core.scattered
         self.topics = Topics(self)
         self.groups = Groups(self)
-        self.waiting = Waiting(pump)
+        self.waiting = Waiting(pump, core)
         self._open: list[tuple[Producer | Consumer, CoreProducer | CoreConsumer]] = []
 
     def __repr__(self) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zfabric.core.client.client import Client
+from zfabric.core.client.overdue import hindrance
 from zfabric.core.client.pending import Pending
 from zfabric.settings import check_range
 from zfabric.sync.consumer import Consumer
@@ -18,12 +20,18 @@ from zfabric.sync.pump import Pump
 class Waiting:
     """The clock of a fabric, and ways to let it run."""
 
-    def __init__(self, pump: Pump) -> None:
+    def __init__(self, pump: Pump, core: Client) -> None:
         self._pump = pump
+        self._core = core
 
     def now(self) -> int:
         """Return the time by which this fabric works (monotonic ns)."""
         return self._pump.now()
+
+    def hindrance(self) -> str:
+        """Return why what was asked of the fabric may be unanswered; "" if its connections do not tell."""
+        with self._pump.lock:
+            return hindrance(self._core.requests.connections.values())
 
     def sleep(self, seconds: float) -> None:
         """Wait, while what goes on in the background goes on."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.wire import BOOT, SECOND, Wire, stored
+from tests.unit.client.wire import BOOT, SECOND, Wire, endpoint, stored
 from zfabric.core.appetite import FIRST_BYTES, LEAST_BYTES, PART_BYTES
 from zfabric.core.client.connection import Request
 from zfabric.core.client.feed import FETCH_BYTES
+from zfabric.core.client.overdue import hindrance
 from zfabric.core.client.pace import BULK_BYTES, SLOWEST_KIB_NS, Pace
 from zfabric.core.client.requests import PATIENCE_NS
 from zfabric.core.effects import OpenSession
@@ -184,3 +185,22 @@ def test_the_session_after_one_that_was_lost_under_what_wants_no_answer_is_patie
     pace.begin()
     pace.lost([])
     assert not pace.slow
+
+
+def test_who_waits_for_an_answer_is_told_what_may_keep_it():
+    """Also where each connection comes up, and ends under what is sent: as over a path that drops large packets."""
+    wire, leads = Wire(2), endpoint(1)
+    producer = wire.producer()
+    wire.send(producer, bytes(900_000))
+    told = []
+    wire.step()
+    for _ in range(3):
+        told.append(hindrance(wire.client.requests.connections.values()))
+        wire.lose(leads)
+        told.append(hindrance(wire.client.requests.connections.values()))
+        wire.pass_time(1.0)
+    assert told[:3] == ["", f"there is no connection to {leads}", ""]
+    assert all("lost one after another" in text for text in told[3:])
+    wire.accept(wire.sent[-1][1])
+    wire.send(producer, b"small")
+    assert hindrance(wire.client.requests.connections.values()) == ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 from zfabric import errors
 
 if TYPE_CHECKING:
     from zfabric.core.client.connection import Connection
+
+LOSSES: Final = 2
+"""Of one connection; fewer may have been by chance."""
 
 
 def nowhere(host: str) -> str:
@@ -32,6 +36,21 @@ def silent(connection: Connection | None, url: str) -> str:
     """Return what there is to say of a fabric that has told of no service yet."""
     why = "is it running?" if connection is None or not connection.nowhere else nowhere(_host(connection))
     return f"{url} has not answered, so none is known; {why}"
+
+
+def hindrance(connections: Iterable[Connection]) -> str:
+    """Return what there is to say of the connections on which something is not answered; "" if nothing stands out."""
+    for connection in connections:
+        if not connection.waiting or connection.away:
+            continue
+        if connection.nowhere:
+            return nowhere(_host(connection))
+        if connection.pace.losses >= LOSSES:
+            lost = f"connections to {connection.endpoint} are lost one after another before an answer comes"
+            return f"{lost}: the link may be bad, or too slow, or lose large packets (tcp_mtu_probing helps)"
+        if not connection.ready:
+            return f"there is no connection to {connection.endpoint}"
+    return ""
 
 
 def _host(connection: Connection) -> str:

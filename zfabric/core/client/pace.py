@@ -37,14 +37,15 @@ class Pace:
     Attributes:
         kib_ns: borne for 1,024 bytes, in ns. slow: heartbeats may take longer on the next session.
         loose: bytes that were ever sent without wanting an answer.
+        losses: sessions lost with something on their way, or for their silence, since the last answer.
     """
 
-    __slots__ = ("_answered_ns", "_arrived", "_sent_ns", "kib_ns", "loose", "slow")
+    __slots__ = ("_answered_ns", "_arrived", "_sent_ns", "kib_ns", "loose", "losses", "slow")
 
     def __init__(self) -> None:
         self.kib_ns = SLOWEST_KIB_NS
         self.slow = False
-        self.loose = 0
+        self.loose = self.losses = 0
         self._arrived = 0
         self._sent_ns = 0
         self._answered_ns = 0
@@ -60,13 +61,17 @@ class Pace:
             behind: what :attr:`loose` was then.
         """
         self._arrived = max(self._arrived, behind)
+        self.losses = 0
         if size >= BULK_BYTES:
             took_ns = now - (max(sent_ns, self._answered_ns) if self._sent_ns <= sent_ns else sent_ns)
             self.kib_ns = min(MARGIN * took_ns * 1_024 // size, SLOWEST_KIB_NS)
         self._sent_ns, self._answered_ns = sent_ns, now
 
     def silent(self, waiting: Iterable[Request], now: int) -> bool:
-        """Tell whether one of these requests, in the order in which they were sent, should have its answer by now."""
+        """Tell whether one of these requests, in the order in which they were sent, should have its answer by now.
+
+        If so the session is lost.
+        """
         ahead = 0
         for request in waiting:
             ahead += request.weight()
@@ -76,11 +81,14 @@ class Pace:
             loose = max(request.behind - self._arrived, 0)
             if now - since_ns > request.patience() + (ahead + loose) * self.kib_ns // 1_024:
                 self.kib_ns = SLOWEST_KIB_NS
+                self.losses += 1
                 return True
         return False
 
     def lost(self, waiting: Iterable[Request]) -> None:
         """A session that was ready has ended, with these requests on their way."""
+        waiting = list(waiting)
+        self.losses += bool(waiting)
         much = sum(request.weight() for request in waiting) + self.loose - self._arrived >= BULK_BYTES
         self.slow = much and self.kib_ns >= SLOW_KIB_NS
         if much:

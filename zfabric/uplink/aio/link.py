@@ -375,11 +375,12 @@ class Link:
         assert self._producer is not None
         if moved or not self.in_flight or not self._acknowledged_ns:
             self._acknowledged_ns, self.stall = now, None
-        elif self.stall is None and now - self._acknowledged_ns >= STALL_NS:
-            refusal = self._producer.refusal
-            why = "" if refusal is None else f"; last refused: {refusal}"
-            self.stall = f"nothing was acknowledged for {STALL_NS // 1_000_000_000} s{why}"
-            self._tell(Notice("trouble", self.topic, None, self.stall))
+        elif now - self._acknowledged_ns >= STALL_NS:
+            refusal, known = self._producer.refusal, self.stall is not None
+            why = self._hub.waiting.hindrance() if refusal is None else f"last refused: {refusal}"
+            self.stall = f"nothing was acknowledged for {STALL_NS // 1_000_000_000} s{why and '; '}{why}"
+            if not known:
+                self._tell(Notice("trouble", self.topic, None, self.stall))
 
     def _move(self) -> None:
         """Follow the consumer over what it skipped where nothing came after it."""
