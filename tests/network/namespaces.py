@@ -74,6 +74,10 @@ class Machine:
         """Return a command that runs on the machine."""
         return ["ip", "netns", "exec", self._name, *command]
 
+    def naming(self, hosts: str, *command: str) -> list[str]:
+        """Return a command that runs on the machine, with a file of ours as its ``/etc/hosts``."""
+        return self.command("sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts, *command)
+
     def rule(self, chain: str, *rule: str) -> None:
         """Add a netfilter rule: ``INPUT`` for what arrives at the machine, ``OUTPUT`` for what it sends."""
         subprocess.run(self.command("iptables", "-A", chain, *rule), check=True)
@@ -124,9 +128,9 @@ class Machine:
 
 
 @contextmanager
-def serving(machine: Machine, directory: str, *options: str) -> Iterator[zfabric.Fabric]:
-    """Yield the fabric of a node on our end of the wire."""
-    listen = f"{machine.here}:{free_port()}"
+def serving(machine: Machine, directory: str, *options: str, host: str = "") -> Iterator[zfabric.Fabric]:
+    """Yield the fabric of a node on our end of the wire, or at another address of ours."""
+    listen = f"{host or machine.here}:{free_port()}"
     arguments = ["serve", "--insecure", "--data", directory, "--listen", listen, *options]
     node = subprocess.Popen([sys.executable, "-m", "zfabric", *arguments], stdout=subprocess.PIPE)
     assert node.stdout is not None

@@ -20,8 +20,8 @@ ZFABRIC = [sys.executable, "-m", "zfabric"]
 
 @pytest.fixture
 def hub(machine, tmp_path):
-    """A node on our end of the wire."""
-    with serving(machine, str(tmp_path / "hub"), "--leaders", "2") as fabric:
+    """A node on our end of the wire, whatever address that has."""
+    with serving(machine, str(tmp_path / "hub"), "--leaders", "2", host="0.0.0.0") as fabric:
         yield fabric
 
 
@@ -37,27 +37,30 @@ def uplink(machine, device, hub):
     """How to start the command on the machine; what was started is killed at the end."""
     running = []
 
-    def start():
-        command = [
-            *ZFABRIC,
-            "uplink",
+    def start(host=None, run=machine.command):
+        ways = (
             "--from",
             device.url,
             "--to",
-            hub.url,
+            address(hub, host or machine.here),
             "--topic",
             "*",
             "--timeout",
             "2",
             "--json",
-        ]
-        running.append(subprocess.Popen(machine.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        )
+        command = run(*ZFABRIC, "uplink", *ways)
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return running[-1]
 
     yield start
     for process in running:
         process.kill()
         process.communicate()
+
+
+def address(hub, host):
+    return f"zf://{host}:{hub.url.rpartition(':')[2]}"
 
 
 def fill(device, first, count):
@@ -112,6 +115,20 @@ def test_what_was_under_way_when_the_link_failed_arrives_once(machine, device, h
     check(hub, 2_600)
 
 
+def test_a_hub_that_moves_is_found_by_its_name_by_an_edge_that_has_moved_too(machine, device, hub, uplink, tmp_path):
+    """Nothing ends the connections but that nobody answers: neither side is told."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"{machine.here} hub.example\n")
+    fill(device, 0, 500)
+    uplink("hub.example", lambda *command: machine.naming(str(hosts), *command))
+    wait_for(hub, 500)
+    machine.move()
+    hosts.write_text(f"{machine.here} hub.example\n")
+    fill(device, 500, 500)
+    wait_for(hub, 1_000)
+    check(hub, 1_000)
+
+
 def test_a_link_that_loses_packets_and_fails_again_and_again_under_kills_loses_and_repeats_nothing(
     machine, device, hub, uplink
 ):
@@ -143,9 +160,9 @@ def test_a_bandwidth_limit_is_what_the_wire_carries(machine, device, hub):
         for _ in range(400):
             producer.send("sensor.a", rng.randbytes(500), partition=0)
             producer.flush()
-    command = [*ZFABRIC, "uplink", "--from", device.url, "--to", hub.url, "--topic", "*", "--once", "--json"]
+    command = [*ZFABRIC, "uplink", "--from", device.url, "--to", address(hub, machine.here)]
     before, began = sent(machine), time.monotonic()
-    options = ["--bandwidth", "50000", "--compression", "none"]
+    options = ["--topic", "*", "--once", "--json", "--bandwidth", "50000", "--compression", "none"]
     done = subprocess.run(machine.command(*command, *options), capture_output=True, timeout=100)
     seconds, size = time.monotonic() - began, sent(machine) - before
     assert done.returncode == 0, done.stderr
