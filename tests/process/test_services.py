@@ -161,6 +161,12 @@ def test_a_request_is_answered_by_an_instance_in_another_process(fabric):
         assert fabric.request("users.health") == b"ok"
 
 
+def test_who_has_looked_at_the_members_before_is_told_of_services_too(fabric):
+    with fabric.service("s"), zfabric.connect(fabric.url) as other:
+        assert len(other.members()) == 1
+        assert [found.service for found in other.services()] == ["s"]
+
+
 def test_of_three_instances_one_is_killed_under_load_and_no_idempotent_request_fails(fabric):
     with instances(fabric, 3) as running:
         load = Load(fabric, "users.get", idempotent=True)

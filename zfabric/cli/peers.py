@@ -128,7 +128,10 @@ def _table(members: Sequence[MemberInfo]) -> Table:
 
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in _COLUMNS:
-        made.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name in _NUMBERS)
+        if name in _NUMBERS:
+            made.add_column(name, justify="right", no_wrap=True)
+        else:
+            made.add_column(name, overflow="fold")  # A narrow terminal breaks lines: all of an endpoint is needed.
     for member in sorted(members, key=lambda member: not member.local):
         made.add_row(
             *map(Text, map(plain, _cells(member))), style=None if member.state == "alive" else _STYLES[member.state]

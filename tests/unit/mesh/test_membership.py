@@ -185,6 +185,19 @@ def test_a_wake_up_that_comes_too_late_blames_nobody():
     assert driven.mesh.health == 1
 
 
+def test_a_suspect_gets_the_time_that_this_member_stood_still():
+    """It could not be heard meanwhile: its refutation may be the next frame that is read."""
+    driven = Driven("a", "b")
+    driven.hear("b", Type.GOSSIP, gossip.Gossip(news(peer("a", status=Status.SUSPECT))))
+    slept = suspicion.bounds(3, MeshSettings())[1] + SECOND
+    driven.now += slept
+    driven.mesh.tick(driven.now)
+    assert driven.mesh.counters.pauses == 1
+    assert driven.mesh.member(b"a" * 16).status == Status.SUSPECT
+    driven.wait(slept / SECOND)
+    assert driven.mesh.member(b"a" * 16).status == Status.FAILED
+
+
 def test_a_stranger_is_answered_with_one_small_frame_and_not_believed():
     driven = Driven("a")
     me = peer("z")
@@ -291,6 +304,34 @@ def test_of_a_state_that_will_not_be_taken_nothing_is_decoded(monkeypatch):
     driven.sent()
     [(_, answer)] = driven.hear("z", Type.PUSH_PULL, gossip.PushPull(7, 0, peer("z"), 1, bytes(8)))
     assert hear("z", 6, answers=answer.body.sequence) == 2, "a stranger that has proven itself is listened to"
+
+
+def test_a_stranger_with_the_id_of_a_member_hears_what_is_known_of_that():
+    """It may have been started anew with a clock behind: so it learns above which incarnation it has to begin."""
+    driven = Driven("a")
+    driven.hear("a", Type.GOSSIP, gossip.Gossip(news(peer("a", 50))))
+    body = gossip.PushPull(7, 0, peer("a", 3, instance=2), 1, bytes(8))
+    answers = driven.hear("a", Type.PUSH_PULL, body, instance=2)
+    assert [(to, message.type) for to, message in answers] == [("x:a", Type.PUSH_PULL), ("x:a", Type.GOSSIP)]
+    assert answers[1][1].updates == [peer("a", 50)]
+    [(_, ack)] = driven.hear("a", Type.PING, gossip.Ping(7, ME, []), instance=2)
+    assert ack.updates == [peer("a", 50)]
+
+
+def test_who_has_more_to_tell_is_asked_again_a_second_later():
+    driven = Driven("a", probe_interval_ns=100 * SECOND)
+    driven.hear("a", Type.STATE, gossip.State(0, peer("a"), 1, [], True, []))
+    assert [message.type for _, message in driven.wait(0.9)] == []
+    assert [(to, message.type) for to, message in driven.wait(0.2)] == [("x:a", Type.PUSH_PULL)]
+
+
+def test_with_one_that_was_taken_for_failed_and_speaks_all_is_compared():
+    """A partition may have healed: its side has news of its own."""
+    driven = Driven("a", "b")
+    driven.hear("b", Type.GOSSIP, gossip.Gossip(news(peer("a", status=Status.FAILED))))
+    assert driven.mesh.member(b"a" * 16).status == Status.FAILED
+    sent = driven.hear("a", Type.GOSSIP, gossip.Gossip(news(peer("a", 2))))
+    assert ("x:a", Type.PUSH_PULL) in [(to, message.type) for to, message in sent]
 
 
 def test_a_stranger_that_repeats_our_number_becomes_a_member():
