@@ -36,6 +36,15 @@ def test_the_synchronous_sdk_runs_in_virtual_time(simulation):
         assert {(entry.group, entry.topic) for entry in fabric.groups.describe()} == {("g", "t")}
 
 
+def test_fabrics_producers_and_consumers_say_what_they_are_in_virtual_time_too(simulation):
+    with simulation.connect() as fabric:
+        fabric.topics.create("t")
+        with fabric.producer() as producer, fabric.consumer("t") as consumer:
+            producer.send("t", b"1").result(10.0)
+            assert all(repr(each).endswith(": open>") for each in (fabric, producer, consumer))
+    assert repr(fabric).endswith(": closed>")
+
+
 def test_hours_pass_at_once_and_retention_with_them(simulation):
     with simulation.connect() as fabric:
         fabric.topics.create("t", retention=3600.0)

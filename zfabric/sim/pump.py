@@ -87,6 +87,11 @@ class SimPump:
         """Never: a simulated process does not fork."""
         return False
 
+    @property
+    def state(self) -> str:
+        """``open`` or ``closed``."""
+        return "open" if self.alive else "closed"
+
     def listen_endpoint(self) -> str:
         """Return where an instance of a service may listen."""
         return "sim://*"
