@@ -86,12 +86,21 @@ def test_a_power_cut_during_creation_leaves_a_directory_that_opens(recording, pl
     assert find_problems(calls[:60], history, scaled(300), SEED, place) == []
 
 
+def finds_losses(calls, history, place):
+    """Tell whether acknowledged records are missing in some state of a few hundred; of thousands, if few can be read.
+
+    All findings count: of states that cannot be read there are many, a dozen lines each, and in those of early moments
+    nothing was acknowledged yet.
+    """
+    rounds = (find_problems(calls, history, 400, SEED + at, place, most=100_000) for at in range(20))
+    return any("were acknowledged" in problem for found in rounds for problem in found)
+
+
 @pytest.mark.parametrize("sync", [True, False], ids=["metasync=False", "sync=False"])
 def test_a_leader_that_syncs_too_little_is_caught(recorder, tmp_path, place, sync):
     """The campaign can fail: without one of the two flushes of a commit, acknowledged records are lost."""
     calls, history = record(recorder, tmp_path, SEED, program=("-c", UNSYNCED % sync), steps=20)
-    found = find_problems(calls, history, 400, SEED, place, most=1000)
-    assert [problem for problem in found if "were acknowledged" in problem] != []
+    assert finds_losses(calls, history, place)
 
 
 def test_an_acknowledgement_before_its_flush_is_caught(recording, place):
@@ -104,8 +113,7 @@ def test_an_acknowledgement_before_its_flush_is_caught(recording, place):
         for offset, at in acked.items():
             before = [began for began in flushes if history.sent[topic][offset % (1 << 20)] < began < at]
             early.acked[topic][offset] = before[-1] if before else at
-    found = find_problems(calls, early, 400, SEED, place, most=1000)
-    assert [problem for problem in found if "were acknowledged" in problem] != []
+    assert finds_losses(calls, early, place)
 
 
 def test_a_state_that_kills_its_reader_is_a_finding_with_what_it_said(recording, place, monkeypatch, capfd):
