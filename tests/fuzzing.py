@@ -7,6 +7,7 @@ out besides is a bug: another exception, a broken assertion, or a result that do
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
@@ -32,6 +33,19 @@ from zfabric.wire.replication import Follow, FollowPart, Held, Share, SharedOffs
 
 PLACE = 7
 RAW_MAX = 1 << 16
+refusals: deque[BaseException] = deque(maxlen=100)
+"""The latest errors by which a decoder refused something, as it may."""
+
+
+class refusing(suppress):  # noqa: N801 - as contextlib's own
+    """Lets a decoder refuse its input by one of these errors; which, is among the :data:`refusals` then."""
+
+    def __exit__(self, kind, error, trace):  # type: ignore[no-untyped-def]
+        """Note what the decoder said, if it is one of them."""
+        suppressed = super().__exit__(kind, error, trace)
+        if suppressed and error is not None:
+            refusals.append(error)
+        return suppressed
 
 
 def _pieces(data: bytes, most: int) -> list[bytes]:
@@ -46,7 +60,7 @@ def _pieces(data: bytes, most: int) -> list[bytes]:
 
 def read(data: bytes) -> None:
     """A message of any frames."""
-    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+    with refusing(errors.ProtocolViolation, errors.UnsupportedVersion):
         messages.read(_pieces(data, 10))
 
 
@@ -55,7 +69,7 @@ def body(data: bytes) -> None:
     kinds = sorted({*messages.BODIES, Type.PRODUCE, Type.PRODUCED})
     kind = kinds[data[0] % len(kinds)] if data else Type.HELLO
     frames = [messages.COMMAND.pack(messages.SIGNATURE, 1, kind, 0, 9) + data[1:]]
-    with suppress(errors.ProtocolViolation):
+    with refusing(errors.ProtocolViolation):
         command = messages.read([*frames, b""] if kind in {Type.FETCHED, Type.FOLLOWED, Type.PRODUCE} else frames)
         assert command.request == 9
         if kind in messages.BODIES:
@@ -67,7 +81,7 @@ def body(data: bytes) -> None:
 
 def split(data: bytes) -> None:
     """Batches one behind the other, each of them damaged or right, and decoded if it is right."""
-    with suppress(errors.ProtocolViolation):
+    with refusing(errors.ProtocolViolation):
         for header, raw, payload in batch.split(data):
             assert len(raw) == batch.HEADER_BYTES
             damaged = batch.damage(raw, payload, header, header.partition, header.base_offset)
@@ -82,7 +96,7 @@ def split(data: bytes) -> None:
 
 def produced(data: bytes) -> None:
     """What a producer may send."""
-    with suppress(errors.ProtocolViolation, errors.CorruptFrame):
+    with refusing(errors.ProtocolViolation, errors.CorruptFrame):
         header = batch.parse(data)
         payload = data[batch.HEADER_BYTES :]
         batch.check_produced(header, payload, RAW_MAX)
@@ -91,7 +105,7 @@ def produced(data: bytes) -> None:
 
 def columns(data: bytes) -> None:
     """A header and a payload whose checksums are right, whatever they say."""
-    with suppress(errors.ProtocolViolation):
+    with refusing(errors.ProtocolViolation):
         header, payload = batch.parse(data), data[batch.HEADER_BYTES :]
         _decode(header._replace(records=header.records % 64), payload)
         _decode(header._replace(records=2, codec=header.codec % 3, flags=header.flags % 4, format=1), payload)
@@ -100,7 +114,7 @@ def columns(data: bytes) -> None:
 def _decode(header: batch.BatchHeader, payload: bytes | memoryview) -> None:
     header = header._replace(raw_length=header.raw_length % RAW_MAX)
     entry = RecordBatch("t", 0, header, payload)
-    with suppress(errors.CorruptBatch):
+    with refusing(errors.CorruptBatch):
         records = entry.records()
         assert len(records) == header.records
         offsets = [record.offset for record in records]
@@ -113,13 +127,13 @@ def decompress(data: bytes) -> None:
     if len(data) < 4:
         return
     length = int.from_bytes(data[1:4], "little") % RAW_MAX
-    with suppress(errors.ProtocolViolation):
+    with refusing(errors.ProtocolViolation):
         assert len(codecs.decompress(data[0] % 4, data[4:], length)) == (length if data[0] % 4 else len(data) - 4)
 
 
 def address(data: bytes) -> None:
     """A URL."""
-    with suppress(errors.ConfigurationError, errors.NotSupported, UnicodeDecodeError):
+    with refusing(errors.ConfigurationError, errors.NotSupported, UnicodeDecodeError):
         target = url.parse(data.decode())
         assert target.mode in {"embedded", "node"}
         assert target.mode == "embedded" or 1 <= target.port <= 65_535
@@ -130,7 +144,7 @@ def toml(data: bytes) -> None:
     file = os.memfd_create("toml")
     try:
         os.write(file, data)
-        with suppress(errors.ConfigurationError):
+        with refusing(errors.ConfigurationError):
             config.load(f"/proc/self/fd/{file}", {})
     finally:
         os.close(file)
@@ -138,7 +152,7 @@ def toml(data: bytes) -> None:
 
 def options(data: bytes) -> None:
     """The argument of a leader process."""
-    with suppress(errors.ConfigurationError, UnicodeDecodeError):
+    with refusing(errors.ConfigurationError, UnicodeDecodeError):
         decode_options(data.decode())
 
 
@@ -191,7 +205,7 @@ class _World:
                     [messages.PARTITION.pack(PLACE), self.data[: batch.HEADER_BYTES], self.data[batch.HEADER_BYTES :]],
                     self.now,
                 )
-            with suppress(errors.CorruptBatch, errors.OffsetOutOfRange):
+            with refusing(errors.CorruptBatch, errors.OffsetOutOfRange):
                 self.taken += self.consumer.take(100)
             self.now += 20_000_000
             self.client.tick(self.now)
@@ -231,7 +245,7 @@ _SERVICE = card.ServiceCard("s", "1", "tcp://h:1", 7)
 def gossiped(data: bytes) -> None:
     """A frame as it is, and the same bytes as a body of each type that is signed, heard by a member from another."""
     codec = gossip.Codec("m")
-    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+    with refusing(errors.ProtocolViolation, errors.UnsupportedVersion):
         message = codec.read(data)
         assert codec.read(codec.write(*message[:5])).body == message.body
     mesh = Mesh(codec, id=b"m" * 16, instance=1, endpoint="tcp://m:1", random=Random(1), now=1)
@@ -253,7 +267,7 @@ def beaconed(data: bytes) -> None:
     """A beacon as it is, and the same bytes signed."""
     codec = gossip.Codec("m")
     for said in (data, data + codec.sign(data), _addressed(codec, data)):
-        with suppress(errors.ProtocolViolation):
+        with refusing(errors.ProtocolViolation):
             found = beacon.read(codec, said)
             assert beacon.write(codec, found) == said
 
@@ -276,7 +290,7 @@ def carded(data: bytes) -> None:
 def called(data: bytes) -> None:
     """What a caller says to an instance, or an instance to a caller."""
     frames = _pieces(data, 3)
-    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+    with refusing(errors.ProtocolViolation, errors.UnsupportedVersion):
         asked = calls.read_asked(frames)
         plain = calls.read_plain([b"peer", *frames])
         if plain is not None:
@@ -289,7 +303,7 @@ def called(data: bytes) -> None:
                 asked.body, flags=asked.flags, window=asked.window,
             )  # fmt: skip
             assert calls.read_asked(again) == asked
-    with suppress(errors.ProtocolViolation, errors.UnsupportedVersion):
+    with refusing(errors.ProtocolViolation, errors.UnsupportedVersion):
         answer = calls.read_answered(frames)
         reply = calls.read_reply(frames)
         usual = answer.type == calls.REPLY and len(frames) == 1
