@@ -185,6 +185,8 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         origin_expiry_days: days after which a keeper drops a copy whose origin was not heard of, if nobody has
             anything left to read in it.
         publish_queue: messages kept for each slow subscriber before it misses some and fetches them instead.
+        lanes_max: subscribers on this machine that are published to without libzmq's threads, which is the sooner for
+            them and takes the leader a call of the kernel for each; 0: none are.
         log_level: DEBUG, INFO, WARNING or ERROR. log_format: text or json.
     """
 
@@ -201,6 +203,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
     compact_after_ms: int = 60_000
     origin_expiry_days: int = 30
     publish_queue: int = 256
+    lanes_max: int = 16
     log_level: str = "INFO"
     log_format: str = "text"
 
@@ -218,6 +221,7 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_range("compact_after_ms", self.compact_after_ms, 0, 86_400_000, "ms")
         check_range("origin_expiry_days", self.origin_expiry_days, 1, 36_500, "days")
         check_range("publish_queue", self.publish_queue, 1, 1_000_000, "messages")
+        check_range("lanes_max", self.lanes_max, 0, 1_000, "lanes")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise errors.InvalidArgument(
                 name="log_level", value=repr(self.log_level), allowed="DEBUG, INFO, WARNING, ERROR"

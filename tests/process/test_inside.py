@@ -127,11 +127,11 @@ def test_a_lone_record_for_a_topic_in_memory_goes_by_express(url):
 
 def test_an_express_record_is_on_its_way_before_the_rest_is_done(url):
     """The thread that sends it may wait for the caller's core: it gets it right after the publication."""
-    steps = {"publish": "return", "sched_yield": "c_call", "taken": "call"}
+    steps = {"Publishing.publish": "return", "sched_yield": "c_call", "Express.taken": "call"}
     seen = []
 
     def note(frame, event, argument):
-        name = argument.__name__ if event == "c_call" else frame.f_code.co_name
+        name = argument.__name__ if event == "c_call" else frame.f_code.co_qualname
         if steps.get(name) == event:
             seen.append(name)
 

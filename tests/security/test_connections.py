@@ -203,10 +203,10 @@ def test_missing_and_extra_frames_are_counted_and_answered_where_they_can_be(nod
     assert node.status().errors == before + 1
 
 
-@pytest.fixture
-def small(tmp_path):
+@pytest.fixture(params=[{}])
+def small(tmp_path, request):
     """A node whose leader may hold 64 MiB."""
-    entry = Node(tmp_path, memory_max_bytes=64 * MIB)
+    entry = Node(tmp_path, memory_max_bytes=64 * MIB, **request.param)
     worker = Bystander(entry, "t")
     try:
         worker.progress(5)
@@ -262,6 +262,7 @@ with zfabric.connect(sys.argv[1], timeout=30) as fabric, fabric.consumer("t", st
 """
 
 
+@pytest.mark.parametrize("small", [{"lanes_max": 0}], indirect=True)
 def test_a_frozen_client_is_noticed_by_either_of_its_connections(small):
     """Its kernel goes on to acknowledge what arrives; only a probe tells."""
     node, _ = small

@@ -2,8 +2,9 @@
 
 The way is application, own leader (which commits), the other application; the leader of the one that hears has no part
 in it. Leaders are processes of their own, or threads of the applications. The floor is a PUB in the one process and a
-SUB in the other, over TCP; beside it stands one with the least that a memory topic does for a record (``least.py``),
-bare and behind such calls as applications make.
+SUB in the other, over TCP; beside it stand one over ipc, and one with the least that a memory topic does for a record
+(``least.py``), bare and behind such calls as applications make. As both applications are on this machine there is a
+lane between them (``zfabric/net/lane.py``); without, it is as between machines, but for the network.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ from functools import partial
 from benchmark.pacing import FILL, STAMP, intended
 from benchmark.report import AT_MOST, Row, compared
 from benchmark.running import environment, free_port, home
+from zfabric.settings import LeaderSettings
 
 GROUP = "peer to peer, 100 bytes, two applications"
 DURABILITIES = ("memory", "os", "fsync")
 WARM_RATE = 2_000.0
+LANES = LeaderSettings().lanes_max
+Kind = tuple[str, str, int]
+"""Durability, where the leader is, and ``lanes_max``."""
 NOTHING = b"." * (STAMP.size + len(FILL))
 GOAL = 1.3
-LEAST = {"least": "the least of a memory topic", "called": "that, and the least of a producer and a consumer"}
+PLAIN = {
+    "ipc": "bare over ipc",
+    "least": "bare, with the least of a memory topic",
+    "called": "bare, with that, and the least of a producer and a consumer",
+}
 
 
 class Hearing:
@@ -72,32 +81,36 @@ def hearing(send: Callable[[bytes], object], *arguments: object) -> Iterator[Hea
 
 
 def over_sockets(kind: str, count: int, rate: float) -> dict[str, float]:
-    """Measure one hop: ``bare``, with the ``least`` of a memory topic, or with that behind calls: ``called``."""
+    """Measure one hop: ``bare``, over ``ipc``, with the ``least`` of a memory topic, or behind calls: ``called``."""
     import zmq
 
     from benchmark.least import Producer, Publisher
 
-    address = f"tcp://127.0.0.1:{free_port()}"
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+    with home() as directory, zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        address = f"ipc://{directory}/pub" if kind == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         socket.bind(address)
         send: Callable[[bytes], object] = socket.send
         if kind == "least":
             send = Publisher(socket).send
         elif kind == "called":
             send = partial(Producer(socket, "t").send, "t")
-        with hearing(send, kind, address, "t", count) as other:
+        with hearing(send, "bare" if kind == "ipc" else kind, address, "t", count) as other:
             for value in intended(rate, count):
                 send(value)
             return other.result()
 
 
-def over_peers(durability: str, leader: str, count: int, rate: float) -> dict[str, float]:
+def over_peers(kind: Kind, count: int, rate: float) -> dict[str, float]:
     """Measure a topic of that durability, from one new peer to another one, with leaders of that kind."""
     import zfabric
 
+    durability, leader, lanes = kind
     with home() as directory:
         mesh = f"zf+peer://bench-{os.getpid()}"
-        with zfabric.connect(mesh, data=f"{directory}/a", beacon=False, leader=leader, timeout=60.0) as fabric:
+        settings = zfabric.LeaderSettings(lanes_max=lanes)
+        with zfabric.connect(
+            mesh, data=f"{directory}/a", beacon=False, leader=leader, timeout=60.0, settings=settings
+        ) as fabric:
             fabric.topics.create("t", durability=durability)
             seed = fabric.members()[0].endpoint.removeprefix("tcp://")
             there = f"{mesh}?data={directory}/b&beacon=0&leader={leader}&seed={seed}"
@@ -129,26 +142,28 @@ def _measure(
     rate: float, seconds: float, runs: int, tell: Callable[[str], None], durabilities: Sequence[str]
 ) -> list[Row]:
     count = max(100, int(rate * seconds))
-    kinds = [(durability, leader) for durability in durabilities for leader in ("process", "thread")]
+    kinds = [(durability, leader, LANES) for durability in durabilities for leader in ("process", "thread")]
+    kinds += [("memory", leader, 0) for leader in ("process", "thread")]
     bare: list[dict[str, float]] = []
-    least: dict[str, list[dict[str, float]]] = {kind: [] for kind in LEAST}
-    found: dict[tuple[str, str], list[dict[str, float]]] = {kind: [] for kind in kinds}
+    plain: dict[str, list[dict[str, float]]] = {kind: [] for kind in PLAIN}
+    found: dict[Kind, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(runs):
         tell(f"peers at {rate:,.0f} records a second, run {number + 1} of {runs}")
         bare.append(over_sockets("bare", count, rate))
-        for kind, results in least.items():
-            results.append(over_sockets(kind, count, rate))
-        for (durability, leader), results in found.items():
-            results.append(over_peers(durability, leader, count, rate))
+        for name, results in plain.items():
+            results.append(over_sockets(name, count, rate))
+        for kind, results in found.items():
+            results.append(over_peers(kind, count, rate))
     group = f"{GROUP}, {rate:,.0f} records a second"
     rows = []
-    for (durability, leader), results in found.items():
+    for (durability, leader, lanes), results in found.items():
+        name = f"{durability} topic, leader a {leader}{'' if lanes else ', no lane'}"
         for quantile in ("p50", "p99"):
             goal = (AT_MOST, GOAL) if (durability, quantile) == ("memory", "p50") else None
             ours, floor = ([result[quantile] for result in some] for some in (results, bare))
-            rows.append(compared(group, f"{durability} topic, leader a {leader}: {quantile}", ours, floor, "us", goal))
-    for kind, name in LEAST.items():
+            rows.append(compared(group, f"{name}: {quantile}", ours, floor, "us", goal))
+    for kind, name in PLAIN.items():
         for quantile in ("p50", "p99"):
-            ours, floor = ([result[quantile] for result in some] for some in (least[kind], bare))
-            rows.append(compared(group, f"bare, with {name}: {quantile}", ours, floor, "us", None))
+            ours, floor = ([result[quantile] for result in some] for some in (plain[kind], bare))
+            rows.append(compared(group, f"{name}: {quantile}", ours, floor, "us", None))
     return rows

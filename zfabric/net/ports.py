@@ -29,7 +29,8 @@ all, because the first has taken the commands in. So whoever drains hands the re
 the new one. A stale number in ``ready`` is harmless: it is unknown, or belongs to a newer session, which is then looked
 at once too often.
 
-A session to a leader of this process (``nearby.py``) has no socket: its messages are handed over by the same rules.
+A session to a leader of this process (``nearby.py``) has no socket: its messages are handed over by the same rules. A
+subscription to one on this machine goes by a lane (``lane.py``) where there is one, whose descriptor is as any other.
 
 **Interruption.** KeyboardInterrupt may strike between two frames of a message, or of what a monitor tells. The next one
 would then be glued to half a message, so the next call declares that session lost. What ``drain`` had received before
@@ -54,7 +55,8 @@ from zfabric import errors
 from zfabric.core import effects
 from zfabric.net import nearby, sockets
 from zfabric.net.connector import Connector
-from zfabric.net.session import Change, Incoming, Part, Session, connecting
+from zfabric.net.lane import Finder, Lane
+from zfabric.net.session import Change, Incoming, Part, Session, Subscription, connecting
 
 if TYPE_CHECKING:
     from zfabric.core.client.outbox import Express
@@ -90,19 +92,11 @@ class Ports:
         drives: whoever calls :meth:`drain` may take a turn of a leader of this process.
     """
 
-    def __init__(
-        self,
-        ctx: sockets.Context,
-        frame_max: int,
-        *,
-        subscription_queue: int = SUBSCRIPTION_QUEUE,
-        patient: bool = False,
-    ) -> None:
+    def __init__(self, ctx: sockets.Context, frame_max: int, *, patient: bool = False) -> None:
         self.generation = 0
         self.more = False
         self._ctx = ctx
         self._frame_max = frame_max
-        self._queue = subscription_queue
         self._patient = patient
         self._sessions: dict[int, Session] = {}
         self._by_fd: dict[int, Session] = {}
@@ -117,6 +111,7 @@ class Ports:
         self._torn: Session | None = None
         self._incoming: list[Incoming] = []
         self._connector = Connector()
+        self._finder = Finder(self._connector.resolved, frame_max)
 
     def fds(self) -> list[int]:
         """Return the descriptors to poll for reading: two of each open session, and one where there are names."""
@@ -165,10 +160,11 @@ class Ports:
                 self._close(self._sessions[number])
             case effects.CloseSession(number) if number in self._near:
                 self._close_near(number)
-            case effects.Subscribe(number, topic, on) if number in self._sessions:
-                session = self._sessions[number]
-                session.socket.set(zmq.SUBSCRIBE if on else zmq.UNSUBSCRIBE, topic)
-                self._due[session] = None
+            case effects.Subscribe(number, topic, on):
+                session = self._sessions.get(number)
+                if isinstance(session, Subscription | Lane):
+                    session.subscribe(topic, on=on)
+                    self._due[session] = None
 
     # Inwards.
 
@@ -196,8 +192,8 @@ class Ports:
             due[session] = None
             if fd == session.monitor_fd:
                 self._watch(session)
-            elif ready is not None and session.connected:
-                # Nearly always there is a message: saves one reading of EVENTS.
+            elif session.connected and (ready is not None or type(session) is Lane):
+                # Nearly always there is a message: saves one reading of EVENTS, which tells nothing of a lane's.
                 left -= self._receive(session)
         while due and left > 0:
             burst = min(_BURST, max(1, left // len(due)))
@@ -301,6 +297,8 @@ class Ports:
             self._torn = session
             raise
         if parts is None:
+            if session.over:
+                self._lose(session, "its leader has left, or takes nothing")
             return 0
         self._incoming.append((session.number, parts))
         return 1
@@ -312,6 +310,8 @@ class Ports:
             assert session.monitor is not None
             event, _ = _EVENT.unpack(session.monitor.recv_multipart(_NOBLOCK)[0])
             if event == _READY:
+                if type(session) is Subscription and self._change_over(session):
+                    return
                 session.connected = True
                 self._talking[session.socket_fd] = session
                 self._incoming.append((session.number, Change.CONNECTED))
@@ -321,6 +321,16 @@ class Ports:
                 return
             # Else a handshake failed; libzmq tries again.
             self._torn = None
+
+    def _change_over(self, session: Subscription) -> bool:
+        """Go on by a lane, if there is one, where a subscription has just found its leader."""
+        if (lane := self._finder.instead_of(session)) is None:
+            return False
+        self._close(session)
+        self._torn = lane
+        self._begin_with(lane, Change.CONNECTED)
+        self._torn = None
+        return True
 
     # Sessions with leaders of this process.
 
@@ -338,7 +348,7 @@ class Ports:
         """Lose the sessions over sockets to leaders that have turned out to be in this process."""
         if nearby.any_here():
             for session in list(self._sessions.values()):
-                if session.socket.get(zmq.TYPE) == zmq.DEALER and nearby.find(session.endpoint) is not None:
+                if type(session) is Session and not session.listening and nearby.find(session.endpoint) is not None:
                     self._lose(session, "its leader is in this process")
 
     def _send_near(self, number: int, frames: effects.Frames) -> None:
@@ -384,7 +394,7 @@ class Ports:
         opened: list[sockets.Socket] = []
         try:
             if wanted.subscribe:
-                opened.append(sockets.sub(self._ctx, self._frame_max, self._queue))
+                opened.append(sockets.sub(self._ctx, self._frame_max, SUBSCRIPTION_QUEUE))
             else:
                 opened.append(sockets.dealer(self._ctx, self._frame_max))
                 if self._patient:
@@ -418,7 +428,7 @@ class Ports:
     def _reach(self) -> None:
         """Go on with sessions whose endpoints' names were found, or were not."""
         found = self._connector.found()
-        for session in [session for session in self._sessions.values() if session.socket in found]:
+        for session in [one for one in self._sessions.values() if type(one) is not Lane and one.socket in found]:
             self._due[session] = None
             if (problem := found[session.socket]) is not None:
                 self._lose(session, "its name leads nowhere", self._connector.refused(session.endpoint, problem))
@@ -434,12 +444,15 @@ class Ports:
                 socket.close(linger=0)
             self._incoming.append((number, self._connector.refused(endpoint, problem)))
             return
-        session = Session(number, endpoint, socket, None)
-        self._sessions[number] = session
+        self._begin_with(Session(number, endpoint, socket, None), bound)
+
+    def _begin_with(self, session: Session, what: Change | str) -> None:
+        """Take a session that can be used at once."""
+        self._sessions[session.number] = session
         self._by_fd[session.socket_fd] = self._talking[session.socket_fd] = session
         self._due[session] = None
         self.generation += 1
-        self._incoming.append((number, bound))
+        self._incoming.append((session.number, what))
 
     def _close(self, session: Session) -> None:
         self.generation += 1
@@ -448,6 +461,9 @@ class Ports:
         self._talking.pop(session.socket_fd, None)
         self._sessions.pop(session.number, None)
         session.waiting.clear()
+        if type(session) is Lane:
+            session.close()
+            return
         if session.monitor is None:
             session.socket.close(linger=sockets.SERVER_LINGER_MS)
             return
@@ -472,10 +488,9 @@ class Ports:
         if session.listening:
             self._incoming.append((session.number, bytes(frames[0])))
             return
-        if len(session.waiting) >= WAITING_MAX:
-            self._lose(session, f"more than {WAITING_MAX} messages wait to be sent")
-            return
         session.waiting.append(frames)
+        if len(session.waiting) > WAITING_MAX:
+            self._lose(session, f"more than {WAITING_MAX} messages wait to be sent")
 
     def _flush(self, session: Session) -> None:
         waiting = session.waiting

@@ -20,6 +20,8 @@ VIEW_MIN: Final = 32_768
 """Bytes from which a received frame is handed on in place, as a memoryview, rather than copied."""
 
 # Plain integers: an enum member costs pyzmq a conversion at each call.
+_EVENTS: Final = int(zmq.EVENTS)
+_IN: Final = int(zmq.POLLIN)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -48,7 +50,7 @@ class Session:
     Attributes:
         number: as the core knows it. endpoint: where to. listening: others connect to it. connected: it can be used.
         alone_bytes: of a first part that is known to be the only one; 0: none is.
-        socket_fd, monitor_fd: descriptors to poll. waiting: messages that could not be sent yet.
+        socket_fd, monitor_fd: descriptors to poll. waiting: messages that could not be sent yet. over: it has ended.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Session:
         "monitor_fd",
         "monitor_get",
         "number",
+        "over",
         "socket",
         "socket_fd",
         "waiting",
@@ -78,8 +81,6 @@ class Session:
         alone_bytes: int = 0,
     ) -> None:
         self.alone_bytes = alone_bytes
-        self.number = number
-        self.endpoint = endpoint
         self.socket = socket
         self.monitor = monitor
         self.get = cast("Callable[[int], int]", socket.get)
@@ -87,14 +88,21 @@ class Session:
         self._recv_bytes = cast("Callable[[int], bytes]", socket.recv)
         # Of the class below zmq.Socket, whose own send adds options for draft sockets at the cost of half a send.
         self._send = cast("Callable[[object, int], None]", super(zmq.Socket, socket).send)
-        self.socket_fd = self.get(zmq.FD)
-        self.waiting: deque[effects.Frames] = deque()
+        self.start(number, endpoint, self.get(zmq.FD))
         self.listening = monitor is None
         self.connected = self.listening
-        self.monitor_fd = -1
         if monitor is not None:
             self.monitor_get = cast("Callable[[int], int]", monitor.get)
             self.monitor_fd = self.monitor_get(zmq.FD)
+
+    def start(self, number: int, endpoint: str, fd: int) -> None:
+        """Begin with what sessions of all kinds have."""
+        self.number = number
+        self.endpoint = endpoint
+        self.socket_fd = fd
+        self.monitor_fd = -1
+        self.waiting: deque[effects.Frames] = deque()
+        self.listening = self.over = False
 
     def read(self) -> list[Part] | None:
         """Return the parts of one message; None if there is none."""
@@ -143,9 +151,27 @@ class Session:
 
 
 class Subscription(Session):
-    """One with a publisher at the other end."""
+    """One with a publisher at the other end.
 
-    __slots__ = ()
+    Attributes:
+        topics: what was subscribed before it was connected.
+    """
+
+    __slots__ = ("topics",)
+
+    def __init__(self, number: int, endpoint: str, socket: sockets.Socket, monitor: sockets.Socket) -> None:
+        super().__init__(number, endpoint, socket, monitor)
+        self.topics: dict[bytes, None] | None = {}
+
+    def subscribe(self, topic: bytes, *, on: bool) -> None:
+        """Begin or end to receive what is published under ``topic``."""
+        self.socket.set(zmq.SUBSCRIBE if on else zmq.UNSUBSCRIBE, topic)
+        if self.topics is None:
+            return
+        if on:
+            self.topics[topic] = None
+        else:
+            self.topics.pop(topic, None)
 
     def read(self) -> list[Part] | None:
         """Return the parts of one message; None if there is none.
@@ -173,7 +199,26 @@ class Subscription(Session):
         return parts
 
 
+def received(router: sockets.Socket, *, look: bool) -> list[zmq.Frame]:
+    """Return the frames of one message for a leader, none if there is none, which a ``look`` finds without a try.
+
+    As recv_multipart, which asks the socket after each frame whether there are more.
+    """
+    if look and not cast("int", router.get(_EVENTS)) & _IN:
+        return []
+    recv = cast("Callable[[int, bool], zmq.Frame]", router.recv)
+    try:
+        frame = recv(_NOBLOCK, False)
+    except zmq.Again:
+        return []
+    frames = [frame]
+    while frame.more:
+        frames.append(frame := recv(_NOBLOCK, False))
+    return frames
+
+
 def connecting(wanted: effects.OpenSession, socket: sockets.Socket, monitor: sockets.Socket) -> Session:
     """Return a session of the kind that is wanted."""
-    kind = Subscription if wanted.subscribe else Session
-    return kind(wanted.session, wanted.endpoint, socket, monitor, wanted.alone_bytes)
+    if wanted.subscribe:
+        return Subscription(wanted.session, wanted.endpoint, socket, monitor)
+    return Session(wanted.session, wanted.endpoint, socket, monitor, wanted.alone_bytes)

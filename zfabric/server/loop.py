@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
@@ -22,6 +22,7 @@ from zfabric.core.leader.turn import Incoming, Turn
 from zfabric.modes.options import LeaderOptions, secret
 from zfabric.net import sockets
 from zfabric.net.connections import Connections
+from zfabric.net.session import received
 from zfabric.server import process, status
 from zfabric.server.damage import tell
 from zfabric.server.publishing import Publishing
@@ -50,32 +51,12 @@ PEER_NS = 60_000_000_000
 PEERS_MAX = 100_000
 DRAIN_NS = 2_000_000_000
 _NOBLOCK: Final = int(zmq.NOBLOCK)
-_EVENTS: Final = int(zmq.EVENTS)
-_IN: Final = int(zmq.POLLIN)
 GOSSIP: Final = b"zg"
 """First bytes of a frame of gossip (``wire/gossip.py``, which a leader without a mesh does not use)."""
 GOSSIP_COST: Final = 64
 """A byte of gossip counts as so many of a turn's, since all of it is decoded: a STATE of 64 KiB took 2.5 ms."""
 GOSSIP_LEAST: Final = 8_192
 """A frame of gossip counts as at least so many bytes: 32 in a turn, as each may take 0.3 ms."""
-
-
-def _received(router: zmq.Socket[bytes], *, look: bool) -> list[Any]:
-    """Return the frames of one message, none if there is none, which a ``look`` finds without a try.
-
-    As recv_multipart, which asks the socket after each frame whether there are more.
-    """
-    if look and not cast("int", router.get(_EVENTS)) & _IN:
-        return []
-    recv: Callable[..., zmq.Frame] = router.recv
-    try:
-        frame = recv(_NOBLOCK, copy=False)
-    except zmq.Again:
-        return []
-    frames = [frame]
-    while frame.more:
-        frames.append(frame := recv(_NOBLOCK, copy=False))
-    return frames
 
 
 class Loop:
@@ -147,6 +128,7 @@ class Loop:
             self._poller.register(self._controller, zmq.POLLIN)
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._publishing.socket, zmq.POLLIN)
+        self._poller.register(self._publishing.lanes.fd, zmq.POLLIN)
 
     def _new_router(self) -> zmq.Socket[bytes]:
         router = sockets.router(self._context, self._settings.frame_bytes_max)
@@ -215,7 +197,7 @@ class Loop:
             self._links.close()
         self._connections.stop()
         self._router.close()
-        self._publishing.socket.close()
+        self._publishing.close()
         if self._controller is not None:
             self._controller.close(linger=0)
         self._context.term()
@@ -243,6 +225,8 @@ class Loop:
             elif ready is self._publishing.socket:
                 if self._publishing.take_subscriptions():
                     self._drop_subscribers()
+            elif ready == self._publishing.lanes.fd:
+                self._publishing.lanes.attend()
             elif ready is self._controller:
                 self._take_assignments()
             elif self._links is not None:
@@ -291,7 +275,7 @@ class Loop:
         now = time.monotonic_ns()
         for number in range(self._settings.turn_messages):
             # One is nearly always alone: to try costs four times as much as a look, but less where something is there.
-            parts = _received(self._router, look=number == 1)
+            parts = received(self._router, look=number == 1)
             if not parts:
                 return
             peer = parts[0].bytes
@@ -422,6 +406,7 @@ class Loop:
         if len(self._peers) > PEERS_MAX:
             self._peers.clear()
         self._connections.count()
+        self._publishing.lanes.look(now)
         refused = self._refusals.look(self._turn.refusals, now)
         if refused is not None:
             log.warning("requests_refused count=%d seconds=%.1f", *refused)

@@ -1,4 +1,4 @@
-"""The XPUB of a leader process: what is published there, and who has subscribed to it."""
+"""What a leader publishes, and who has subscribed to it: at its XPUB, and by lanes on this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import zmq
 
 from zfabric.core.effects import Frames
 from zfabric.net import sockets
+from zfabric.server.lanes import Lanes
 from zfabric.wire import batch, messages
 
 if TYPE_CHECKING:
@@ -27,27 +28,32 @@ _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Publishing:
-    """One XPUB, and its subscriptions.
+    """One XPUB, its subscriptions, and lanes.
 
     Args:
         endpoints: where it listens.
 
     Attributes:
-        socket: to be polled, and told by :meth:`take_subscriptions`. subscriptions: how many there are.
+        socket: to be polled, and told by :meth:`take_subscriptions`. lanes: to be polled and told as well.
     """
 
     def __init__(
         self, context: sockets.Context, settings: LeaderSettings, counters: Counters, endpoints: Sequence[str]
     ) -> None:
-        self.subscriptions = 0
+        self._subscriptions = 0
         self._context = context
         self._settings = settings
         self._counters = counters
         self._endpoints = endpoints
         self._listeners: dict[bytes, int] = {}
         self.socket = self._new()
-        for endpoint in endpoints:
-            sockets.bind(self.socket, endpoint)
+        bound = [sockets.bind(self.socket, endpoint) for endpoint in endpoints]
+        self.lanes = Lanes(bound, settings, counters)
+
+    @property
+    def subscriptions(self) -> int:
+        """How many there are."""
+        return self._subscriptions + self.lanes.subscriptions
 
     def _new(self) -> sockets.Socket:
         socket = sockets.xpub(self._context, self._settings.frame_bytes_max, self._settings.publish_queue)
@@ -57,6 +63,7 @@ class Publishing:
 
     def publish(self, frames: Frames) -> None:
         """Send a batch or a HEAD to whoever has subscribed to its first frame."""
+        near = self.lanes.publish(frames)
         *before, last = frames
         if len(last) >= IN_PLACE_MIN:
             self.socket.send_multipart(frames, _NOBLOCK, copy=False)
@@ -65,7 +72,7 @@ class Publishing:
             for frame in before:
                 send(frame, _MORE)
             send(last, _NOBLOCK)
-        listeners = self._listeners.get(frames[0], 0)
+        listeners = near + self._listeners.get(frames[0], 0)
         if listeners and len(frames) == BATCH_FRAMES:
             self._counters.records_out += listeners * batch.record_count(frames[1])
             self._counters.bytes_out += listeners * (batch.HEADER_BYTES + len(last))
@@ -87,15 +94,15 @@ class Publishing:
                 self._counters.errors += event[:1] != b"\x00"
                 continue
             if event[:1] == b"\x01":
-                if self.subscriptions >= self._settings.subscriptions_max:
-                    log.warning("subscriptions_exceeded count=%d dropped=%s", self.subscriptions, "all subscribers")
+                if self._subscriptions >= self._settings.subscriptions_max:
+                    log.warning("subscriptions_exceeded count=%d dropped=%s", self._subscriptions, "all subscribers")
                     return True
                 sockets.approve(self.socket, topic)
-                self.subscriptions += 1
+                self._subscriptions += 1
                 self._listeners[topic] = self._listeners.get(topic, 0) + 1
             elif event[:1] == b"\x00":
                 sockets.withdraw(self.socket, topic)
-                self.subscriptions = max(0, self.subscriptions - 1)
+                self._subscriptions = max(0, self._subscriptions - 1)
                 left = self._listeners.pop(topic, 0) - 1
                 if left > 0:
                     self._listeners[topic] = left
@@ -103,7 +110,13 @@ class Publishing:
 
     def drop(self, patience_ns: int) -> None:
         """Close all connections and listen with a new socket: frees what waits for them, however much."""
-        self.subscriptions = 0
+        self._subscriptions = 0
         self._listeners.clear()
+        self.lanes.clear()
         self.socket.close(linger=0)
         self.socket = sockets.bind_again(self._new, self._endpoints, patience_ns)
+
+    def close(self) -> None:
+        """Give the last messages a second to leave; those that the kernel has taken of a lane's arrive."""
+        self.lanes.close()
+        self.socket.close()
