@@ -20,6 +20,8 @@ MIB = 1 << 20
 PATIENCE_S = 60.0
 VALUE_BYTES = 64 << 10
 RECORDS = 1_024
+CONNECTED = 3
+"""State of a Unix domain socket in /proc/net/unix."""
 
 READER = """
 import sys, zfabric
@@ -50,13 +52,15 @@ def until(condition):
         time.sleep(0.02)
 
 
-def connect(url):
-    return zfabric.connect(url, timeout=PATIENCE_S, settings=LeaderSettings(grace_ms=100, publish_queue=16))
+def connect(url, **settings):
+    settings = LeaderSettings(grace_ms=100, publish_queue=16, **settings)
+    return zfabric.connect(url, timeout=PATIENCE_S, settings=settings)
 
 
-@pytest.fixture
-def fabric(zfabric_url):
-    with connect(zfabric_url) as connected:
+@pytest.fixture(params=[0, 16], ids=["libzmq", "lanes"])
+def fabric(zfabric_url, request):
+    """With or without lanes: whoever connects first decides."""
+    with connect(zfabric_url, lanes_max=request.param) as connected:
         connected.topics.create("t")
         yield connected
 
@@ -176,3 +180,32 @@ def test_consumers_without_a_descriptor_left_fetch_and_say_so_once_in_a_while(fa
     done = subprocess.run([sys.executable, "-c", POOR, zfabric_url], capture_output=True, timeout=100)
     assert done.stdout == b"True\n", done.stderr.decode()
     assert 1 <= done.stderr.count(b"session_refused") <= 20
+
+
+def lanes(fabric):
+    """Return how many lanes the leader of this directory has, as the kernel counts them."""
+    endpoint = fabric.status()[0].publish.removeprefix("ipc://")
+    with open("/proc/net/unix", encoding="utf-8") as file:
+        found = [line.split() for line in file if line.rstrip().endswith(f"{endpoint}-lane")]
+    return sum(int(entry[5], 16) == CONNECTED for entry in found)
+
+
+def test_whoever_has_a_lane_has_one_again_after_the_leader_was_killed_and_missed_nothing(zfabric_url):
+    with connect(zfabric_url) as fabric, fabric.producer() as producer:
+        fabric.topics.create("t")
+        with contextlib.ExitStack() as stack:
+            consumers = [stack.enter_context(connect(zfabric_url)).consumer("t") for _ in range(20)]
+            found = [[] for _ in consumers]
+            for turn in range(3):
+                until(lambda: lanes(fabric) == LeaderSettings().lanes_max)
+                until(lambda: fabric.status()[0].subscriptions == len(consumers))
+                for number in range(100):
+                    producer.send("t", b"%d" % (turn * 100 + number)).result(PATIENCE_S)
+                for values, consumer in zip(found, consumers, strict=True):
+                    while len(values) < 100 * (turn + 1):
+                        records = consumer.poll(timeout=PATIENCE_S)
+                        assert records
+                        values += [int(record.value) for record in records]
+                os.kill(fabric.status()[0].pid, signal.SIGKILL)
+        assert found == [list(range(300))] * len(consumers)
+        until(lambda: lanes(fabric) == 0)

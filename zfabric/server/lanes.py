@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("zfabric.leader")
 _CHUNK: Final = 65_536
+IN_PLACE_MIN: Final = 32_768
+"""Bytes from which a payload is not copied before it is sent."""
 STUCK_NS: Final = 7_000_000_000
 """As long as a SUB that does not answer is kept."""
 _READ: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
@@ -90,7 +92,7 @@ class Lanes:
         """Take lanes wherever none are taken yet, unless there are enough."""
         if len(self._by_fd) >= self._most:
             return
-        for place, listening in self._listeners.items():
+        for place, listening in list(self._listeners.items()):
             if listening is not None:
                 continue
             listener = lane.new()
@@ -103,7 +105,8 @@ class Lanes:
             except OSError as problem:
                 listener.close()
                 if problem.errno != errno.EADDRINUSE:
-                    _log.warning("lane_refused place=%s problem=%s", place.lstrip("\0"), problem)
+                    _log.warning("lanes_refused place=%s problem=%s", place.lstrip("\0"), problem)
+                    del self._listeners[place]
                 continue
             self._listeners[place] = listener
             self._epoll.register(listener, select.EPOLLIN)
@@ -115,17 +118,25 @@ class Lanes:
             return 0
         third = frames[2] if len(frames) > 2 else None
         head = lane.HEAD.pack(frames[0], len(frames[1]), 0 if third is None else len(third) + 1)
-        whole = b"".join((head, *frames[1:]))
+        parts = (head, *frames[1:])
+        whole = b"" if third is not None and len(third) >= IN_PLACE_MIN else b"".join(parts)
         for subscriber in subscribers:
             if subscriber.waiting:
                 if len(subscriber.waiting) < self._queue:
+                    whole = whole or b"".join(parts)
                     subscriber.waiting.append(whole)
                 continue
+            way = subscriber.way
             try:
-                sent = subscriber.way.send(whole, socket.MSG_NOSIGNAL)
-                if sent < len(whole):
+                if whole:
+                    sent, size = way.send(whole, socket.MSG_NOSIGNAL), len(whole)
+                else:
+                    sent, size = way.sendmsg(parts, (), socket.MSG_NOSIGNAL), sum(map(len, parts))
+                if sent < size:
+                    whole = whole or b"".join(parts)
                     self._keep(subscriber, memoryview(whole)[sent:])
             except BlockingIOError:
+                whole = whole or b"".join(parts)
                 self._keep(subscriber, whole)
             except OSError:
                 continue  # It has left: its descriptor tells.

@@ -337,6 +337,17 @@ def test_a_place_that_is_taken_is_taken_once_it_is_free(publishing):
     lane.reach(f"tcp://127.0.0.1:{port}").close()
 
 
+def test_where_none_can_be_there_is_a_sub_and_one_line_that_says_so(ports, publishing, endpoint, tmp_path, caplog):
+    (tmp_path / "xpub-lane").mkdir()
+    publisher = publishing()
+    for now in range(3):
+        publisher.publishing.lanes.look(now)
+    assert [record.message.split()[0] for record in caplog.records] == ["lanes_refused"]
+    assert type(subscribed(ports, publisher, endpoint, A)) is not Lane
+    publisher.publish(A, b"by libzmq")
+    assert heard(ports, 1) == [(1, [A, HEADER, b"by libzmq"])]
+
+
 def test_another_user_gets_none(ports, publishing, endpoint, monkeypatch):
     publisher = publishing()
     monkeypatch.setattr(lane.os, "geteuid", lambda: os.getuid() + 1)
