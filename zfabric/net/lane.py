@@ -106,8 +106,10 @@ def _candidates(endpoint: str) -> list[str]:
 def _is_own(host: str) -> bool:
     """Tell whether an address is one of this machine: then it can be bound."""
     name = host.strip("[]")
-    with socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
+            socket.inet_pton(family, name.partition("%")[0])  # No name: looking one up might take long.
             probe.bind((name, 0))
         except OSError:
             return False

@@ -79,7 +79,7 @@ class Lanes:
         self.listen()
 
     def look(self, now: int) -> None:
-        """Close the lanes of those who take nothing, and take new ones; to be called now and then (monotonic ns)."""
+        """Close lanes of those who take nothing, and take others again; to be called now and then (monotonic ns)."""
         for subscriber in list(self._by_fd.values()):
             if not subscriber.waiting or subscriber.taken != subscriber.seen:
                 subscriber.seen, subscriber.seen_ns = subscriber.taken, now
@@ -160,7 +160,6 @@ class Lanes:
                 self._send(subscriber)
             if events & _READ:
                 self._hear(subscriber)
-        self.listen()
 
     def clear(self) -> None:
         """Close all lanes, and free what waits for them, however much."""
@@ -189,8 +188,10 @@ class Lanes:
             while len(self._by_fd) < self._most:
                 try:
                     way = lane.own(listener.accept()[0])
-                except OSError:  # No more; or no descriptor left, and a SUB serves as well.
+                except BlockingIOError:
                     return
+                except OSError:  # No descriptor is left, and this one would be readable for ever; a SUB serves as well.
+                    break
                 if not lane.ours(way):
                     way.close()
                     continue

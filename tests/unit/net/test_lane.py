@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import select
 import socket
 import sys
@@ -40,6 +41,7 @@ class Publisher:
     def attend(self):
         assert not self.publishing.take_subscriptions()
         self.publishing.lanes.attend()
+        self.publishing.lanes.listen()
 
     def publish(self, topic, value, header=HEADER):
         self.publishing.publish((topic, header, value))
@@ -314,7 +316,33 @@ def test_a_leader_is_found_by_its_port_at_this_machines_addresses_alone(publishi
         lane.reach(f"tcp://localhost:{port}").close()
     other = "127.0.0.9" if bound not in ("0.0.0.0", "*") else "192.0.2.1"
     assert lane.reach(f"tcp://{other}:{port}") is None
-    assert lane.reach(f"tcp://a-name-that-was-not-looked-up:{port}") is None
+    for name in ("a-name-that-was-not-looked-up", "[a:name.invalid]"):
+        assert lane.reach(f"tcp://{name}:{port}") is None
+
+
+def test_a_leader_of_ipv6_is_found(publishing):
+    publisher = publishing("tcp://[::1]:*")
+    lane.reach(publisher.publishing.socket.get(sockets.zmq.LAST_ENDPOINT).decode()).close()
+
+
+def test_out_of_descriptors_nobody_spins_and_lanes_come_back(publishing, endpoint):
+    publisher = publishing()
+    lanes = publisher.publishing.lanes
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with lane.reach(endpoint) as early:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            lanes.attend()
+            assert lanes._epoll.poll(0) == []
+            with pytest.raises(ConnectionResetError):
+                early.recv(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert lane.reach(endpoint) is None
+    lanes.look(0)
+    lane.reach(endpoint).close()
 
 
 def test_a_leader_of_a_killed_one_takes_its_place_and_leaves_no_file(publishing, endpoint, tmp_path):
