@@ -182,12 +182,37 @@ def test_consumers_without_a_descriptor_left_fetch_and_say_so_once_in_a_while(fa
     assert 1 <= done.stderr.count(b"session_refused") <= 20
 
 
+def test_a_frozen_reader_of_a_lane_is_dropped_once_something_waits_for_it(zfabric_url):
+    """And finds everything when it goes on."""
+    with connect(zfabric_url) as fabric, fabric.producer() as producer:
+        fabric.topics.create("t")
+        with frozen_reader(fabric, zfabric_url) as frozen:
+            assert lanes(fabric) == 1
+            for _ in range(RECORDS):
+                producer.send("t", bytes(VALUE_BYTES))
+            producer.flush()
+            until(lambda: fabric.status()[0].subscriptions == 0)
+            assert lanes(fabric) == 0
+            frozen.send_signal(signal.SIGCONT)
+            out, _ = frozen.communicate(b"go\n", timeout=PATIENCE_S)
+            assert out == b"True\n"
+
+
 def lanes(fabric):
     """Return how many lanes the leader of this directory has, as the kernel counts them."""
-    endpoint = fabric.status()[0].publish.removeprefix("ipc://")
     with open("/proc/net/unix", encoding="utf-8") as file:
-        found = [line.split() for line in file if line.rstrip().endswith(f"{endpoint}-lane")]
-    return sum(int(entry[5], 16) == CONNECTED for entry in found)
+        found = [line.split() for line in file if "@zfabric-" in line]
+    connected = {f"socket:[{entry[6]}]" for entry in found if int(entry[5], 16) == CONNECTED}
+    return len(connected & open_by(fabric.status()[0].pid))
+
+
+def open_by(pid):
+    """Return what the descriptors of a process are."""
+    directory, names = f"/proc/{pid}/fd", set()
+    for number in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            names.add(os.readlink(f"{directory}/{number}"))
+    return names
 
 
 def test_whoever_has_a_lane_has_one_again_after_the_leader_was_killed_and_missed_nothing(zfabric_url):

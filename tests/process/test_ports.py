@@ -13,9 +13,10 @@ from tests.process.leaders import free_ports
 from zfabric.core.effects import CloseSession, OpenSession, Send, Subscribe
 from zfabric.net import sockets
 from zfabric.net.connector import Connector
+from zfabric.net.lane import NONE
 from zfabric.net.names import Names
 from zfabric.net.ports import UNCLEAR, Ports
-from zfabric.net.session import Change
+from zfabric.net.session import ASKED, Change
 
 FRAME_MAX = 1 << 20
 
@@ -233,8 +234,10 @@ def test_what_is_published_comes_whole_whatever_else_a_publisher_sends(ports, en
     publisher.bind(endpoint)
     try:
         ports.perform([OpenSession(1, endpoint, subscribe=True), Subscribe(1, b"id", on=True)])
+        while not publisher.poll(1):
+            assert ports.drain() == []
+        publisher.send_multipart([ASKED, NONE])
         wait_for(ports, {(1, Change.CONNECTED)})
-        assert publisher.poll(20_000)
         for messages in (*zip(wrong, lost, whole, strict=True), others, [last]):
             for parts in messages:
                 publisher.send_multipart(parts)

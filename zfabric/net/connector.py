@@ -70,14 +70,6 @@ class Connector:
         else:
             raise NoAddress(EADDRNOTAVAIL, f"no address of {host[:100]!r} was found")
 
-    def resolved(self, endpoint: str) -> str:
-        """Return an endpoint that is connected, with the address that its name has led to; "" if that is forgotten."""
-        host = host_of(endpoint)
-        if not host or host == "localhost" or is_address(host):
-            return endpoint
-        address = None if self._names is None else self._names.address(host, time.monotonic_ns())
-        return f"tcp://{address}:{endpoint.rpartition(':')[2]}" if address else ""
-
     def found(self) -> dict[sockets.Socket, zmq.ZMQError | None]:
         """Connect those whose names were found; return them, with the problem of each that cannot be."""
         if self._names is not None:

@@ -4,16 +4,17 @@ Through a PUB and a SUB, a message wakes three threads one after the other: libz
 receiver, and the one that waits for it. A stream of Unix domain sockets wakes only the last: a plain message takes
 0.45 of the time at 2,000 a second, and 0.56 at 200 (measured, medians).
 
-**Finding it.** Where a leader publishes it also listens for lanes, at an address that follows from the endpoint: beside
-the file of an ``ipc://`` one, and for ``tcp://`` in the abstract namespace, which a network namespace has of its own,
-as it has its ports: whoever has the port has the name. A subscriber whose SUB has just been connected looks there; if
-it finds a lane it subscribes on that, and closes the SUB. So a SUB does all the waiting for a leader, and a lane is
-nothing that anybody has to rely on: elsewhere, through a proxy, of another user, or beyond the leader's
-``lanes_max``, it is not there. Both sides take nobody but processes of the same user (``SO_PEERCRED``).
+**Finding it.** Every SUB subscribes to ``ASKED`` first, and a leader publishes to it, once, where it takes lanes: at an
+abstract address, whose name is random, and so nobody else's on this machine nor on any other. If the SUB can connect
+there it goes on by that lane, and is closed. So a SUB does all the waiting for a leader, and a lane is nothing that
+anybody has to rely on: from another machine, network namespace or user, or beyond the leader's ``lanes_max``, there
+is none. Nor is there where the SUB leads to a port that is not one of the leader's: whoever has put a proxy in between
+wants it there. Both sides take nobody but processes of the user who ran the leader when it began (``SO_PEERCRED``).
 
 **What is said.** The subscriber: a byte, 1 for on and 0 for off, and the topic, which has four bytes. The leader: the
 topic, the bytes of the second part, and of a third part and one (``u32``, 0 where there is none), then those parts. As
 with a SUB, a message may be missing, whole, where the subscriber was too slow, and the end of the stream is the end.
+The version of all this is the last letter of ``ASKED``.
 
 A forked child has copies of both sides' sockets, and would hold them open: it closes them.
 """
@@ -22,25 +23,23 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import weakref
-from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
 import zmq
 
 from zfabric.core.effects import Frames
-from zfabric.net.names import is_address
 from zfabric.net.session import VIEW_MIN, Part, Session, Subscription
 from zfabric.wire import messages
 
 HEAD: Final = Struct(f"<{messages.PARTITION.size}sII")
 WISH: Final = Struct(f"<B{messages.PARTITION.size}s")
+NONE: Final = b"-"
+"""In place of a name where no lane is taken now."""
 KERNEL_BYTES: Final = 1 << 20
-"""Asked for what is under way in a lane; the kernel gives at most twice ``net.core.wmem_max``."""
+"""Asked for what is under way in a lane. The kernel gives up to twice as much, within ``net.core.wmem_max``."""
 _CHUNK: Final = 32_768
-_EVERYWHERE: Final = ("0.0.0.0", "[::]")  # noqa: S104 - nothing is bound here
 _CREDENTIALS: Final = Struct("=3i")
 _IN: Final = int(zmq.POLLIN)
 _OUT: Final = int(zmq.POLLOUT)
@@ -48,21 +47,9 @@ _BOTH: Final = int(zmq.POLLIN | zmq.POLLOUT)
 _open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def place(endpoint: str) -> str:
-    """Return the Unix domain address of the lanes of a leader that publishes at ``endpoint``, as it is bound."""
-    kind, _, where = endpoint.partition("://")
-    return f"{where}-lane" if kind == "ipc" else f"\0zfabric {where}"
-
-
 def new() -> socket.socket:
-    """Return an unconnected socket for a lane, which never waits."""
+    """Return an unconnected socket for a lane; OSError without a descriptor."""
     return own(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-
-
-def ours(connected: socket.socket) -> bool:
-    """Tell whether the process at the other end is of the user who runs this one."""
-    asked = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(asked)[1] == os.geteuid())
 
 
 def own(made: socket.socket) -> socket.socket:
@@ -73,47 +60,26 @@ def own(made: socket.socket) -> socket.socket:
     return made
 
 
-def reach(endpoint: str) -> socket.socket | None:
-    """Return a connection to a leader that publishes at ``endpoint`` on this machine; None if there is no lane.
+def user(connected: socket.socket) -> int:
+    """Return whose process is at the other end: its effective user when it connected, or began to listen."""
+    asked = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    found: int = _CREDENTIALS.unpack(asked)[1]
+    return found
 
-    Args:
-        endpoint: ``ipc://path``, or ``tcp://host:port`` with an address, or with ``localhost``.
-    """
-    if sys.platform != "linux":
-        return None
-    for candidate in _candidates(endpoint):
+
+def reach(name: bytes) -> socket.socket | None:
+    """Return a connection to the leader that takes lanes at ``name``; None if there is none for this process."""
+    tried: socket.socket | None = None
+    try:
         tried = new()
-        try:
-            tried.connect(candidate)
-            if ours(tried):
-                return tried
-        except OSError:  # Nobody is there; or so many come at once that a SUB serves as well.
-            pass
+        tried.connect(b"\0" + name)
+        if user(tried) == os.geteuid():
+            return tried
+    except OSError:  # It is elsewhere, has enough, or is asked by so many at once; or no descriptor is left.
+        pass
+    if tried is not None:
         tried.close()
     return None
-
-
-def _candidates(endpoint: str) -> list[str]:
-    if endpoint.startswith("ipc://"):
-        return [place(endpoint)]
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    host = "127.0.0.1" if host == "localhost" else host
-    if not is_address(host) or not _is_own(host):
-        return []
-    return [place(f"tcp://{at}:{port}") for at in (host, *_EVERYWHERE)]
-
-
-def _is_own(host: str) -> bool:
-    """Tell whether an address is one of this machine: then it can be bound."""
-    name = host.strip("[]")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            socket.inet_pton(family, name.partition("%")[0])  # No name: looking one up might take long.
-            probe.bind((name, 0))
-        except OSError:
-            return False
-    return True
 
 
 class Lane(Session):
@@ -247,18 +213,24 @@ class Finder:
     """Finds lanes for one client.
 
     Args:
-        resolved: returns a connected endpoint with its address. frame_max: bytes of the largest part.
+        frame_max: bytes of the largest part.
     """
 
-    def __init__(self, resolved: Callable[[str], str], frame_max: int) -> None:
-        self._resolved = resolved
+    def __init__(self, frame_max: int) -> None:
         self._frame_max = frame_max
         self._unfit: set[str] = set()
 
-    def instead_of(self, found: Subscription) -> Lane | None:
-        """Return a lane to take the place of a subscription that has just been connected; None if there is none."""
+    def instead_of(self, found: Subscription, told: bytes) -> Lane | None:
+        """Return a lane to take the place of a subscription; None if there is none.
+
+        Args:
+            told: what its leader has published to ``ASKED``: the name, and the ports where it publishes.
+        """
         topics, found.topics = found.topics or (), None
-        way = None if found.endpoint in self._unfit else reach(self._resolved(found.endpoint))
+        name, *ports = told.split(b" ")
+        kind, _, where = found.endpoint.partition("://")
+        direct = kind == "ipc" or where.rpartition(":")[2].encode() in ports
+        way = reach(name) if direct and name != NONE and found.endpoint not in self._unfit else None
         if way is None:
             return None
         lane = Lane(found.number, found.endpoint, way, self._frame_max, self._unfit)

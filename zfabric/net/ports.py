@@ -29,8 +29,7 @@ all, because the first has taken the commands in. So whoever drains hands the re
 the new one. A stale number in ``ready`` is harmless: it is unknown, or belongs to a newer session, which is then looked
 at once too often.
 
-A session to a leader of this process (``nearby.py``) has no socket: its messages are handed over by the same rules. A
-subscription to one on this machine goes by a lane (``lane.py``) where there is one, whose descriptor is as any other.
+A session to a leader of this process (``nearby.py``) has no socket; it, and a lane (``lane.py``), keep the same rules.
 
 **Interruption.** KeyboardInterrupt may strike between two frames of a message, or of what a monitor tells. The next one
 would then be glued to half a message, so the next call declares that session lost. What ``drain`` had received before
@@ -56,7 +55,7 @@ from zfabric.core import effects
 from zfabric.net import nearby, sockets
 from zfabric.net.connector import Connector
 from zfabric.net.lane import Finder, Lane
-from zfabric.net.session import Change, Incoming, Part, Session, Subscription, connecting
+from zfabric.net.session import ASKED, Change, Incoming, Part, Session, Subscription, connecting
 
 if TYPE_CHECKING:
     from zfabric.core.client.outbox import Express
@@ -111,10 +110,10 @@ class Ports:
         self._torn: Session | None = None
         self._incoming: list[Incoming] = []
         self._connector = Connector()
-        self._finder = Finder(self._connector.resolved, frame_max)
+        self._finder = Finder(frame_max)
 
     def fds(self) -> list[int]:
-        """Return the descriptors to poll for reading: two of each open session, and one where there are names."""
+        """Return the descriptors to poll for reading: one or two of each open session, and one of names."""
         return [*self._by_fd, *(session.bell.fd for session in self._near.values()), *self._connector.fds()]
 
     def close(self) -> None:
@@ -282,11 +281,11 @@ class Ports:
         self._watch(session)
         if session.connected or session not in self._due:
             return 0
-        try:
-            session.read()  # ZMTP 1 and 2 have none, nor has garbage that looks like one of them.
-        except BaseException:
-            self._torn = session
-            raise
+        self._torn = session
+        parts = session.read()  # ZMTP 1 and 2 have none, nor has garbage that looks like one of them.
+        if type(session) is Subscription and parts is not None and parts[0] == ASKED:
+            self._change_over(session, bytes(parts[-1]))
+        self._torn = None
         return 1
 
     def _receive(self, session: Session) -> int:
@@ -298,7 +297,7 @@ class Ports:
             raise
         if parts is None:
             if session.over:
-                self._lose(session, "its leader has left, or takes nothing")
+                self._lose(session, "its lane has ended")
             return 0
         self._incoming.append((session.number, parts))
         return 1
@@ -310,27 +309,28 @@ class Ports:
             assert session.monitor is not None
             event, _ = _EVENT.unpack(session.monitor.recv_multipart(_NOBLOCK)[0])
             if event == _READY:
-                if type(session) is Subscription and self._change_over(session):
-                    return
-                session.connected = True
-                self._talking[session.socket_fd] = session
-                self._incoming.append((session.number, Change.CONNECTED))
-                self._due[session] = None
+                if type(session) is not Subscription:
+                    self._connected(session)
             elif session.connected:
                 self._lose(session, "connection lost")
                 return
             # Else a handshake failed; libzmq tries again.
             self._torn = None
 
-    def _change_over(self, session: Subscription) -> bool:
-        """Go on by a lane, if there is one, where a subscription has just found its leader."""
-        if (lane := self._finder.instead_of(session)) is None:
-            return False
-        self._close(session)
-        self._torn = lane
-        self._begin_with(lane, Change.CONNECTED)
-        self._torn = None
-        return True
+    def _change_over(self, session: Subscription, told: bytes) -> None:
+        """A subscription's leader is there: go on by a lane, if it has told of one."""
+        if (lane := self._finder.instead_of(session, told)) is None:
+            self._connected(session)
+        else:
+            self._close(session)
+            self._torn = lane
+            self._begin_with(lane, Change.CONNECTED)
+
+    def _connected(self, session: Session) -> None:
+        session.connected = True
+        self._talking[session.socket_fd] = session
+        self._incoming.append((session.number, Change.CONNECTED))
+        self._due[session] = None
 
     # Sessions with leaders of this process.
 

@@ -25,6 +25,8 @@ _IN: Final = int(zmq.POLLIN)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+ASKED: Final = b"lane1"
+"""What a subscriber subscribes to first; longer than any partition's id."""
 
 Part = bytes | memoryview
 
@@ -151,7 +153,7 @@ class Session:
 
 
 class Subscription(Session):
-    """One with a publisher at the other end.
+    """One with a publisher at the other end, which says first by what else it can be heard (``net/lane.py``).
 
     Attributes:
         topics: what was subscribed before it was connected.
@@ -162,6 +164,7 @@ class Subscription(Session):
     def __init__(self, number: int, endpoint: str, socket: sockets.Socket, monitor: sockets.Socket) -> None:
         super().__init__(number, endpoint, socket, monitor)
         self.topics: dict[bytes, None] | None = {}
+        socket.set(zmq.SUBSCRIBE, ASKED)
 
     def subscribe(self, topic: bytes, *, on: bool) -> None:
         """Begin or end to receive what is published under ``topic``."""

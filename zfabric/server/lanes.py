@@ -6,31 +6,33 @@ listens for more, and whoever comes keeps its SUB.
 
 What the kernel does not take at once waits here, ``publish_queue`` messages of it for each lane, as with an XPUB;
 beyond, messages are lost for that subscriber, whole ones, and it fetches them. One that takes nothing for seven seconds
-while something waits is frozen, and its lane is closed. Nobody probes one for which nothing waits: it holds nothing.
+while something waits is frozen, and its lane is closed. Nobody probes one for which nothing waits: all that it holds is
+its place, and what the kernel has taken.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
 import socket
-import sys
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from zfabric.core.effects import Frames
 from zfabric.net import lane
+from zfabric.settings import PARTITIONS_MAX
 
 if TYPE_CHECKING:
     from zfabric.core.leader.counters import Counters
     from zfabric.settings import LeaderSettings
 
 _log = logging.getLogger("zfabric.leader")
-_CHUNK: Final = 65_536
+_QUIETLY: Final = int(socket.MSG_NOSIGNAL)
+_CHUNK: Final = 4_096
+_ACCEPTED_MAX: Final = 32
+"""Processes of others that are turned away in one go."""
 IN_PLACE_MIN: Final = 32_768
 """Bytes from which a payload is not copied before it is sent."""
 STUCK_NS: Final = 7_000_000_000
@@ -58,7 +60,7 @@ class Lanes:
 
     Args:
         endpoints: where it publishes, as it is bound.
-        settings: lanes_max; publish_queue, of each lane; subscriptions_max, of each lane.
+        settings: lanes_max; publish_queue, of each lane; subscriptions_max, of all lanes.
 
     Attributes:
         fd: to be polled for reading: then there is something to :meth:`attend` to.
@@ -67,16 +69,24 @@ class Lanes:
 
     def __init__(self, endpoints: Iterable[str], settings: LeaderSettings, counters: Counters) -> None:
         self.subscriptions = 0
-        self._most = settings.lanes_max if sys.platform == "linux" else 0
+        self._most = settings.lanes_max
         self._queue = settings.publish_queue
         self._subscriptions_max = settings.subscriptions_max
         self._counters = counters
-        self._listeners: dict[str, socket.socket | None] = {lane.place(endpoint): None for endpoint in endpoints}
+        self._name = f"zfabric-{os.urandom(16).hex()}".encode()
+        self._ports = [endpoint.rpartition(":")[2].encode() for endpoint in endpoints if endpoint.startswith("tcp://")]
+        self._user = os.geteuid()
+        self._listener: socket.socket | None = None
         self._by_fd: dict[int, _Subscriber] = {}
         self._by_topic: dict[bytes, list[_Subscriber]] = {}
         self._epoll = select.epoll()
         self.fd = self._epoll.fileno()
         self.listen()
+
+    @property
+    def told(self) -> bytes:
+        """What is told to who asks for a lane."""
+        return b" ".join((lane.NONE if self._listener is None else self._name, *self._ports))
 
     def look(self, now: int) -> None:
         """Close lanes of those who take nothing, and take others again; to be called now and then (monotonic ns)."""
@@ -89,27 +99,20 @@ class Lanes:
         self.listen()
 
     def listen(self) -> None:
-        """Take lanes wherever none are taken yet, unless there are enough."""
-        if len(self._by_fd) >= self._most:
+        """Take lanes, unless there are enough, or no descriptor is left."""
+        if self._listener is not None or len(self._by_fd) >= self._most:
             return
-        for place, listening in list(self._listeners.items()):
-            if listening is not None:
-                continue
+        listener: socket.socket | None = None
+        try:
             listener = lane.new()
-            try:
-                if not place.startswith("\0"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(place)  # Of a leader that was killed; this one has the directory's lock.
-                listener.bind(place)
-                listener.listen(self._most)
-            except OSError as problem:
-                listener.close()
-                if problem.errno != errno.EADDRINUSE:
-                    _log.warning("lanes_refused place=%s problem=%s", place.lstrip("\0"), problem)
-                    del self._listeners[place]
-                continue
-            self._listeners[place] = listener
+            listener.bind(b"\0" + self._name)
+            listener.listen(self._most)
             self._epoll.register(listener, select.EPOLLIN)
+        except OSError:  # Tried again at the next look.
+            if listener is not None:
+                listener.close()
+            return
+        self._listener = listener
 
     def publish(self, frames: Frames) -> int:
         """Send a message to whoever has subscribed to its first frame; returns how many have."""
@@ -128,16 +131,14 @@ class Lanes:
                 continue
             way = subscriber.way
             try:
-                if whole:
-                    sent, size = way.send(whole, socket.MSG_NOSIGNAL), len(whole)
-                else:
-                    sent, size = way.sendmsg(parts, (), socket.MSG_NOSIGNAL), sum(map(len, parts))
+                size = len(whole) or sum(map(len, parts))
+                try:
+                    sent = way.send(whole, _QUIETLY) if whole else way.sendmsg(parts, (), _QUIETLY)
+                except BlockingIOError:
+                    sent = 0
                 if sent < size:
                     whole = whole or b"".join(parts)
                     self._keep(subscriber, memoryview(whole)[sent:])
-            except BlockingIOError:
-                whole = whole or b"".join(parts)
-                self._keep(subscriber, whole)
             except OSError:
                 continue  # It has left: its descriptor tells.
             except BaseException:  # From a handler of signals: how much was sent is not known.
@@ -145,7 +146,8 @@ class Lanes:
                 raise
         return len(subscribers)
 
-    def _keep(self, subscriber: _Subscriber, rest: bytes | memoryview) -> None:
+    def _keep(self, subscriber: _Subscriber, rest: memoryview) -> None:
+        subscriber.seen = -1  # Since now.
         subscriber.waiting.append(rest)
         self._epoll.modify(subscriber.way, select.EPOLLIN | select.EPOLLOUT)
 
@@ -154,7 +156,7 @@ class Lanes:
         for fd, events in self._epoll.poll(0):
             subscriber = self._by_fd.get(fd)
             if subscriber is None:
-                self._take(fd)
+                self._take()
                 continue
             if events & select.EPOLLOUT:
                 self._send(subscriber)
@@ -168,37 +170,37 @@ class Lanes:
 
     def close(self) -> None:
         """Close all lanes, and take none."""
+        self._most = 0
         self.clear()
         self._withdraw()
         self._epoll.close()
 
     def _withdraw(self) -> None:
-        for place, listener in self._listeners.items():
-            if listener is not None:
-                listener.close()
-                self._listeners[place] = None
-                if not place.startswith("\0"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(place)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._epoll.unregister(listener)
+            listener.close()
 
-    def _take(self, fd: int) -> None:
-        for listener in list(self._listeners.values()):
-            if listener is None or listener.fileno() != fd:
-                continue
-            while len(self._by_fd) < self._most:
-                try:
-                    way = lane.own(listener.accept()[0])
-                except BlockingIOError:
-                    return
-                except OSError:  # No descriptor is left, and this one would be readable for ever; a SUB serves as well.
-                    break
-                if not lane.ours(way):
-                    way.close()
-                    continue
-                self._by_fd[way.fileno()] = _Subscriber(way)
-                self._epoll.register(way, select.EPOLLIN)
-            self._withdraw()
+    def _take(self) -> None:
+        listener = self._listener
+        if listener is None:
             return
+        for _ in range(_ACCEPTED_MAX):
+            try:
+                way = lane.own(listener.accept()[0])
+            except BlockingIOError:
+                return
+            except OSError:  # No descriptor is left, and this one would be readable for ever; a SUB serves as well.
+                self._withdraw()
+                return
+            if lane.user(way) != self._user:
+                way.close()
+                continue
+            self._by_fd[way.fileno()] = _Subscriber(way)
+            self._epoll.register(way, select.EPOLLIN)
+            if len(self._by_fd) >= self._most:
+                self._withdraw()
+                return
 
     def _hear(self, subscriber: _Subscriber) -> None:
         try:
@@ -214,7 +216,8 @@ class Lanes:
         whole = len(said) // lane.WISH.size * lane.WISH.size
         subscriber.said = said[whole:]
         for on, topic in lane.WISH.iter_unpack(memoryview(said)[:whole]):
-            if on > 1 or (on and len(subscriber.topics) >= self._subscriptions_max):
+            many = len(subscriber.topics) >= PARTITIONS_MAX or self.subscriptions >= self._subscriptions_max
+            if on > 1 or (on and many and topic not in subscriber.topics):
                 self._counters.errors += 1
                 _log.warning("lane_closed problem=%s", "garbage" if on > 1 else "too many subscriptions")
                 self._drop(subscriber)
@@ -241,7 +244,7 @@ class Lanes:
         while waiting:
             first = waiting[0]
             try:
-                sent = subscriber.way.send(first, socket.MSG_NOSIGNAL)
+                sent = subscriber.way.send(first, _QUIETLY)
             except BlockingIOError:
                 return
             except OSError:
@@ -261,3 +264,4 @@ class Lanes:
         self._epoll.unregister(subscriber.way)
         subscriber.way.close()
         subscriber.waiting.clear()
+        self.listen()

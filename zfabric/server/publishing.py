@@ -10,7 +10,8 @@ import zmq
 
 from zfabric.core.effects import Frames
 from zfabric.net import sockets
-from zfabric.server.lanes import Lanes
+from zfabric.net.session import ASKED
+from zfabric.server.lanes import IN_PLACE_MIN, Lanes
 from zfabric.wire import batch, messages
 
 if TYPE_CHECKING:
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zfabric.leader")
 
-IN_PLACE_MIN: Final = 32_768
-"""Bytes from which a payload is handed to libzmq in place."""
 BATCH_FRAMES: Final = 3
 """Frames of a published batch: partition id, header, payload; a HEAD beacon has fewer."""
+_ASKED: Final = b"\x01" + ASKED
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -90,6 +90,11 @@ class Publishing:
             except zmq.Again:
                 return False
             topic = event[1:]
+            if event == _ASKED:  # Its pipe alone is told.
+                sockets.approve(self.socket, ASKED)
+                self.socket.send_multipart((ASKED, self.lanes.told), _NOBLOCK)
+                sockets.withdraw(self.socket, ASKED)
+                continue
             if len(topic) != messages.PARTITION.size:
                 self._counters.errors += event[:1] != b"\x00"
                 continue

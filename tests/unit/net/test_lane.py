@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import resource
 import select
 import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -18,7 +20,7 @@ from zfabric.core.leader.counters import Counters
 from zfabric.net import lane, sockets
 from zfabric.net.lane import Lane
 from zfabric.net.ports import Ports
-from zfabric.net.session import Change
+from zfabric.net.session import Change, Subscription
 from zfabric.server.lanes import STUCK_NS
 from zfabric.server.publishing import Publishing
 from zfabric.settings import LeaderSettings
@@ -42,6 +44,10 @@ class Publisher:
         assert not self.publishing.take_subscriptions()
         self.publishing.lanes.attend()
         self.publishing.lanes.listen()
+
+    @property
+    def name(self):
+        return self.publishing.lanes._name
 
     def publish(self, topic, value, header=HEADER):
         self.publishing.publish((topic, header, value))
@@ -228,7 +234,7 @@ def test_a_message_that_is_cut_off_is_none(pair, size):
 
 def test_a_slow_subscriber_misses_whole_messages_and_nobody_else_any(ports, publishing, endpoint):
     publisher = publishing(publish_queue=8)
-    slow = lane.reach(endpoint)
+    slow = lane.reach(publisher.name)
     slow.send(lane.WISH.pack(1, A))
     until(lambda: publisher.publishing.subscriptions == 1, publisher)
     (at_leader,) = publisher.publishing.lanes._by_topic[A]
@@ -260,7 +266,7 @@ def test_a_slow_subscriber_misses_whole_messages_and_nobody_else_any(ports, publ
 def test_one_that_takes_nothing_is_dropped_and_one_that_waits_for_nothing_is_not(publishing, endpoint):
     publisher = publishing(publish_queue=8)
     lanes = publisher.publishing.lanes
-    slow, frozen, idle = (lane.reach(endpoint) for _ in range(3))
+    slow, frozen, idle = (lane.reach(publisher.name) for _ in range(3))
     for count, (subscriber, topic) in enumerate(((slow, A), (frozen, A), (idle, B)), 1):
         subscriber.send(lane.WISH.pack(1, topic))
         until(lambda wanted=count: lanes.subscriptions == wanted, publisher)
@@ -299,37 +305,83 @@ def test_beyond_lanes_max_a_subscriber_keeps_its_sub_until_one_has_left(ports, p
 def test_with_lanes_max_0_there_is_none(ports, publishing, endpoint):
     publisher = publishing(lanes_max=0)
     assert type(subscribed(ports, publisher, endpoint, A)) is not Lane
-    assert lane.reach(endpoint) is None
+    assert lane.reach(publisher.name) is None
     publisher.publish(A, b"by libzmq")
     assert heard(ports, 1) == [(1, [A, HEADER, b"by libzmq"])]
 
 
-@pytest.mark.parametrize("bound", ["127.0.0.1", "127.0.0.7", "0.0.0.0", "*", "localhost"])
-def test_a_leader_is_found_by_its_port_at_this_machines_addresses_alone(publishing, bound):
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", "localhost", "[::1]"])
+def test_a_lane_is_found_wherever_its_leader_is_found_on_this_machine(ports, publishing, bound):
     publisher = publishing(f"tcp://{bound}:*")
     port = publisher.publishing.socket.get(sockets.zmq.LAST_ENDPOINT).decode().rpartition(":")[2]
-    host = "127.0.0.7" if bound == "127.0.0.7" else "127.0.0.1"
-    found = lane.reach(f"tcp://{host}:{port}")
-    assert found is not None
-    found.close()
-    if host == "127.0.0.1":
-        lane.reach(f"tcp://localhost:{port}").close()
-    other = "127.0.0.9" if bound not in ("0.0.0.0", "*") else "192.0.2.1"
-    assert lane.reach(f"tcp://{other}:{port}") is None
-    for name in ("a-name-that-was-not-looked-up", "[a:name.invalid]"):
-        assert lane.reach(f"tcp://{name}:{port}") is None
+    host = bound if bound != "0.0.0.0" else "localhost"
+    assert type(subscribed(ports, publisher, f"tcp://{host}:{port}", A)) is Lane
 
 
-def test_a_leader_of_ipv6_is_found(publishing):
-    publisher = publishing("tcp://[::1]:*")
-    lane.reach(publisher.publishing.socket.get(sockets.zmq.LAST_ENDPOINT).decode()).close()
+def test_leaders_with_the_same_port_at_two_addresses_are_told_apart(ports, publishing):
+    first = publishing("tcp://127.0.0.1:*")
+    port = first.publishing.socket.get(sockets.zmq.LAST_ENDPOINT).decode().rpartition(":")[2]
+    second = publishing(f"tcp://127.0.0.2:{port}")
+    without = publishing(f"tcp://127.0.0.3:{port}", lanes_max=0)
+    for number, (publisher, kind) in enumerate([(first, Lane), (second, Lane), (without, Subscription)], 1):
+        assert type(subscribed(ports, publisher, f"tcp://127.0.0.{number}:{port}", A, number=number)) is kind
+    for publisher, value in ((first, b"one"), (second, b"two"), (without, b"three")):
+        publisher.publish(A, value)
+    assert sorted(heard(ports, 3)) == [(1, [A, HEADER, b"one"]), (2, [A, HEADER, b"two"]), (3, [A, HEADER, b"three"])]
+
+
+def test_whoever_has_put_a_proxy_in_between_is_not_passed_by(ports, publishing):
+    publisher = publishing("tcp://127.0.0.1:*")
+    target = publisher.publishing.socket.get(sockets.zmq.LAST_ENDPOINT).decode()
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        port = listener.getsockname()[1]
+
+        def forward(source, sink):
+            with contextlib.suppress(OSError):
+                while data := source.recv(65_536):
+                    sink.sendall(data)
+
+        def proxy():
+            near, _ = listener.accept()
+            far = socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2])))
+            for end in (near, far):
+                stack.callback(end.close)
+                stack.callback(end.shutdown, socket.SHUT_RDWR)
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=forward, args=pair, daemon=True).start()
+
+        threading.Thread(target=proxy, daemon=True).start()
+        assert type(subscribed(ports, publisher, f"tcp://127.0.0.1:{port}", A)) is Subscription
+        publisher.publish(A, b"by the proxy")
+        assert heard(ports, 1) == [(1, [A, HEADER, b"by the proxy"])]
+
+
+def test_a_name_that_is_found_while_a_lane_is_open_is_no_matter_to_that(ports, publishing, endpoint):
+    publisher = publishing()
+    subscribed(ports, publisher, endpoint, A)
+    ports.perform([OpenSession(2, "tcp://nobody.invalid:7400")])
+    assert until(ports.drain) == [(2, Change.NOWHERE)]
+    publisher.publish(A, b"v")
+    assert heard(ports, 1) == [(1, [A, HEADER, b"v"])]
+
+
+def test_a_client_without_a_descriptor_keeps_its_sub(ports, publishing, endpoint, monkeypatch):
+    publisher = publishing()
+
+    def none_left(*arguments):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(lane.socket, "socket", none_left)
+    assert type(subscribed(ports, publisher, endpoint, A)) is Subscription
+    publisher.publish(A, b"by libzmq")
+    assert heard(ports, 1) == [(1, [A, HEADER, b"by libzmq"])]
 
 
 def test_out_of_descriptors_nobody_spins_and_lanes_come_back(publishing, endpoint):
     publisher = publishing()
     lanes = publisher.publishing.lanes
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with lane.reach(endpoint) as early:
+    with lane.reach(publisher.name) as early:
         lowest = os.dup(0)
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
@@ -340,59 +392,30 @@ def test_out_of_descriptors_nobody_spins_and_lanes_come_back(publishing, endpoin
                 early.recv(1)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert lane.reach(endpoint) is None
+    assert lane.reach(publisher.name) is None
     lanes.look(0)
-    lane.reach(endpoint).close()
-
-
-def test_a_leader_of_a_killed_one_takes_its_place_and_leaves_no_file(publishing, endpoint, tmp_path):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:
-        killed.bind(lane.place(endpoint))
-    publisher = publishing()
-    lane.reach(endpoint).close()
-    assert (tmp_path / "xpub-lane").exists()
-    publisher.close()
-    assert not (tmp_path / "xpub-lane").exists()
-
-
-def test_a_place_that_is_taken_is_taken_once_it_is_free(publishing):
-    port = 17_321
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-        other.bind(lane.place(f"tcp://127.0.0.1:{port}"))
-        publisher = publishing(f"tcp://127.0.0.1:{port}")
-        assert lane.reach(f"tcp://127.0.0.1:{port}") is None
-    publisher.publishing.lanes.listen()
-    lane.reach(f"tcp://127.0.0.1:{port}").close()
-
-
-def test_where_none_can_be_there_is_a_sub_and_one_line_that_says_so(ports, publishing, endpoint, tmp_path, caplog):
-    (tmp_path / "xpub-lane").mkdir()
-    publisher = publishing()
-    for now in range(3):
-        publisher.publishing.lanes.look(now)
-    assert [record.message.split()[0] for record in caplog.records] == ["lanes_refused"]
-    assert type(subscribed(ports, publisher, endpoint, A)) is not Lane
-    publisher.publish(A, b"by libzmq")
-    assert heard(ports, 1) == [(1, [A, HEADER, b"by libzmq"])]
+    lane.reach(publisher.name).close()
 
 
 def test_another_user_gets_none(ports, publishing, endpoint, monkeypatch):
-    publisher = publishing()
-    monkeypatch.setattr(lane.os, "geteuid", lambda: os.getuid() + 1)
-    assert type(subscribed(ports, publisher, endpoint, A)) is not Lane  # The subscriber looks,
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
-        stranger.connect(lane.place(endpoint))
-        publisher.attend()
-        assert stranger.recv(1) == b""  # and the leader.
+    real = os.geteuid()
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "geteuid", lambda: real + 1)
+        publisher = publishing()
+    ports.perform([OpenSession(1, endpoint, subscribe=True)])
+    assert heard(ports, 2, publisher) == [(1, Change.CONNECTED), (1, Change.LOST)]  # The leader looks,
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "geteuid", lambda: real + 2)
+        assert type(subscribed(ports, publisher, endpoint, A, number=2)) is not Lane  # and the subscriber.
     publisher.publish(A, b"by libzmq")
-    assert heard(ports, 1) == [(1, [A, HEADER, b"by libzmq"])]
+    assert heard(ports, 1) == [(2, [A, HEADER, b"by libzmq"])]
 
 
 @pytest.mark.parametrize("garbage", [b"\2\0\0\0\1", b"\1\0\0\0\1\xff\0\0\0\1", b"GET / HTTP/1.1\r\n\r\n"])
 def test_garbage_ends_its_lane_and_no_other(ports, publishing, endpoint, garbage):
     publisher = publishing()
     subscribed(ports, publisher, endpoint, A)
-    stranger = lane.reach(endpoint)
+    stranger = lane.reach(publisher.name)
     stranger.send(garbage)
     until(lambda: publisher.counters.errors == 1, publisher)
     assert select.select([stranger], [], [], PATIENCE_S)[0]
@@ -405,7 +428,7 @@ def test_garbage_ends_its_lane_and_no_other(ports, publishing, endpoint, garbage
 
 def test_a_wish_may_come_in_pieces_and_twice(publishing, endpoint):
     publisher = publishing()
-    with lane.reach(endpoint) as subscriber:
+    with lane.reach(publisher.name) as subscriber:
         for piece in (b"\1", b"\0\0", b"\0\1\1", b"\0\0\0\1"):
             subscriber.send(piece)
             publisher.attend()
@@ -497,6 +520,26 @@ def test_a_publisher_that_is_struck_while_it_sends_leaves_no_torn_stream(ports, 
     assert seen in ([(1, [A, HEADER, b"one"]), (1, Change.LOST)], [(1, Change.LOST)])
 
 
+def test_a_publisher_that_is_struck_while_it_keeps_the_rest_leaves_nobody_waiting(ports, publishing, endpoint, strike):
+    publisher = publishing()
+    subscribed(ports, publisher, endpoint, A)
+    sent = 0
+
+    def publish():
+        nonlocal sent
+        while True:
+            strike("append")
+            publisher.publish(A, b"%08d" % sent * 5_000)
+            sent += 1
+
+    with pytest.raises(Struck):
+        publish()
+    assert publisher.publishing.lanes.subscriptions == 0
+    seen = heard(ports, sent + 1)
+    assert [bytes(parts[2][:8]) for _, parts in seen[:-1]] == [b"%08d" % number for number in range(sent)]
+    assert seen[-1] == (1, Change.LOST)
+
+
 def test_a_subscriber_that_is_struck_while_it_receives_loses_the_lane(ports, publishing, endpoint, strike):
     publisher = publishing()
     subscribed(ports, publisher, endpoint, A)
@@ -521,7 +564,7 @@ def test_a_forked_child_holds_nothing_open(ports, publishing, endpoint):
     try:
         publisher.close()
         assert until(ports.drain) == [(1, Change.LOST)]
-        assert lane.reach(endpoint) is None
+        assert lane.reach(publisher.name) is None
     finally:
         os.close(writer)
         os.close(reader)
