@@ -175,8 +175,8 @@ class LeaderSettings(msgspec.Struct, frozen=True, kw_only=True):
             many small writers and the latency of each.
         turn_bytes: most payload bytes in one turn.
         memory_max_bytes: anonymous memory at which a leader drops all connections to free what strangers filled.
-        subscriptions_max: subscriptions at which a leader drops all subscribers; consumers come back by themselves. Those
-            by lanes are counted for themselves, and whoever exceeds the number is dropped alone.
+        subscriptions_max: subscriptions at which a leader drops all subscribers; consumers come back by themselves.
+            Those by lanes are counted for themselves, and whoever exceeds the number is dropped alone.
         head_ms: milliseconds of silence after data before a HEAD beacon is published.
         grace_ms: embedded mode: milliseconds between the last client's end and the leader's.
         maintenance_ms: milliseconds between two steps of retention, compaction and expiry.
