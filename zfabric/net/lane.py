@@ -22,6 +22,7 @@ A forked child has copies of both sides' sockets, and would hold them open: it c
 from __future__ import annotations
 
 import os
+import re
 import socket
 import weakref
 from struct import Struct
@@ -30,13 +31,15 @@ from typing import Final
 import zmq
 
 from zfabric.core.effects import Frames
-from zfabric.net.session import VIEW_MIN, Part, Session, Subscription
+from zfabric.net.session import ASKED, VIEW_MIN, Part, Session, Subscription
 from zfabric.wire import messages
 
 HEAD: Final = Struct(f"<{messages.PARTITION.size}sII")
 WISH: Final = Struct(f"<B{messages.PARTITION.size}s")
 NONE: Final = b"-"
 """In place of a name where no lane is taken now."""
+_NAME: Final = re.compile(rb"zfabric-[0-9a-f]{32}")
+"""Nothing else is connected to: whoever publishes could name what listens here for others."""
 KERNEL_BYTES: Final = 1 << 20
 """Asked for what is under way in a lane. The kernel gives up to twice as much, within ``net.core.wmem_max``."""
 _CHUNK: Final = 32_768
@@ -220,17 +223,19 @@ class Finder:
         self._frame_max = frame_max
         self._unfit: set[str] = set()
 
-    def instead_of(self, found: Subscription, told: bytes) -> Lane | None:
+    def instead_of(self, found: Subscription, parts: list[Part]) -> Lane | None:
         """Return a lane to take the place of a subscription; None if there is none.
 
         Args:
-            told: what its leader has published to ``ASKED``: the name, and the ports where it publishes.
+            parts: the first message of its leader. If it is not published to ``ASKED`` that one knows no lanes; else it
+                tells the name, and the ports where the leader publishes.
         """
         topics, found.topics = found.topics or (), None
-        name, *ports = told.split(b" ")
+        name, *ports = bytes(parts[-1]).split(b" ")
         kind, _, where = found.endpoint.partition("://")
         direct = kind == "ipc" or where.rpartition(":")[2].encode() in ports
-        way = reach(name) if direct and name != NONE and found.endpoint not in self._unfit else None
+        wanted = parts[0] == ASKED and direct and _NAME.fullmatch(name) and found.endpoint not in self._unfit
+        way = reach(name) if wanted else None
         if way is None:
             return None
         lane = Lane(found.number, found.endpoint, way, self._frame_max, self._unfit)

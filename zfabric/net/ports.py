@@ -55,7 +55,7 @@ from zfabric.core import effects
 from zfabric.net import nearby, sockets
 from zfabric.net.connector import Connector
 from zfabric.net.lane import Finder, Lane
-from zfabric.net.session import ASKED, Change, Incoming, Part, Session, Subscription, connecting
+from zfabric.net.session import Change, Incoming, Part, Session, Subscription, connecting
 
 if TYPE_CHECKING:
     from zfabric.core.client.outbox import Express
@@ -283,8 +283,8 @@ class Ports:
             return 0
         self._torn = session
         parts = session.read()  # ZMTP 1 and 2 have none, nor has garbage that looks like one of them.
-        if type(session) is Subscription and parts is not None and parts[0] == ASKED:
-            self._change_over(session, bytes(parts[-1]))
+        if type(session) is Subscription and parts is not None:
+            self._change_over(session, parts)
         self._torn = None
         return 1
 
@@ -317,9 +317,9 @@ class Ports:
             # Else a handshake failed; libzmq tries again.
             self._torn = None
 
-    def _change_over(self, session: Subscription, told: bytes) -> None:
-        """A subscription's leader is there: go on by a lane, if it has told of one."""
-        if (lane := self._finder.instead_of(session, told)) is None:
+    def _change_over(self, session: Subscription, parts: list[Part]) -> None:
+        """A subscription's leader is there: go on by a lane, if that is what it says first."""
+        if (lane := self._finder.instead_of(session, parts)) is None:
             self._connected(session)
         else:
             self._close(session)

@@ -20,7 +20,7 @@ from zfabric.core.leader.counters import Counters
 from zfabric.net import lane, sockets
 from zfabric.net.lane import Lane
 from zfabric.net.ports import Ports
-from zfabric.net.session import Change, Subscription
+from zfabric.net.session import ASKED, Change, Subscription
 from zfabric.server.lanes import STUCK_NS
 from zfabric.server.publishing import Publishing
 from zfabric.settings import LeaderSettings
@@ -395,6 +395,43 @@ def test_out_of_descriptors_nobody_spins_and_lanes_come_back(publishing, endpoin
     assert lane.reach(publisher.name) is None
     lanes.look(0)
     lane.reach(publisher.name).close()
+
+
+@pytest.fixture
+def stranger(endpoint):
+    """A publisher of another kind."""
+    context = sockets.context()
+    made = context.socket(sockets.zmq.XPUB)
+    made.bind(endpoint)
+    yield made
+    context.destroy(linger=0)
+
+
+def joined(ports, stranger, endpoint, *messages):
+    """Subscribe to it, have it publish at once, and return what comes of that."""
+    ports.perform([OpenSession(1, endpoint, subscribe=True), Subscribe(1, A)])
+    wishes = set()
+    while wishes != {b"\1" + A, b"\1" + ASKED}:
+        assert ports.drain() == []
+        if stranger.poll(1):
+            wishes.add(stranger.recv())
+    for parts in messages:
+        stranger.send_multipart(parts)
+    return heard(ports, len(messages))
+
+
+def test_a_leader_that_knows_no_lanes_is_heard_after_its_first_message(ports, stranger, endpoint):
+    found = joined(ports, stranger, endpoint, [A, HEADER, b"one"], [A, HEADER, b"two"])
+    assert found == [(1, Change.CONNECTED), (1, [A, HEADER, b"two"])]
+
+
+@pytest.mark.parametrize(
+    "told", [b"", b"-", b"\0", b"name", b"zfabric-", b"zfabric-" + b"0" * 33, b"z" * 70_000, b" " * 9]
+)
+def test_a_publisher_leads_nobody_to_what_listens_for_others(ports, stranger, endpoint, told, monkeypatch):
+    monkeypatch.setattr(lane, "reach", lambda name: pytest.fail(f"{name} is connected to"))
+    found = joined(ports, stranger, endpoint, [ASKED, told], [A, HEADER, b"one"])
+    assert found == [(1, Change.CONNECTED), (1, [A, HEADER, b"one"])]
 
 
 def test_another_user_gets_none(ports, publishing, endpoint, monkeypatch):
