@@ -56,6 +56,20 @@ def test_an_origin_that_is_away_is_read_at_its_keeper_by_a_new_consumer(simulati
         consumer.commit()
 
 
+def test_a_consumer_that_asks_an_origin_just_killed_does_not_wait_for_its_answer_once_it_has_failed(simulation):
+    """It was asked where the log begins before anybody knew that it is away; a keeper can say that."""
+    origin = simulation.connect("a", peer=0)
+    origin.topics.create("t", replicas=2)
+    send(origin, [b"1", b"2"])
+    with simulation.connect("c", peer=2) as fabric:
+        with fabric.consumer("t") as before:
+            assert read(before, 2) == [b"1", b"2"]
+        simulation.advance(5.0)
+        simulation.kill_leader(0)
+        with fabric.consumer("t") as consumer:
+            assert read(consumer, 2, seconds=20.0) == [b"1", b"2"]
+
+
 def test_a_consumer_goes_on_at_the_keeper_and_back_at_the_origin_and_misses_and_repeats_nothing(simulation):
     origin = simulation.connect("a", peer=0)
     origin.topics.create("t", replicas=2)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 ABSENT_NS: Final = 1_000_000_000
 """Longest that opening waits for a leader that may be away."""
+ASKED_NS: Final = 2_000_000_000
+"""Longest that the first question after that waits for an answer, each further one twice as long as the one before:
+somebody else may have been found meanwhile who knows it, and links may be slow."""
 QUESTION_PARTS: Final = 1_000
 """Most partitions that one question is about."""
 _OF_AN_ORIGIN: Final = (errors.UnknownTopic, errors.CorruptRow, errors.CorruptBatch)
@@ -90,6 +93,7 @@ class Positions:
         """Ask for the positions of a leader's partitions until all are known."""
         client = self._client
         alone = False
+        patience_ns = ASKED_NS if client.scattered else CALL_NS
 
         def find() -> None:
             left = [
@@ -102,11 +106,12 @@ class Positions:
                 for cursor in left:
                     self._find([cursor], start)
                 return
-            placed = self._place(left, start, client.now + CALL_NS, late=True)
+            placed = self._place(left, start, client.now + patience_ns, late=True)
             placed.on_done(lambda: again(placed.error) if placed.error else None)
 
         def again(error: Exception) -> None:
-            nonlocal alone
+            nonlocal alone, patience_ns
+            patience_ns = min(2 * patience_ns, CALL_NS)
             if alone and isinstance(error, errors.CorruptRow | errors.CorruptBatch):
                 cursors[0].fail(cursors[0].named(error) if isinstance(error, errors.CorruptBatch) else error)
                 self._consumer.wake()
