@@ -16,6 +16,8 @@ from typing import Self
 import psutil
 
 from zfabric.modes.options import LeaderOptions, encode
+from zfabric.net import sockets
+from zfabric.net.ports import Ports
 from zfabric.settings import LeaderSettings
 
 PATIENCE_S = 60.0
@@ -29,6 +31,16 @@ sys.exit(Supervisor(sys.argv[1], sys.argv[2], leaders=2, announce=lambda *_: pri
 
 
 STRIPE_PORTS = 500
+
+
+@contextlib.contextmanager
+def opened_ports(frame_max):
+    """The sockets of a client, in a context of their own."""
+    context = sockets.context()
+    opened = Ports(context, frame_max)
+    yield opened
+    opened.close()
+    context.destroy(linger=0)
 
 
 def _stripe() -> tuple[socket.socket, int]:

@@ -9,13 +9,13 @@ import time
 import pytest
 import zmq
 
-from tests.process.leaders import free_ports
+from tests.process.leaders import free_ports, opened_ports
 from zfabric.core.effects import CloseSession, OpenSession, Send, Subscribe
 from zfabric.net import sockets
 from zfabric.net.connector import Connector
 from zfabric.net.lane import NONE
 from zfabric.net.names import Names
-from zfabric.net.ports import UNCLEAR, Ports
+from zfabric.net.ports import UNCLEAR
 from zfabric.net.session import ASKED, Change
 
 FRAME_MAX = 1 << 20
@@ -44,11 +44,8 @@ def server():
 
 @pytest.fixture
 def ports():
-    context = sockets.context()
-    opened = Ports(context, FRAME_MAX)
-    yield opened
-    opened.close()
-    context.destroy(linger=0)
+    with opened_ports(FRAME_MAX) as opened:
+        yield opened
 
 
 def poll_for(ports, seconds=20):

@@ -150,7 +150,7 @@ class Lane(Session):
                     if third:
                         return [topic, data[begin:middle], data[middle : at + whole]]
                     return [topic, data[begin:middle]]
-                if second > self._frame_max or third > self._frame_max:
+                if second > self._frame_max or third - 1 > self._frame_max:
                     self.over = True
                     return None
                 if whole > _CHUNK:

@@ -15,11 +15,11 @@ import time
 
 import pytest
 
+from tests.process.leaders import opened_ports
 from zfabric.core.effects import CloseSession, OpenSession, Subscribe
 from zfabric.core.leader.counters import Counters
 from zfabric.net import lane, sockets
 from zfabric.net.lane import Lane
-from zfabric.net.ports import Ports
 from zfabric.net.session import ASKED, Change, Subscription
 from zfabric.server.lanes import STUCK_NS
 from zfabric.server.publishing import Publishing
@@ -78,11 +78,8 @@ def publishing(endpoint):
 
 @pytest.fixture
 def ports():
-    context = sockets.context()
-    opened = Ports(context, FRAME_MAX)
-    yield opened
-    opened.close()
-    context.destroy(linger=0)
+    with opened_ports(FRAME_MAX) as opened:
+        yield opened
 
 
 def until(condition, *publishers):
@@ -219,6 +216,17 @@ def test_lengths_that_nobody_sends_end_the_lane_and_take_no_memory(pair, lengths
     writer.sendall(lane.HEAD.pack(A, *lengths) + b"more")
     assert reader.read() is None
     assert reader.over
+
+
+def test_the_largest_part_that_may_be_is_taken(pair):
+    reader, writer = pair
+    stream = memoryview(streamed([[A, HEADER, bytes(FRAME_MAX)]]))
+    parts = None
+    while parts is None:
+        assert not reader.over
+        stream = stream[writer.send(stream[:50_000]) :]
+        parts = reader.read()
+    assert len(parts[2]) == FRAME_MAX
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
